@@ -1,0 +1,65 @@
+# Language level, warnings, sanitizers, and the two functions every folder uses.
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/bin")
+set(CMAKE_LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/lib")
+set(CMAKE_ARCHIVE_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/lib")
+
+option(QUERN_BUILD_TESTS "Build the tests and benchmarks" ON)
+set(QUERN_SANITIZE "" CACHE STRING "Sanitizers, as given to -fsanitize=")
+
+# Where scripts/setup keeps what it fetched and built.
+if(NOT DEFINED CACHE{QUERN_CACHE})
+  if(DEFINED ENV{QUERN_CACHE})
+    set(_cache "$ENV{QUERN_CACHE}")
+  elseif(DEFINED ENV{XDG_CACHE_HOME})
+    set(_cache "$ENV{XDG_CACHE_HOME}/quern")
+  else()
+    set(_cache "$ENV{HOME}/.cache/quern")
+  endif()
+  set(QUERN_CACHE "${_cache}" CACHE PATH "Third-party builds made by scripts/setup")
+endif()
+
+add_compile_options(-Wall -Wextra -Werror)
+add_link_options(-fuse-ld=lld)
+if(CMAKE_BUILD_TYPE STREQUAL "Debug")
+  # Line tables are enough for stack traces and keep the links small.
+  add_compile_options(-O1 -g1)
+endif()
+if(QUERN_SANITIZE)
+  add_compile_options(-fsanitize=${QUERN_SANITIZE} -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=${QUERN_SANITIZE})
+  if(QUERN_SANITIZE MATCHES "undefined")
+    add_compile_options(-fno-sanitize-recover=undefined)
+  endif()
+endif()
+
+# quern_library(NAME SRCS a.cc ... DEPS targets... [PRIVATE_DEPS targets...])
+# A static library whose headers are included from the repository's root.
+function(quern_library name)
+  cmake_parse_arguments(ARG "" "" "SRCS;DEPS;PRIVATE_DEPS" ${ARGN})
+  add_library(${name} STATIC ${ARG_SRCS})
+  target_include_directories(${name} PUBLIC "${PROJECT_SOURCE_DIR}")
+  target_link_libraries(${name} PUBLIC ${ARG_DEPS} PRIVATE ${ARG_PRIVATE_DEPS})
+endfunction()
+
+# quern_test(NAME SRCS a_test.cc ... DEPS targets... [LABELS l...] [TIMEOUT s])
+# One binary, one ctest entry named NAME. Tests run in parallel and never need
+# a network beyond 127.0.0.1.
+function(quern_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SRCS;DEPS;LABELS;ENVIRONMENT" ${ARGN})
+  add_executable(${name} ${ARG_SRCS})
+  target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}")
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  set_tests_properties(${name} PROPERTIES
+    TIMEOUT ${ARG_TIMEOUT}
+    LABELS "${ARG_LABELS}"
+    ENVIRONMENT "QUERN_CACHE=${QUERN_CACHE};QUERN_BIN=${CMAKE_BINARY_DIR}/bin;${ARG_ENVIRONMENT}")
+endfunction()

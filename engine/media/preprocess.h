@@ -1,0 +1,43 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "engine/media/image.h"
+
+namespace quern {
+
+enum class ResizeMode {
+  kSquash,      // Both sides to the target; the aspect ratio changes.
+  kLetterbox,   // The whole picture, centred, the rest in `pad_rgb`.
+  kCenterCrop,  // The shorter side to the target, the middle kept.
+};
+
+enum class ResizeFilter { kBilinear, kBicubic };
+
+// What a model's image tower expects. Part of the model package.
+struct ImagePreprocessing {
+  int64_t width = 224;   // Pixels.
+  int64_t height = 224;  // Pixels.
+  ResizeMode mode = ResizeMode::kSquash;
+  ResizeFilter filter = ResizeFilter::kBicubic;
+  std::array<uint8_t, 3> pad_rgb = {255, 255, 255};
+  std::array<float, 3> mean = {0, 0, 0};  // In units of 0..255.
+  std::array<float, 3> std = {1, 1, 1};   // In units of 0..255; > 0.
+};
+
+// Resizes with Pillow's antialiased convolution (support scaled by the reduction
+// factor, 8-bit fixed-point coefficients, horizontal pass first), so that results
+// agree with torchvision on PIL images. Sizes are at least 1.
+Image Resize(const Image& image, int64_t width, int64_t height,
+             ResizeFilter filter);
+
+// Resizes and places `image` as `preprocessing` says, then writes
+// (value - mean) / std to `pixels`: 3 x height x width, channels first.
+// `pixels` must have 3 * height * width values.
+void Preprocess(const Image& image, const ImagePreprocessing& preprocessing,
+                absl::Span<float> pixels);
+
+}  // namespace quern

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "engine/base/matrix.h"
+#include "engine/text/tokenizer.h"
+
+namespace quern {
+
+// Preprocessed pictures, ready for an image tower.
+struct PixelBatch {
+  int64_t rows = 0;
+  int64_t height = 0;  // Pixels.
+  int64_t width = 0;   // Pixels.
+  // rows x 3 x height x width, channels first, normalised.
+  std::vector<float> values;
+};
+
+// A grid of cell features per picture, comparable with text by cosine.
+struct DenseMaps {
+  int64_t rows = 0;
+  int64_t grid_height = 0;  // Cells.
+  int64_t grid_width = 0;   // Cells.
+  int64_t dimension = 0;
+  // rows x grid_height x grid_width x dimension, not normalised.
+  std::vector<float> values;
+};
+
+// The towers of one model: tensors in, embeddings out. A row's result does not
+// depend on the other rows of its batch beyond float rounding. Thread-safe.
+class Encoder {
+ public:
+  virtual ~Encoder() = default;
+
+  // Width of every embedding.
+  virtual int64_t dimension() const = 0;
+
+  // One L2-normalised row per text. An empty batch gives an empty matrix.
+  // Errors, for all three:
+  //   kFailedPrecondition  the model has no such tower or output
+  //   kInvalidArgument     sizes that the tower does not take
+  //   kInternal            the tower threw, or gave a shape or a value (NaN,
+  //                        infinity) that it must not give
+  virtual absl::StatusOr<Matrix> EncodeText(
+      absl::Span<const Tokens> texts) const = 0;
+
+  // One L2-normalised row per picture.
+  virtual absl::StatusOr<Matrix> EncodeImages(
+      const PixelBatch& images) const = 0;
+
+  // One grid per picture.
+  virtual absl::StatusOr<DenseMaps> EncodeDense(
+      const PixelBatch& images) const = 0;
+};
+
+}  // namespace quern
