@@ -1,0 +1,103 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/types/span.h"
+#include "engine/index/vector_index.h"
+#include "engine/store/item_store.h"
+#include "quern/v1/collections.pb.h"
+
+namespace quern {
+
+// Makes the parts of a collection; tests give fakes.
+struct CollectionFactories {
+  std::function<absl::StatusOr<std::unique_ptr<ItemStore>>(
+      const std::string& path, const v1::Collection& record)>
+      open_store;
+  std::function<absl::StatusOr<std::unique_ptr<VectorIndex>>(
+      const v1::Collection& record)>
+      create_index;
+};
+
+// One collection: its record, its store (the truth) and its index (derived), kept
+// in step. Thread-safe.
+class Collection {
+ public:
+  // Opens the store in `directory` and builds the index from it.
+  // Errors: those of the factories and of reading the store.
+  static absl::StatusOr<std::unique_ptr<Collection>> Open(
+      const std::string& directory, v1::Collection record,
+      const CollectionFactories& factories);
+
+  // Deletes the directory if Drop() was called.
+  ~Collection();
+
+  Collection(const Collection&) = delete;
+  Collection& operator=(const Collection&) = delete;
+
+  // As it was created: no status.
+  const v1::Collection& record() const { return record_; }
+  const std::string& name() const { return record_.name(); }
+  int64_t dimension() const { return record_.dimension(); }
+  Metric metric() const;
+
+  // The record with the status of this moment.
+  v1::Collection Describe() const;
+
+  struct Written {
+    bool created = false;  // The id was new.
+    absl::Time update_time;
+  };
+
+  // Writes durably, then makes searchable: all items or, on error, none. Their
+  // embeddings are of dimension() and have passed CheckVector(). One result per
+  // item. Errors: those of ItemStore::Put(), and kNotFound after Drop().
+  absl::StatusOr<std::vector<Written>> Upsert(absl::Span<const Item> items);
+
+  // Returns how many existed. Errors as for Upsert().
+  absl::StatusOr<int64_t> Delete(absl::Span<const std::string> ids);
+
+  const ItemStore& store() const { return *store_; }
+  const VectorIndex& index() const { return *index_; }
+
+  // Counts up with every change that a search can see.
+  int64_t index_version() const;
+
+  // Refuses writes from now on; the last owner deletes the files. Searches under
+  // way finish.
+  void Drop();
+
+ private:
+  Collection(std::string directory, v1::Collection record,
+             std::unique_ptr<ItemStore> store,
+             std::unique_ptr<VectorIndex> index);
+
+  const std::string directory_;
+  const v1::Collection record_;
+  std::unique_ptr<ItemStore> store_;  // Set once; closed before the files go.
+  const std::unique_ptr<VectorIndex> index_;
+
+  // Held over a write of the store and of the index, so that both see writes in
+  // the same order.
+  mutable absl::Mutex write_mutex_;
+  bool dropped_ ABSL_GUARDED_BY(write_mutex_) = false;
+  int64_t index_version_ ABSL_GUARDED_BY(write_mutex_) = 0;
+};
+
+// Whether `vector` can be stored in, or compared with, a collection of this
+// dimension and metric.
+// Errors: kInvalidArgument (no field path) for a wrong size, for NaN or infinity,
+// and under kCosine for all zeros.
+absl::Status CheckVector(absl::Span<const float> vector, int64_t dimension,
+                         Metric metric);
+
+}  // namespace quern

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "engine/base/thread_pool.h"
+#include "engine/query/engine.h"
+
+namespace quern {
+
+// What became of one item of an upsert stream.
+struct UpsertResult {
+  int64_t index = 0;  // Position in the stream, from 0.
+  std::string id;
+  absl::Status status;  // OK: durable and searchable.
+  bool created = false;
+  bool truncated = false;
+  absl::Time update_time;
+};
+
+// One stream of upserts.
+//
+// Life of an item: Add() -> PrepareItem() on the pool, many at once -> a place in
+// line by its index -> Collection::Upsert() together with every prepared neighbour
+// in line (one fsync for all) -> on_results, in the order of Add().
+//
+// Thread-safe. Callbacks run on the pool's threads, one at a time, and may call
+// Add().
+class UpsertSession : public std::enable_shared_from_this<UpsertSession> {
+ public:
+  // In stream order. Never empty.
+  using OnResults = std::function<void(std::vector<UpsertResult>)>;
+
+  // `engine`, `pool` and `context` must outlive the session's last callback.
+  static std::shared_ptr<UpsertSession> Create(
+      const Engine* engine, ThreadPool* pool, RequestContext* context,
+      std::shared_ptr<Collection> collection, OnResults on_results);
+
+  // Takes the next item of the stream; `owner` keeps what `input` points into
+  // alive. The caller bounds how many items are under way. An item that is refused
+  // at once gets its result like any other.
+  void Add(UpsertInput input, std::shared_ptr<const void> owner);
+
+  // As Add(), for a message that was refused before it became an input.
+  void AddRefused(std::string id, absl::Status status);
+
+  // Items added whose results have not been handed out.
+  int64_t pending() const;
+
+ private:
+  struct Prepared {
+    UpsertResult result;
+    Item item;  // Empty unless result.status is OK.
+  };
+
+  UpsertSession(const Engine* engine, ThreadPool* pool, RequestContext* context,
+                std::shared_ptr<Collection> collection, OnResults on_results);
+
+  // Puts an item in line and, unless another thread is at it, commits all that
+  // stands first in line.
+  void Enqueue(int64_t index, Prepared prepared);
+  std::vector<Prepared> TakeReady() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::vector<UpsertResult> Commit(std::vector<Prepared> batch) const;
+
+  const Engine* const engine_;
+  ThreadPool* const pool_;
+  RequestContext* const context_;
+  const std::shared_ptr<Collection> collection_;
+  const OnResults on_results_;
+
+  mutable absl::Mutex mutex_;
+  int64_t next_added_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t next_committed_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool committing_ ABSL_GUARDED_BY(mutex_) = false;
+  std::map<int64_t, Prepared> line_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace quern
