@@ -23,7 +23,8 @@ if(NOT DEFINED CACHE{QUERN_CACHE})
   set(QUERN_CACHE "${_cache}" CACHE PATH "Third-party builds made by scripts/setup")
 endif()
 
-add_compile_options(-Wall -Wextra -Werror)
+# A designated initialiser that names only some members is the point of it.
+add_compile_options(-Wall -Wextra -Werror -Wno-missing-field-initializers)
 add_link_options(-fuse-ld=lld)
 if(CMAKE_BUILD_TYPE STREQUAL "Debug")
   # Line tables are enough for stack traces and keep the links small.

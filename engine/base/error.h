@@ -14,8 +14,8 @@
 namespace quern {
 
 // INVALID_ARGUMENT about one field of the request. `field` is the path as the
-// caller wrote it ("query.parts[2].text"). The message should name the value and
-// the limit; it is prefixed with the field.
+// caller wrote it ("query.parts[2].text"). The message should name the value
+// and the limit; it is prefixed with the field.
 absl::Status InvalidField(absl::string_view field, absl::string_view message);
 
 // NOT_FOUND: there is no `type` ("collection", "item", "model") called `name`.

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+
 #include "engine/base/clock.h"
 
 namespace quern {
@@ -22,11 +23,12 @@ struct StageTime {
 // What travels with a request through the layers: its deadline, whether the
 // caller has gone, its id, and the time each stage took.
 //
-// Cancel() and Check() are thread-safe; the stage times are not: one thread at a
-// time works on a request's pipeline.
+// Cancel() and Check() are thread-safe; the stage times are not: one thread at
+// a time works on a request's pipeline.
 class RequestContext {
  public:
-  // `clock` must outlive the context. A deadline of InfiniteFuture never passes.
+  // `clock` must outlive the context. A deadline of InfiniteFuture never
+  // passes.
   RequestContext(const Clock* clock, std::string id,
                  absl::Time deadline = absl::InfiniteFuture())
       : clock_(clock), id_(std::move(id)), deadline_(deadline) {}

@@ -1,10 +1,10 @@
 #include "engine/base/thread_pool.h"
 
-#include <pthread.h>
-
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include <pthread.h>
+
 #include "engine/base/error.h"
 
 namespace quern {
@@ -32,10 +32,9 @@ absl::Status ThreadPool::Submit(Task task) {
     return absl::UnavailableError("the server is shutting down");
   }
   if (queue_.size() >= options_.max_queue) {
-    return Overloaded(
-        absl::StrCat("the queue of ", options_.name, " is full: ",
-                     options_.max_queue, " requests are waiting"),
-        kRetryDelay);
+    return Overloaded(absl::StrCat("the queue of ", options_.name, " is full: ",
+                                   options_.max_queue, " requests are waiting"),
+                      kRetryDelay);
   }
   queue_.push_back(std::move(task));
   return absl::OkStatus();

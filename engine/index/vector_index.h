@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+
 #include "engine/base/matrix.h"
 #include "engine/base/request_context.h"
 
@@ -36,9 +37,9 @@ class VectorIndex {
   virtual int64_t dimension() const = 0;
   virtual int64_t size() const = 0;  // Ids that a search can return.
 
-  // Inserts or replaces; `vectors` is ids.size() x dimension, finite. Of equal ids
-  // the last one wins.
-  // Errors: kInvalidArgument for a wrong shape, kResourceExhausted.
+  // Inserts or replaces; `vectors` is ids.size() x dimension, finite. Of equal
+  // ids the last one wins. Errors: kInvalidArgument for a wrong shape,
+  // kResourceExhausted.
   virtual absl::Status Upsert(absl::Span<const std::string> ids,
                               MatrixView vectors) = 0;
 

@@ -19,9 +19,9 @@ struct Image {
 
 // Applied to the header, before any pixel is allocated.
 struct ImageLimits {
-  int64_t max_bytes = 32 << 20;        // Encoded size; >= 1.
-  int64_t max_pixels = 100'000'000;    // Width x height; >= 1.
-  int64_t max_side = 32'768;           // Pixels along either side; >= 1.
+  int64_t max_bytes = 32 << 20;      // Encoded size; >= 1.
+  int64_t max_pixels = 100'000'000;  // Width x height; >= 1.
+  int64_t max_side = 32'768;         // Pixels along either side; >= 1.
 };
 
 // Decodes still pictures. Thread-safe.
@@ -29,10 +29,10 @@ class ImageDecoder {
  public:
   virtual ~ImageDecoder() = default;
 
-  // `hint_width` and `hint_height` are the size that the picture will be reduced
-  // to: a decoder may return a picture reduced by an integer factor as long as
-  // both of its sides stay at least twice as long as asked (shrink-on-load).
-  // Zero asks for the full size. `encoded` is not kept.
+  // `hint_width` and `hint_height` are the size that the picture will be
+  // reduced to: a decoder may return a picture reduced by an integer factor as
+  // long as both of its sides stay at least twice as long as asked
+  // (shrink-on-load). Zero asks for the full size. `encoded` is not kept.
   // Errors:
   //   kInvalidArgument  not a picture, truncated or damaged (with the decoder's
   //                     reason), or beyond a limit (with value and limit)

@@ -5,6 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+
 #include "engine/media/image.h"
 
 namespace quern {
@@ -28,9 +29,9 @@ struct ImagePreprocessing {
   std::array<float, 3> std = {1, 1, 1};   // In units of 0..255; > 0.
 };
 
-// Resizes with Pillow's antialiased convolution (support scaled by the reduction
-// factor, 8-bit fixed-point coefficients, horizontal pass first), so that results
-// agree with torchvision on PIL images. Sizes are at least 1.
+// Resizes with Pillow's antialiased convolution (support scaled by the
+// reduction factor, 8-bit fixed-point coefficients, horizontal pass first), so
+// that results agree with torchvision on PIL images. Sizes are at least 1.
 Image Resize(const Image& image, int64_t width, int64_t height,
              ResizeFilter filter);
 

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+
 #include "engine/media/image.h"
 #include "engine/media/preprocess.h"
 #include "engine/model/encoder.h"
@@ -16,11 +17,12 @@ namespace quern {
 
 // What a package says of itself. See model_package.h for the file format.
 struct ModelInfo {
-  std::string name;         // "quern-lite"
-  std::string version;      // "1.0.0"
+  std::string name;     // "quern-lite"
+  std::string version;  // "1.0.0"
   std::string description;
   std::string licence;
-  std::string fingerprint;  // Hex SHA-256 over the package; see model_package.h.
+  std::string
+      fingerprint;  // Hex SHA-256 over the package; see model_package.h.
   int64_t dimension = 0;
   // "image.global", "image.dense", "text.global", "text.tokens", "match",
   // "moments".

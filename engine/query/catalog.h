@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+
 #include "engine/base/clock.h"
 #include "engine/base/file.h"
 #include "engine/query/collection.h"
@@ -27,8 +28,8 @@ struct CatalogOptions {
 // The collections of a data folder, by name.
 //
 // On disk: LOCK, and collections/<uid>/ with `collection.json` (the record as
-// protobuf JSON) and `items/` (the store). A folder without the record is what a
-// crash during create or delete left; it is removed at open. Thread-safe.
+// protobuf JSON) and `items/` (the store). A folder without the record is what
+// a crash during create or delete left; it is removed at open. Thread-safe.
 class Catalog {
  public:
   // Locks the folder and opens every collection. One that cannot be opened is
@@ -38,10 +39,9 @@ class Catalog {
   //   kPermissionDenied    it cannot be written
   static absl::StatusOr<std::unique_ptr<Catalog>> Open(CatalogOptions options);
 
-  // `record` has name, dimension, model and model_fingerprint set; create_time is
-  // set here.
-  // Errors: kAlreadyExists, kInvalidArgument for a bad name, kResourceExhausted
-  // beyond `max_collections` or on a full disk.
+  // `record` has name, dimension, model and model_fingerprint set; create_time
+  // is set here. Errors: kAlreadyExists, kInvalidArgument for a bad name,
+  // kResourceExhausted beyond `max_collections` or on a full disk.
   absl::StatusOr<std::shared_ptr<Collection>> Create(v1::Collection record);
 
   // Errors: kNotFound; the error of opening, for one that could not be opened.
@@ -81,7 +81,8 @@ class Catalog {
   std::map<std::string, Entry, std::less<>> entries_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Errors: kInvalidArgument on "name" unless it matches [a-z0-9][a-z0-9_-]{0,62}.
+// Errors: kInvalidArgument on "name" unless it matches
+// [a-z0-9][a-z0-9_-]{0,62}.
 absl::Status CheckCollectionName(absl::string_view name);
 
 }  // namespace quern

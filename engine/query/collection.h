@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
+
 #include "engine/index/vector_index.h"
 #include "engine/store/item_store.h"
 #include "quern/v1/collections.pb.h"
@@ -28,8 +29,8 @@ struct CollectionFactories {
       create_index;
 };
 
-// One collection: its record, its store (the truth) and its index (derived), kept
-// in step. Thread-safe.
+// One collection: its record, its store (the truth) and its index (derived),
+// kept in step. Thread-safe.
 class Collection {
  public:
   // Opens the store in `directory` and builds the index from it.
@@ -72,8 +73,8 @@ class Collection {
   // Counts up with every change that a search can see.
   int64_t index_version() const;
 
-  // Refuses writes from now on; the last owner deletes the files. Searches under
-  // way finish.
+  // Refuses writes from now on; the last owner deletes the files. Searches
+  // under way finish.
   void Drop();
 
  private:
@@ -95,8 +96,8 @@ class Collection {
 
 // Whether `vector` can be stored in, or compared with, a collection of this
 // dimension and metric.
-// Errors: kInvalidArgument (no field path) for a wrong size, for NaN or infinity,
-// and under kCosine for all zeros.
+// Errors: kInvalidArgument (no field path) for a wrong size, for NaN or
+// infinity, and under kCosine for all zeros.
 absl::Status CheckVector(absl::Span<const float> vector, int64_t dimension,
                          Metric metric);
 

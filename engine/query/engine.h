@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+
 #include "engine/base/request_context.h"
 #include "engine/base/thread_pool.h"
 #include "engine/media/image.h"
@@ -94,20 +95,24 @@ class Engine {
   // All must outlive the engine.
   Engine(EngineLimits limits, const ImageDecoder* decoder,
          const ModelRegistry* models, Catalog* catalog)
-      : limits_(limits), decoder_(decoder), models_(models), catalog_(catalog) {}
+      : limits_(limits),
+        decoder_(decoder),
+        models_(models),
+        catalog_(catalog) {}
 
-  // Finds the best items of a collection. Stages: decode, encode, search, fetch.
-  // Errors:
+  // Finds the best items of a collection. Stages: decode, encode, search,
+  // fetch. Errors:
   //   kNotFound            no such collection; a stored item of the query
-  //   kInvalidArgument     a part, the number of parts or k (with field paths as
+  //   kInvalidArgument     a part, the number of parts or k (with field paths
+  //   as
   //                        in quern.v1.SearchRequest)
   //   kFailedPrecondition  the collection's model is not loaded, is another
   //                        version, or lacks the tower
   absl::StatusOr<SearchResult> Search(RequestContext& context,
                                       const SearchQuery& query) const;
 
-  // Stages: decode, encode. Errors as in Model, with no field path before "text"
-  // or "image.content".
+  // Stages: decode, encode. Errors as in Model, with no field path before
+  // "text" or "image.content".
   absl::StatusOr<Embedded> EmbedText(RequestContext& context,
                                      const Model& model,
                                      absl::string_view text) const;
@@ -121,10 +126,10 @@ class Engine {
                                    const UpsertInput& input,
                                    bool* truncated) const;
 
-  // Completes a record that a caller wants created: model, fingerprint, dimension
-  // and metric; then creates it.
-  // Errors: kInvalidArgument with field paths as in quern.v1.Collection,
-  // kNotFound for an unknown model, and those of Catalog::Create().
+  // Completes a record that a caller wants created: model, fingerprint,
+  // dimension and metric; then creates it. Errors: kInvalidArgument with field
+  // paths as in quern.v1.Collection, kNotFound for an unknown model, and those
+  // of Catalog::Create().
   absl::StatusOr<v1::Collection> CreateCollection(v1::Collection wanted) const;
 
   Catalog& catalog() const { return *catalog_; }

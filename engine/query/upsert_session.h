@@ -10,6 +10,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+
 #include "engine/base/thread_pool.h"
 #include "engine/query/engine.h"
 
@@ -23,13 +24,14 @@ struct UpsertResult {
   bool created = false;
   bool truncated = false;
   absl::Time update_time;
+  std::vector<StageTime> stages;  // decode, encode; "store" on a batch's first.
 };
 
 // One stream of upserts.
 //
-// Life of an item: Add() -> PrepareItem() on the pool, many at once -> a place in
-// line by its index -> Collection::Upsert() together with every prepared neighbour
-// in line (one fsync for all) -> on_results, in the order of Add().
+// Life of an item: Add() -> PrepareItem() on the pool, many at once -> a place
+// in line by its index -> Collection::Upsert() together with every prepared
+// neighbour in line (one fsync for all) -> on_results, in the order of Add().
 //
 // Thread-safe. Callbacks run on the pool's threads, one at a time, and may call
 // Add().
@@ -44,8 +46,8 @@ class UpsertSession : public std::enable_shared_from_this<UpsertSession> {
       std::shared_ptr<Collection> collection, OnResults on_results);
 
   // Takes the next item of the stream; `owner` keeps what `input` points into
-  // alive. The caller bounds how many items are under way. An item that is refused
-  // at once gets its result like any other.
+  // alive. The caller bounds how many items are under way. An item that is
+  // refused at once gets its result like any other.
   void Add(UpsertInput input, std::shared_ptr<const void> owner);
 
   // As Add(), for a message that was refused before it became an input.

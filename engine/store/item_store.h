@@ -16,8 +16,8 @@ namespace quern {
 
 // One stored item. The store does not look into `payload`.
 struct Item {
-  std::string id;                // UTF-8, 1..512 bytes, unique in its collection.
-  std::string payload;           // Opaque bytes (a serialised google.protobuf.Struct).
+  std::string id;       // UTF-8, 1..512 bytes, unique in its collection.
+  std::string payload;  // Opaque bytes (a serialised google.protobuf.Struct).
   std::vector<float> embedding;  // [dimension]; empty where it was not read.
   int32_t modality = 0;          // quern.v1.Modality of the media.
   std::string media_uri;         // Where the media lives; may be empty.
@@ -40,10 +40,9 @@ class ItemStore {
  public:
   virtual ~ItemStore() = default;
 
-  // Inserts or replaces by id, all or none, and syncs to disk. Of items with the
-  // same id the last one wins. `create_time` of an item that exists is kept: the
-  // one given counts only for new ids.
-  // Errors:
+  // Inserts or replaces by id, all or none, and syncs to disk. Of items with
+  // the same id the last one wins. `create_time` of an item that exists is
+  // kept: the one given counts only for new ids. Errors:
   //   kInvalidArgument     an id or an embedding of the wrong size
   //   kResourceExhausted   the disk is full
   //   kFailedPrecondition  the store is read-only since an earlier I/O error
@@ -58,8 +57,8 @@ class ItemStore {
   virtual absl::StatusOr<std::vector<std::optional<Item>>> Get(
       absl::Span<const std::string> ids, ItemParts parts) const = 0;
 
-  // Calls `visit` for every item with an id greater than `after_id` (all for ""),
-  // in byte order of the ids, as of one moment, until it returns false.
+  // Calls `visit` for every item with an id greater than `after_id` (all for
+  // ""), in byte order of the ids, as of one moment, until it returns false.
   virtual absl::Status Scan(absl::string_view after_id, ItemParts parts,
                             const std::function<bool(Item)>& visit) const = 0;
 

@@ -18,8 +18,8 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // `text` is UTF-8; the caller has checked it (see IsValidUtf8). The empty text
-  // gives the special tokens alone.
+  // `text` is UTF-8; the caller has checked it (see IsValidUtf8). The empty
+  // text gives the special tokens alone.
   virtual Tokens Tokenize(absl::string_view text) const = 0;
 
   // Longest result, special tokens included.

@@ -1,0 +1,150 @@
+#include "engine/query/upsert_session.h"
+
+#include <utility>
+
+#include "absl/memory/memory.h"
+
+#include "engine/base/status_macros.h"
+
+namespace quern {
+namespace {
+
+// Items written together at most: bounds the time until the first of them is
+// acknowledged.
+constexpr size_t kMaxCommitItems = 256;
+
+}  // namespace
+
+std::shared_ptr<UpsertSession> UpsertSession::Create(
+    const Engine* engine, ThreadPool* pool, RequestContext* context,
+    std::shared_ptr<Collection> collection, OnResults on_results) {
+  return absl::WrapUnique(new UpsertSession(
+      engine, pool, context, std::move(collection), std::move(on_results)));
+}
+
+UpsertSession::UpsertSession(const Engine* engine, ThreadPool* pool,
+                             RequestContext* context,
+                             std::shared_ptr<Collection> collection,
+                             OnResults on_results)
+    : engine_(engine),
+      pool_(pool),
+      context_(context),
+      collection_(std::move(collection)),
+      on_results_(std::move(on_results)) {}
+
+void UpsertSession::Add(UpsertInput input, std::shared_ptr<const void> owner) {
+  int64_t index = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    index = next_added_++;
+  }
+  std::string id = input.id;
+  absl::Status submitted =
+      pool_->Submit([self = shared_from_this(), index, input = std::move(input),
+                     owner = std::move(owner)] {
+        Prepared prepared{.result = {.index = index, .id = input.id}};
+        // Each item has a context of its own: stages of several run at once.
+        RequestContext context(&self->context_->clock(), self->context_->id(),
+                               self->context_->deadline());
+        absl::StatusOr<Item> item =
+            self->context_->cancelled()
+                ? absl::CancelledError("the caller cancelled the stream")
+                : self->engine_->PrepareItem(context, *self->collection_, input,
+                                             &prepared.result.truncated);
+        if (item.ok()) {
+          prepared.item = *std::move(item);
+        } else {
+          prepared.result.status = item.status();
+        }
+        prepared.result.stages = context.stage_times();
+        self->Enqueue(index, std::move(prepared));
+      });
+  if (!submitted.ok()) {
+    Enqueue(index, {.result = {.index = index,
+                               .id = std::move(id),
+                               .status = std::move(submitted)}});
+  }
+}
+
+void UpsertSession::AddRefused(std::string id, absl::Status status) {
+  int64_t index = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    index = next_added_++;
+  }
+  Enqueue(index, {.result = {.index = index,
+                             .id = std::move(id),
+                             .status = std::move(status)}});
+}
+
+int64_t UpsertSession::pending() const {
+  absl::MutexLock lock(&mutex_);
+  return next_added_ - next_committed_;
+}
+
+void UpsertSession::Enqueue(int64_t index, Prepared prepared) {
+  std::vector<Prepared> batch;
+  {
+    absl::MutexLock lock(&mutex_);
+    line_.emplace(index, std::move(prepared));
+    if (committing_) return;
+    batch = TakeReady();
+    committing_ = !batch.empty();
+  }
+  while (!batch.empty()) {
+    std::vector<UpsertResult> results = Commit(std::move(batch));
+    {
+      absl::MutexLock lock(&mutex_);
+      next_committed_ += static_cast<int64_t>(results.size());
+    }
+    on_results_(std::move(results));
+    absl::MutexLock lock(&mutex_);
+    batch = TakeReady();
+    committing_ = !batch.empty();
+  }
+}
+
+std::vector<UpsertSession::Prepared> UpsertSession::TakeReady() {
+  std::vector<Prepared> ready;
+  int64_t next = next_committed_;
+  while (ready.size() < kMaxCommitItems && !line_.empty() &&
+         line_.begin()->first == next) {
+    ready.push_back(std::move(line_.begin()->second));
+    line_.erase(line_.begin());
+    ++next;
+  }
+  return ready;
+}
+
+std::vector<UpsertResult> UpsertSession::Commit(
+    std::vector<Prepared> batch) const {
+  std::vector<UpsertResult> results;
+  std::vector<Item> items;
+  std::vector<size_t> result_of_item;
+  results.reserve(batch.size());
+  for (Prepared& prepared : batch) {
+    if (prepared.result.status.ok()) {
+      items.push_back(std::move(prepared.item));
+      result_of_item.push_back(results.size());
+    }
+    results.push_back(std::move(prepared.result));
+  }
+  if (items.empty()) return results;
+  const absl::Time start = context_->clock().Now();
+  const absl::StatusOr<std::vector<Collection::Written>> written =
+      collection_->Upsert(items);
+  results[result_of_item.front()].stages.push_back(
+      {"store", context_->clock().Now() - start});
+  for (size_t i = 0; i < items.size(); ++i) {
+    UpsertResult& result = results[result_of_item[i]];
+    if (written.ok()) {
+      result.created = (*written)[i].created;
+      result.update_time = (*written)[i].update_time;
+    } else {
+      result.status = written.status();
+    }
+  }
+  return results;
+}
+
+}  // namespace quern
