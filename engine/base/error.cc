@@ -21,7 +21,7 @@ void CopyPayloads(const absl::Status& from, absl::Status& to) {
 
 std::optional<std::string> Payload(const absl::Status& status,
                                    absl::string_view url) {
-  std::optional<absl::Cord> payload = status.GetPayload(url);
+  const auto payload = status.GetPayload(url);
   if (!payload.has_value()) return std::nullopt;
   return std::string(*payload);
 }
@@ -102,10 +102,10 @@ std::optional<absl::Duration> GetRetryDelay(const absl::Status& status) {
 std::string Quoted(absl::string_view text, size_t max_bytes) {
   const bool cut = text.size() > max_bytes;
   if (cut) {
-    text = text.substr(0, max_bytes);
-    // Step back over the continuation bytes of a character cut in two.
-    while (!text.empty() && (text.back() & 0xC0) == 0x80) text.remove_suffix(1);
-    if (!text.empty() && (text.back() & 0x80) != 0) text.remove_suffix(1);
+    size_t end = max_bytes;
+    // A continuation byte after the cut: it goes through a character.
+    while (end > 0 && (text[end] & 0xC0) == 0x80) --end;
+    text = text.substr(0, end);
   }
   return absl::StrCat("\"", absl::Utf8SafeCHexEscape(text), cut ? "…" : "",
                       "\"");
