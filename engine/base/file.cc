@@ -1,0 +1,229 @@
+#include "engine/base/file.h"
+
+#include <array>
+#include <cerrno>
+#include <filesystem>
+#include <utility>
+#include <vector>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "engine/base/status_macros.h"
+
+namespace quern {
+namespace {
+
+constexpr size_t kReadBytes = 1 << 16;
+constexpr mode_t kFileMode = 0644;
+constexpr mode_t kDirectoryMode = 0755;
+
+// An open file descriptor that closes itself.
+class Descriptor {
+ public:
+  static absl::StatusOr<Descriptor> Open(const std::string& path, int flags);
+
+  Descriptor(Descriptor&& other) noexcept
+      : value_(std::exchange(other.value_, -1)) {}
+  Descriptor& operator=(Descriptor&&) = delete;
+  ~Descriptor() {
+    if (value_ >= 0) ::close(value_);
+  }
+
+  int get() const { return value_; }
+  int Release() { return std::exchange(value_, -1); }
+
+ private:
+  explicit Descriptor(int value) : value_(value) {}
+
+  int value_;
+};
+
+// `action` is a verb: "cannot open /data/x: Permission denied".
+absl::Status SystemError(absl::string_view action, absl::string_view path) {
+  return absl::ErrnoToStatus(errno, absl::StrCat("cannot ", action, " ", path));
+}
+
+absl::StatusOr<Descriptor> Descriptor::Open(const std::string& path,
+                                            int flags) {
+  const int value = ::open(path.c_str(), flags | O_CLOEXEC, kFileMode);
+  if (value < 0) return SystemError("open", path);
+  return Descriptor(value);
+}
+
+std::string ParentOf(const std::string& path) {
+  const std::string parent = std::filesystem::path(path).parent_path().string();
+  return parent.empty() ? "." : parent;
+}
+
+absl::Status SyncDirectory(const std::string& path) {
+  QUERN_ASSIGN_OR_RETURN(Descriptor directory,
+                         Descriptor::Open(path, O_RDONLY | O_DIRECTORY));
+  if (::fsync(directory.get()) != 0) return SystemError("sync", path);
+  return absl::OkStatus();
+}
+
+absl::Status WriteAll(int descriptor, absl::string_view contents,
+                      const std::string& path) {
+  while (!contents.empty()) {
+    const ssize_t written =
+        ::write(descriptor, contents.data(), contents.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return SystemError("write", path);
+    contents.remove_prefix(written);
+  }
+  return absl::OkStatus();
+}
+
+// Calls `consume` with the file's pieces in order.
+template <typename Consume>
+absl::Status ReadPieces(const std::string& path, const Consume& consume) {
+  QUERN_ASSIGN_OR_RETURN(Descriptor file, Descriptor::Open(path, O_RDONLY));
+  std::vector<char> buffer(kReadBytes);
+  while (true) {
+    const ssize_t bytes = ::read(file.get(), buffer.data(), buffer.size());
+    if (bytes < 0 && errno == EINTR) continue;
+    if (bytes < 0) return SystemError("read", path);
+    if (bytes == 0) return absl::OkStatus();
+    consume(absl::string_view(buffer.data(), bytes));
+  }
+}
+
+absl::Status CheckIsDirectory(const std::string& path) {
+  struct stat found {};
+  if (::stat(path.c_str(), &found) != 0) return SystemError("look at", path);
+  if (!S_ISDIR(found.st_mode)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, " exists and is not a folder"));
+  }
+  return absl::OkStatus();
+}
+
+// Creates `path` and the parents that lack, from the top.
+absl::Status CreateDirectories(const std::string& path) {
+  if (::access(path.c_str(), F_OK) == 0) return CheckIsDirectory(path);
+  // ENOTDIR: the error of the parent says it better.
+  if (errno != ENOENT && errno != ENOTDIR) return SystemError("look at", path);
+  const std::string parent = ParentOf(path);
+  QUERN_RETURN_IF_ERROR(CreateDirectories(parent));
+  if (::mkdir(path.c_str(), kDirectoryMode) != 0 && errno != EEXIST) {
+    return SystemError("create the folder", path);
+  }
+  QUERN_RETURN_IF_ERROR(CheckIsDirectory(path));
+  return SyncDirectory(parent);
+}
+
+// SHA-256 over pieces. Not thread-safe.
+class Sha256 {
+ public:
+  Sha256() { EVP_DigestInit_ex(context_, EVP_sha256(), nullptr); }
+  ~Sha256() { EVP_MD_CTX_free(context_); }
+
+  Sha256(const Sha256&) = delete;
+  Sha256& operator=(const Sha256&) = delete;
+
+  void Update(absl::string_view bytes) {
+    EVP_DigestUpdate(context_, bytes.data(), bytes.size());
+  }
+
+  std::string Hex() {
+    std::array<unsigned char, EVP_MAX_MD_SIZE> digest;
+    unsigned int bytes = 0;
+    EVP_DigestFinal_ex(context_, digest.data(), &bytes);
+    return absl::BytesToHexString(
+        {reinterpret_cast<const char*>(digest.data()), bytes});
+  }
+
+ private:
+  EVP_MD_CTX* const context_ = EVP_MD_CTX_new();
+};
+
+absl::Status HeldByAnother(const std::string& directory,
+                           const std::string& lock_path) {
+  std::string holder = "another process";
+  absl::StatusOr<std::string> pid = ReadFile(lock_path);
+  if (pid.ok() && !pid->empty()) {
+    holder = absl::StrCat("process ", absl::StripSuffix(*pid, "\n"));
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat(directory, " is in use by another server (", holder,
+                   "): stop that one, or give this one a folder of its own"));
+}
+
+}  // namespace
+
+absl::Status EnsureDirectory(const std::string& path) {
+  if (path.empty()) return absl::InvalidArgumentError("the path is empty");
+  QUERN_RETURN_IF_ERROR(CreateDirectories(path));
+  if (::faccessat(AT_FDCWD, path.c_str(), W_OK | X_OK, AT_EACCESS) != 0) {
+    return SystemError("write to the folder", path);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  std::string contents;
+  QUERN_RETURN_IF_ERROR(ReadPieces(path, [&contents](absl::string_view piece) {
+    absl::StrAppend(&contents, piece);
+  }));
+  return contents;
+}
+
+absl::Status WriteFileAtomically(const std::string& path,
+                                 absl::string_view contents) {
+  const std::string temporary = absl::StrCat(path, ".tmp");
+  absl::Cleanup remove_temporary = [&temporary] {
+    ::unlink(temporary.c_str());
+  };
+  {
+    QUERN_ASSIGN_OR_RETURN(
+        Descriptor file,
+        Descriptor::Open(temporary, O_WRONLY | O_CREAT | O_TRUNC));
+    QUERN_RETURN_IF_ERROR(WriteAll(file.get(), contents, temporary));
+    if (::fsync(file.get()) != 0) return SystemError("sync", temporary);
+  }
+  if (::rename(temporary.c_str(), path.c_str()) != 0) {
+    return SystemError("replace", path);
+  }
+  std::move(remove_temporary).Cancel();
+  return SyncDirectory(ParentOf(path));
+}
+
+std::string Sha256Hex(absl::string_view bytes) {
+  Sha256 hash;
+  hash.Update(bytes);
+  return hash.Hex();
+}
+
+absl::StatusOr<std::string> Sha256HexOfFile(const std::string& path) {
+  Sha256 hash;
+  QUERN_RETURN_IF_ERROR(ReadPieces(
+      path, [&hash](absl::string_view piece) { hash.Update(piece); }));
+  return hash.Hex();
+}
+
+absl::StatusOr<std::unique_ptr<DirectoryLock>> DirectoryLock::Acquire(
+    const std::string& directory) {
+  const std::string lock_path = absl::StrCat(directory, "/LOCK");
+  QUERN_ASSIGN_OR_RETURN(Descriptor file,
+                         Descriptor::Open(lock_path, O_RDWR | O_CREAT));
+  if (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK) return HeldByAnother(directory, lock_path);
+    return SystemError("lock", lock_path);
+  }
+  if (::ftruncate(file.get(), 0) != 0) return SystemError("write", lock_path);
+  QUERN_RETURN_IF_ERROR(
+      WriteAll(file.get(), absl::StrCat(::getpid(), "\n"), lock_path));
+  return std::unique_ptr<DirectoryLock>(new DirectoryLock(file.Release()));
+}
+
+DirectoryLock::~DirectoryLock() { ::close(descriptor_); }
+
+}  // namespace quern
