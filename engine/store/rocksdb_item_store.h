@@ -1,0 +1,87 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+#include "engine/store/item_store.h"
+
+namespace rocksdb {
+class Cache;
+class Env;
+}  // namespace rocksdb
+
+namespace quern {
+
+// When a write is on the disk.
+enum class SyncMode {
+  kEveryWrite,  // Before Put() and Delete() return. Writers that run at the
+                // same time share a sync.
+  kNever,       // When the operating system likes: a power cut loses the last
+                // seconds, a killed process nothing. For imports that can be
+                // run again, and for tests.
+};
+
+// A cache of `bytes` for blocks read from disk, to be shared by several stores.
+std::shared_ptr<rocksdb::Cache> CreateBlockCache(int64_t bytes);
+
+struct RocksdbItemStoreOptions {
+  std::string path;       // The store's own folder; created where it lacks.
+  int64_t dimension = 0;  // Of every embedding; >= 1.
+  SyncMode sync = SyncMode::kEveryWrite;
+  // Null: 8 MiB of its own.
+  std::shared_ptr<rocksdb::Cache> block_cache = nullptr;
+  // Memory for writes not yet in sorted files, all together, and the log that
+  // is replayed by Open() is bounded by twice of it; >= 64 KiB.
+  int64_t write_buffer_bytes = 16 << 20;
+  // For tests: files and threads. Must outlive the store. Null: the system's.
+  rocksdb::Env* env = nullptr;
+};
+
+// One collection's items in one RocksDB folder. The layout on disk is in
+// README.md. After an I/O error it takes no more writes and goes on reading;
+// after a full disk it takes writes again within seconds of there being room.
+// Thread-safe.
+class RocksdbItemStore final : public ItemStore {
+ public:
+  // Opens the store, or creates it where the folder is empty. The time does not
+  // grow with the number of items.
+  // Errors:
+  //   kInvalidArgument     an option out of its range
+  //   kFailedPrecondition  another server has it open; it was written by a
+  //   newer
+  //                        Quern or for another dimension; the path is a file
+  //   kPermissionDenied    the folder is not writable
+  //   kResourceExhausted   the disk is full
+  //   kDataLoss            damaged files
+  static absl::StatusOr<std::unique_ptr<RocksdbItemStore>> Open(
+      const RocksdbItemStoreOptions& options);
+
+  ~RocksdbItemStore() override;
+
+  absl::Status Put(absl::Span<const Item> items) override;
+  absl::StatusOr<int64_t> Delete(absl::Span<const std::string> ids) override;
+  absl::StatusOr<std::vector<std::optional<Item>>> Get(
+      absl::Span<const std::string> ids, ItemParts parts) const override;
+  absl::Status Scan(absl::string_view after_id, ItemParts parts,
+                    const std::function<bool(Item)>& visit) const override;
+  int64_t count() const override;
+  int64_t disk_bytes() const override;
+
+ private:
+  class Database;
+
+  explicit RocksdbItemStore(std::unique_ptr<Database> database);
+
+  const std::unique_ptr<Database> database_;
+};
+
+}  // namespace quern

@@ -1,0 +1,403 @@
+#include "engine/store/rocksdb_item_store.h"
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "rocksdb/cache.h"
+#include "rocksdb/db.h"
+#include "rocksdb/env.h"
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "engine/base/error.h"
+#include "engine/base/file.h"
+#include "tests/support/faulty_file_system.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/temporary_directory.h"
+#include "tests/support/unprivileged.h"
+
+namespace quern {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+constexpr int64_t kDimension = 3;
+constexpr ItemParts kWhole = {.payload = true, .embedding = true};
+
+Item MakeItem(const std::string& id) {
+  return Item{.id = id,
+              .payload = absl::StrCat("payload of ", id),
+              .embedding = {1, 2, static_cast<float>(id.size())},
+              .create_time = absl::FromUnixSeconds(1),
+              .update_time = absl::FromUnixSeconds(2)};
+}
+
+class RocksdbItemStoreTest : public testing::Test {
+ protected:
+  RocksdbItemStoreTest()
+      : files_(std::make_shared<FaultyFileSystem>()),
+        env_(rocksdb::NewCompositeEnv(files_)),
+        options_{.path = directory_.File("store"),
+                 .dimension = kDimension,
+                 .env = env_.get()} {}
+
+  std::unique_ptr<RocksdbItemStore> Open() const {
+    return ValueOrDie(RocksdbItemStore::Open(options_));
+  }
+
+  // Leaves a store with the items "a" and "b" behind, all of it in sorted
+  // files.
+  void WriteStore() const {
+    ASSERT_THAT(Open()->Put({MakeItem("a"), MakeItem("b")}), IsOk());
+    Open();  // Replays the log into sorted files.
+  }
+
+  // Puts a record behind the store's back.
+  void WriteRecord(const std::string& family, const std::string& key,
+                   const std::string& value) const {
+    std::vector<rocksdb::ColumnFamilyDescriptor> families;
+    for (const char* name : {"default", "items", "payloads", "vectors"}) {
+      families.emplace_back(name, rocksdb::ColumnFamilyOptions());
+    }
+    std::vector<rocksdb::ColumnFamilyHandle*> handles;
+    rocksdb::DB* opened = nullptr;
+    ASSERT_TRUE(rocksdb::DB::Open(rocksdb::DBOptions(), options_.path, families,
+                                  &handles, &opened)
+                    .ok());
+    const std::unique_ptr<rocksdb::DB> db(opened);
+    for (rocksdb::ColumnFamilyHandle* handle : handles) {
+      if (handle->GetName() == family) {
+        EXPECT_TRUE(db->Put(rocksdb::WriteOptions(), handle, key, value).ok());
+      }
+      db->DestroyColumnFamilyHandle(handle);
+    }
+  }
+
+  // RocksDB looks for room every few seconds.
+  static absl::Status PutOnceThereIsRoom(RocksdbItemStore& store,
+                                         const Item& item) {
+    const absl::Time give_up = absl::Now() + absl::Seconds(60);
+    absl::Status status;
+    do {
+      status = store.Put({item});
+      if (!absl::IsResourceExhausted(status)) break;
+      absl::SleepFor(absl::Milliseconds(50));
+    } while (absl::Now() < give_up);
+    return status;
+  }
+
+  static bool Has(const ItemStore& store, const std::string& id) {
+    return ValueOrDie(store.Get({id}, kWhole))[0].has_value();
+  }
+
+  TemporaryDirectory directory_;
+  const std::shared_ptr<FaultyFileSystem> files_;
+  const std::unique_ptr<rocksdb::Env> env_;
+  RocksdbItemStoreOptions options_;
+};
+
+TEST_F(RocksdbItemStoreTest, RefusesOptionsOutOfRange) {
+  options_.dimension = 0;
+  const absl::Status dimension = RocksdbItemStore::Open(options_).status();
+  EXPECT_THAT(dimension, StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_EQ(GetField(dimension), "dimension");
+  options_.dimension = kDimension;
+  options_.write_buffer_bytes = 1000;
+  const absl::Status buffer = RocksdbItemStore::Open(options_).status();
+  EXPECT_THAT(buffer, StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_EQ(GetField(buffer), "write_buffer_bytes");
+}
+
+TEST_F(RocksdbItemStoreTest, RefusesAnotherDimensionAndNamesBoth) {
+  WriteStore();
+  options_.dimension = 512;
+  EXPECT_THAT(RocksdbItemStore::Open(options_),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       AllOf(HasSubstr("dimension 3"), HasSubstr("512"),
+                             HasSubstr(options_.path))));
+}
+
+TEST_F(RocksdbItemStoreTest, RefusesANewerFormat) {
+  WriteStore();
+  WriteRecord("default", "format_version", "2");
+  EXPECT_THAT(RocksdbItemStore::Open(options_),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       AllOf(HasSubstr("newer version"), HasSubstr("\"2\""))));
+}
+
+TEST_F(RocksdbItemStoreTest, RefusesAFormatWithMoreKindsOfRecords) {
+  WriteStore();
+  {
+    rocksdb::DB* opened = nullptr;
+    std::vector<rocksdb::ColumnFamilyHandle*> handles;
+    std::vector<rocksdb::ColumnFamilyDescriptor> families;
+    for (const char* name :
+         {"default", "items", "payloads", "vectors", "dense"}) {
+      families.emplace_back(name, rocksdb::ColumnFamilyOptions());
+    }
+    rocksdb::DBOptions options;
+    options.create_missing_column_families = true;
+    ASSERT_TRUE(
+        rocksdb::DB::Open(options, options_.path, families, &handles, &opened)
+            .ok());
+    const std::unique_ptr<rocksdb::DB> db(opened);
+    for (auto* handle : handles) db->DestroyColumnFamilyHandle(handle);
+  }
+  EXPECT_THAT(RocksdbItemStore::Open(options_),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       AllOf(HasSubstr("newer version"), HasSubstr("dense"))));
+}
+
+TEST_F(RocksdbItemStoreTest, DamagedRecordsAreDataLossAndNameTheItem) {
+  const std::string header_without_uri("\1\0\0\0", 4);
+  const std::vector<std::pair<std::string, std::string>> damages = {
+      {"vectors", "short"}, {"items", header_without_uri}, {"items", ""}};
+  WriteStore();
+  for (const auto& [family, value] : damages) {
+    WriteRecord(family, "b", value);
+    const auto store = Open();
+    const auto names_the_item =
+        StatusIs(absl::StatusCode::kDataLoss,
+                 AllOf(HasSubstr("\"b\""), HasSubstr(family)));
+    EXPECT_THAT(store->Get({"a", "b"}, kWhole), names_the_item);
+    EXPECT_THAT(store->Scan("", kWhole, [](const Item&) { return true; }),
+                names_the_item);
+    EXPECT_TRUE(Has(*store, "a"));
+  }
+}
+
+TEST_F(RocksdbItemStoreTest, AnItemWithoutItsVectorIsDataLoss) {
+  WriteStore();
+  WriteRecord("items", "c", std::string(24, '\0'));
+  const auto store = Open();
+  EXPECT_THAT(store->Get({"c"}, kWhole),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("\"c\"")));
+  EXPECT_THAT(store->Scan("", kWhole, [](const Item&) { return true; }),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("\"c\"")));
+}
+
+TEST_F(RocksdbItemStoreTest, DamagedFilesAreDataLoss) {
+  WriteStore();
+  for (const auto& entry : std::filesystem::directory_iterator(options_.path)) {
+    if (entry.path().extension() != ".sst") continue;
+    std::fstream file(entry.path(), std::ios::in | std::ios::out);
+    file.seekp(4);
+    file << "damage";
+  }
+  absl::StatusOr<std::unique_ptr<RocksdbItemStore>> store =
+      RocksdbItemStore::Open(options_);
+  EXPECT_THAT(
+      store.ok() ? (*store)->Get({"a"}, kWhole).status() : store.status(),
+      StatusIs(absl::StatusCode::kDataLoss, HasSubstr(options_.path)));
+}
+
+TEST_F(RocksdbItemStoreTest, MissingFilesAreDataLoss) {
+  WriteStore();
+  for (const auto& entry : std::filesystem::directory_iterator(options_.path)) {
+    if (entry.path().extension() == ".sst") {
+      std::filesystem::remove(entry.path());
+    }
+  }
+  EXPECT_THAT(RocksdbItemStore::Open(options_),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr(options_.path)));
+}
+
+TEST_F(RocksdbItemStoreTest, OpenInThisProcessIsInUse) {
+  const auto store = Open();
+  EXPECT_THAT(RocksdbItemStore::Open(options_),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       AllOf(HasSubstr("in use by another server"),
+                             HasSubstr(options_.path))));
+  EXPECT_THAT(store->Put({MakeItem("a")}), IsOk());
+}
+
+TEST_F(RocksdbItemStoreTest, OpenInAnotherProcessIsInUse) {
+  WriteStore();
+  const std::string lock_path = options_.path + "/LOCK";
+  int pipe_ends[2];
+  ASSERT_EQ(::pipe(pipe_ends), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    struct flock whole_file {};
+    whole_file.l_type = F_WRLCK;
+    const int file = ::open(lock_path.c_str(), O_RDWR);
+    const char locked = ::fcntl(file, F_SETLK, &whole_file) == 0 ? 'y' : 'n';
+    if (::write(pipe_ends[1], &locked, 1) == 1) ::pause();
+    ::_exit(0);
+  }
+  char locked = 'n';
+  ASSERT_EQ(::read(pipe_ends[0], &locked, 1), 1);
+  ASSERT_EQ(locked, 'y');
+
+  EXPECT_THAT(RocksdbItemStore::Open(options_),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("in use by another server")));
+
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  ::close(pipe_ends[0]);
+  ::close(pipe_ends[1]);
+  EXPECT_TRUE(Has(*Open(), "a"));
+}
+
+TEST_F(RocksdbItemStoreTest, AFileInTheFoldersPlaceIsRefused) {
+  ASSERT_THAT(WriteFileAtomically(options_.path, "text"), IsOk());
+  EXPECT_THAT(
+      RocksdbItemStore::Open(options_),
+      StatusIs(absl::StatusCode::kFailedPrecondition,
+               AllOf(HasSubstr(options_.path), HasSubstr("not a folder"))));
+}
+
+TEST_F(RocksdbItemStoreTest, AFolderThatIsNotWritableIsNamed) {
+  WriteStore();
+  // The path above it may be entered, the folder read and not written to.
+  ASSERT_EQ(::chmod(directory_.path().c_str(), 0755), 0);
+  ASSERT_EQ(::chmod(options_.path.c_str(), 0555), 0);
+  const Unprivileged unprivileged;
+  if (!unprivileged.ok()) GTEST_SKIP() << "root cannot give up its rights";
+  EXPECT_THAT(
+      RocksdbItemStore::Open(options_),
+      StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr(options_.path)));
+}
+
+TEST_F(RocksdbItemStoreTest, FilesThatAreNotWritableAreNamed) {
+  WriteStore();
+  ASSERT_EQ(::chmod(directory_.path().c_str(), 0755), 0);
+  ASSERT_EQ(::chmod(options_.path.c_str(), 0777), 0);
+  ASSERT_EQ(::chmod((options_.path + "/LOCK").c_str(), 0444), 0);
+  const Unprivileged unprivileged;
+  if (!unprivileged.ok()) GTEST_SKIP() << "root cannot give up its rights";
+  EXPECT_THAT(
+      RocksdbItemStore::Open(options_),
+      StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr(options_.path)));
+}
+
+TEST_F(RocksdbItemStoreTest, AFullDiskRefusesWritesUntilThereIsRoom) {
+  auto store = Open();
+  ASSERT_THAT(store->Put({MakeItem("before")}), IsOk());
+
+  files_->set_fault(FaultyFileSystem::kDiskFull);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_THAT(store->Put({MakeItem("during"), MakeItem("during2")}),
+                StatusIs(absl::StatusCode::kResourceExhausted,
+                         HasSubstr("the disk is full")));
+    EXPECT_THAT(store->Delete({"before"}),
+                StatusIs(absl::StatusCode::kResourceExhausted));
+  }
+  EXPECT_TRUE(Has(*store, "before"));
+  EXPECT_FALSE(Has(*store, "during"));
+  EXPECT_EQ(store->count(), 1);
+
+  files_->set_fault(FaultyFileSystem::kNone);
+  ASSERT_THAT(PutOnceThereIsRoom(*store, MakeItem("after")), IsOk());
+  EXPECT_EQ(store->count(), 2);
+  store = nullptr;
+  store = Open();
+  EXPECT_TRUE(Has(*store, "before"));
+  EXPECT_FALSE(Has(*store, "during"));
+  EXPECT_TRUE(Has(*store, "after"));
+  EXPECT_EQ(store->count(), 2);
+}
+
+TEST_F(RocksdbItemStoreTest, OpeningOnAFullDiskSaysSo) {
+  files_->set_fault(FaultyFileSystem::kDiskFull);
+  EXPECT_THAT(RocksdbItemStore::Open(options_),
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       HasSubstr("the disk is full")));
+}
+
+TEST_F(RocksdbItemStoreTest, AfterAnIoErrorItReadsAndRefusesWrites) {
+  auto store = Open();
+  ASSERT_THAT(store->Put({MakeItem("before")}), IsOk());
+
+  files_->set_fault(FaultyFileSystem::kBroken);
+  const auto is_read_only =
+      StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("read-only"));
+  EXPECT_THAT(store->Put({MakeItem("during")}), is_read_only);
+  files_->set_fault(FaultyFileSystem::kNone);
+  EXPECT_THAT(store->Put({MakeItem("after")}), is_read_only);
+  EXPECT_THAT(store->Delete({"before"}), is_read_only);
+  EXPECT_TRUE(Has(*store, "before"));
+  EXPECT_EQ(store->count(), 1);
+
+  store = nullptr;
+  store = Open();
+  EXPECT_TRUE(Has(*store, "before"));
+  EXPECT_FALSE(Has(*store, "after"));
+  EXPECT_THAT(store->Put({MakeItem("after")}), IsOk());
+}
+
+TEST_F(RocksdbItemStoreTest, APowerCutLosesNothingThatWasAcknowledged) {
+  const auto store = Open();
+  for (int i = 0; i < 20; ++i) {
+    const std::string id = absl::StrCat("item", i);
+    ASSERT_THAT(store->Put({MakeItem(id), MakeItem(id + "b")}), IsOk());
+    if (i % 5 == 3) {
+      ASSERT_EQ(ValueOrDie(store->Delete({id})), 1);
+    }
+
+    RocksdbItemStoreOptions copy = options_;
+    copy.path = directory_.File(absl::StrCat("copy", i));
+    copy.env = nullptr;
+    files_->CopyAfterPowerCut(options_.path, copy.path);
+    const auto survivor = ValueOrDie(RocksdbItemStore::Open(copy));
+    EXPECT_EQ(survivor->count(), store->count());
+    EXPECT_EQ(Has(*survivor, id), i % 5 != 3);
+    EXPECT_TRUE(Has(*survivor, id + "b"));
+  }
+}
+
+TEST_F(RocksdbItemStoreTest, WritersAtTheSameTimeShareSyncs) {
+  constexpr int kThreads = 8;
+  constexpr int kPuts = 10;
+  const auto store = Open();
+  files_->set_sync_delay(absl::Milliseconds(2));
+  const int64_t before = files_->log_syncs();
+  std::vector<std::thread> threads;
+  threads.reserve(kThreads);
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&store, t] {
+      for (int i = 0; i < kPuts; ++i) {
+        EXPECT_THAT(store->Put({MakeItem(absl::StrCat(t, "-", i))}), IsOk());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_LT(files_->log_syncs() - before, kThreads * kPuts / 2);
+  EXPECT_EQ(store->count(), kThreads * kPuts);
+}
+
+TEST_F(RocksdbItemStoreTest, SyncModeNeverDoesNotSync) {
+  options_.sync = SyncMode::kNever;
+  const auto store = Open();
+  const int64_t before = files_->log_syncs();
+  ASSERT_THAT(store->Put({MakeItem("a")}), IsOk());
+  EXPECT_EQ(files_->log_syncs(), before);
+}
+
+TEST_F(RocksdbItemStoreTest, StoresShareABlockCache) {
+  options_.block_cache = CreateBlockCache(1 << 20);
+  WriteStore();
+  const size_t before = options_.block_cache->GetUsage();
+  const auto store = Open();
+  EXPECT_TRUE(Has(*store, "a"));
+  EXPECT_GT(options_.block_cache->GetUsage(), before);
+}
+
+}  // namespace
+}  // namespace quern
