@@ -1,0 +1,144 @@
+#include "engine/media/preprocess.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/media/resample.h"
+
+namespace quern {
+namespace {
+
+constexpr int64_t kChannels = 3;
+
+// What (value - mean) / std gives for each of the 256 values of a channel.
+using NormalisedValues = std::array<float, 256>;
+
+NormalisedValues Normalise(float mean, float std) {
+  NormalisedValues values;
+  for (size_t value = 0; value < values.size(); ++value) {
+    values[value] = (static_cast<float>(value) - mean) / std;
+  }
+  return values;
+}
+
+// A picture's size after resizing, and which part of it is used.
+struct Placement {
+  int64_t width = 0;
+  int64_t height = 0;
+  Window window;  // In the resized picture.
+  // Where the window's corner goes in the target.
+  int64_t left = 0;
+  int64_t top = 0;
+};
+
+Placement Squash(const ImagePreprocessing& target) {
+  return {.width = target.width,
+          .height = target.height,
+          .window = {.width = target.width, .height = target.height}};
+}
+
+// A side after scaling, to the nearest pixel; halves go up.
+int64_t ScaledSide(int64_t side, double scale, int64_t limit) {
+  const double scaled = static_cast<double>(side) * scale;
+  return std::clamp<int64_t>(static_cast<int64_t>(scaled + 0.5), 1, limit);
+}
+
+Placement Letterbox(const Image& image, const ImagePreprocessing& target) {
+  const double scale =
+      std::min(static_cast<double>(target.width) / image.width,
+               static_cast<double>(target.height) / image.height);
+  const int64_t width = ScaledSide(image.width, scale, target.width);
+  const int64_t height = ScaledSide(image.height, scale, target.height);
+  return {.width = width,
+          .height = height,
+          .window = {.width = width, .height = height},
+          .left = (target.width - width) / 2,
+          .top = (target.height - height) / 2};
+}
+
+// Where a window of `window` starts in the middle of `side`. An odd rest is
+// split as Python's round() does it: half to even.
+int64_t MiddleOffset(int64_t side, int64_t window) {
+  return static_cast<int64_t>(
+      std::nearbyint(static_cast<double>(side - window) / 2));
+}
+
+// The sizes and offsets are those of torchvision's Resize and CenterCrop.
+Placement CenterCrop(const Image& image, const ImagePreprocessing& target) {
+  Placement placed = Squash(target);
+  if (target.width * image.height >= target.height * image.width) {
+    placed.height = target.width * image.height / image.width;
+  } else {
+    placed.width = target.height * image.width / image.height;
+  }
+  placed.window.left = MiddleOffset(placed.width, target.width);
+  placed.window.top = MiddleOffset(placed.height, target.height);
+  return placed;
+}
+
+Placement Place(const Image& image, const ImagePreprocessing& target) {
+  switch (target.mode) {
+    case ResizeMode::kSquash:
+      return Squash(target);
+    case ResizeMode::kLetterbox:
+      return Letterbox(image, target);
+    case ResizeMode::kCenterCrop:
+      break;
+  }
+  return CenterCrop(image, target);
+}
+
+// Writes the `source`'s pixels into the planes, its corner at (left, top).
+void WritePlanes(const Image& source, const ImagePreprocessing& target,
+                 int64_t left, int64_t top, absl::Span<float> pixels) {
+  for (int64_t channel = 0; channel < kChannels; ++channel) {
+    const NormalisedValues values =
+        Normalise(target.mean[channel], target.std[channel]);
+    float* plane = pixels.data() + channel * target.height * target.width;
+    for (int64_t y = 0; y < source.height; ++y) {
+      float* out = plane + (top + y) * target.width + left;
+      const uint8_t* in =
+          source.rgb.data() + y * source.width * kChannels + channel;
+      for (int64_t x = 0; x < source.width; ++x) {
+        out[x] = values[in[x * kChannels]];
+      }
+    }
+  }
+}
+
+void FillWithPadding(const ImagePreprocessing& target,
+                     absl::Span<float> pixels) {
+  const int64_t plane_size = target.height * target.width;
+  for (int64_t channel = 0; channel < kChannels; ++channel) {
+    const float value = Normalise(target.mean[channel],
+                                  target.std[channel])[target.pad_rgb[channel]];
+    std::fill_n(pixels.begin() + channel * plane_size, plane_size, value);
+  }
+}
+
+}  // namespace
+
+Image Resize(const Image& image, int64_t width, int64_t height,
+             ResizeFilter filter) {
+  return ResizeWindow(image, width, height, {.width = width, .height = height},
+                      filter);
+}
+
+void Preprocess(const Image& image, const ImagePreprocessing& preprocessing,
+                absl::Span<float> pixels) {
+  if (image.width == preprocessing.width &&
+      image.height == preprocessing.height) {
+    WritePlanes(image, preprocessing, 0, 0, pixels);
+    return;
+  }
+  const Placement placed = Place(image, preprocessing);
+  const Image resized = ResizeWindow(image, placed.width, placed.height,
+                                     placed.window, preprocessing.filter);
+  if (resized.width != preprocessing.width ||
+      resized.height != preprocessing.height) {
+    FillWithPadding(preprocessing, pixels);
+  }
+  WritePlanes(resized, preprocessing, placed.left, placed.top, pixels);
+}
+
+}  // namespace quern
