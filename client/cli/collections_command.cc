@@ -1,0 +1,176 @@
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "nlohmann/json.hpp"
+#include <CLI/CLI.hpp>
+
+#include "client/cli/collection_table.h"
+#include "client/cli/command.h"
+#include "client/cli/failure.h"
+#include "client/cli/json_format.h"
+#include "client/cli/text.h"
+
+namespace quern::cli {
+namespace {
+
+constexpr char kFooter[] = R"(Examples:
+  quern collections
+  quern collections get photos --json
+  quern collections create vectors --model none --dimension 384
+  quern collections delete photos --yes
+
+Exit status: 0 all good; 1 the server failed; 2 wrong usage; 130 interrupted.)";
+
+struct CollectionsOptions {
+  std::string name;
+  std::string model;
+  std::string description;
+  int dimension = 0;
+  bool json = false;
+  bool yes = false;
+};
+
+using Action = absl::StatusOr<ExitCode> (*)(const CollectionsOptions&, Client&,
+                                            Console&);
+
+absl::StatusOr<ExitCode> List(const CollectionsOptions& options, Client& client,
+                              Console& console) {
+  const auto collections = client.ListCollections();
+  if (!collections.ok()) return collections.status();
+  if (options.json) {
+    Json list = Json::array();
+    for (const auto& collection : *collections) {
+      list.push_back(ToJson(collection));
+    }
+    console.out << Dump(list);
+  } else {
+    console.out << FormatCollections(*collections, console.out_width);
+  }
+  return ExitCode::kOk;
+}
+
+absl::StatusOr<ExitCode> Print(const absl::StatusOr<v1::Collection>& collection,
+                               Console& console) {
+  if (!collection.ok()) return collection.status();
+  console.out << Dump(ToJson(*collection));
+  return ExitCode::kOk;
+}
+
+absl::StatusOr<ExitCode> Get(const CollectionsOptions& options, Client& client,
+                             Console& console) {
+  const auto collection = client.GetCollection(options.name);
+  if (options.json || !collection.ok()) return Print(collection, console);
+  console.out << FormatCollections({*collection}, console.out_width);
+  if (!collection->status().message().empty()) {
+    console.out << TerminalSafe(collection->status().message()) << "\n";
+  }
+  return ExitCode::kOk;
+}
+
+absl::StatusOr<ExitCode> Create(const CollectionsOptions& options,
+                                Client& client, Console& console) {
+  v1::Collection collection;
+  collection.set_name(options.name);
+  collection.set_model(options.model);
+  collection.set_description(options.description);
+  collection.set_dimension(options.dimension);
+  const auto created = client.CreateCollection(collection);
+  if (options.json || !created.ok()) return Print(created, console);
+  console.out << "Made \"" << TerminalSafe(created->name()) << "\".\n";
+  return ExitCode::kOk;
+}
+
+absl::StatusOr<ExitCode> Delete(const CollectionsOptions& options,
+                                Client& client, Console& console) {
+  if (!options.yes) {
+    return UsageError(absl::StrCat("\"", options.name,
+                                   "\" would be deleted with all of its items: "
+                                   "say --yes to do it"));
+  }
+  const auto deleted = client.DeleteCollection(options.name);
+  if (!deleted.ok()) return deleted.status();
+  console.out << "Deleted \"" << TerminalSafe(options.name) << "\" with "
+              << deleted->deleted_item_count() << " items.\n";
+  return ExitCode::kOk;
+}
+
+std::function<absl::StatusOr<ExitCode>(Console&)> Connected(
+    Action action, const std::shared_ptr<CollectionsOptions>& options,
+    const CommandLine& line) {
+  return
+      [action, options, &line](Console& console) -> absl::StatusOr<ExitCode> {
+        auto connection = Connection::Open(line.connection, console,
+                                           Connection::StopOn::kInterrupt);
+        if (!connection.ok()) return connection.status();
+        return action(*options, (*connection)->client(), console);
+      };
+}
+
+// Declares a command below `parent` and what it runs.
+CLI::App* AddAction(CLI::App& parent, const std::string& name,
+                    const std::string& description, Action action,
+                    const std::shared_ptr<CollectionsOptions>& options,
+                    CommandLine& line) {
+  CLI::App* command = parent.add_subcommand(name, description);
+  command->fallthrough();
+  command->callback([action, options, &line] {
+    line.run = Connected(action, options, line);
+  });
+  return command;
+}
+
+void AddName(CLI::App* command, CollectionsOptions& options) {
+  command->add_option("NAME", options.name, "The collection")
+      ->required()
+      ->check(CheckUtf8)
+      ->type_name("");
+}
+
+}  // namespace
+
+void AddCollectionsCommand(CLI::App& app, CommandLine& line) {
+  const auto options = std::make_shared<CollectionsOptions>();
+  CLI::App* command =
+      app.add_subcommand("collections", "Lists, makes and deletes collections");
+  command->fallthrough();
+  command->footer(kFooter);
+  command->require_subcommand(0, 1);
+  command->add_flag("--json", options->json, "Prints JSON instead of a table");
+
+  // CLI11 runs it after that of a command below.
+  command->callback([options, &line] {
+    if (!line.run) line.run = Connected(List, options, line);
+  });
+
+  AddAction(*command, "list", "All of them, the default", List, options, line);
+  AddName(AddAction(*command, "get", "One of them", Get, options, line),
+          *options);
+  CLI::App* create = AddAction(*command, "create", "Makes an empty one", Create,
+                               options, line);
+  AddName(create, *options);
+  create
+      ->add_option("--model", options->model,
+                   "Its model; \"none\" for ready-made embeddings only. "
+                   "Default: the server's")
+      ->check(CheckUtf8)
+      ->type_name("NAME");
+  create
+      ->add_option("--dimension", options->dimension,
+                   "Width of the vectors, 1 to 4096. Default: the model's")
+      ->check(CLI::Range(1, 4096))
+      ->type_name("N");
+  create->add_option("--description", options->description, "For people")
+      ->check(CheckUtf8)
+      ->type_name("TEXT");
+  CLI::App* remove =
+      AddAction(*command, "delete", "Deletes one with all of its items", Delete,
+                options, line);
+  AddName(remove, *options);
+  remove->add_flag("--yes", options->yes, "Really");
+}
+
+}  // namespace quern::cli

@@ -1,0 +1,149 @@
+#include "client/cli/file_scan.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <system_error>
+#include <utility>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include <sys/stat.h>
+
+#include "client/cli/text.h"
+
+namespace quern::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::array<absl::string_view, 9> kPictureEndings = {
+    ".jpg", ".jpeg", ".png",  ".webp", ".gif",
+    ".tif", ".tiff", ".heic", ".avif"};
+
+// Files in one folder after another, without recursion: a deep tree must not
+// overflow the stack.
+class Scanner {
+ public:
+  explicit Scanner(fs::path root) : root_(std::move(root)) {}
+
+  // Fails only for the root.
+  absl::Status Run() {
+    if (absl::Status status = Enter(root_); !status.ok()) return status;
+    while (!folders_.empty()) {
+      const fs::path folder = std::move(folders_.back());
+      folders_.pop_back();
+      if (absl::Status status = Enter(folder); !status.ok()) {
+        AddBroken(folder, std::string(status.message()));
+      }
+    }
+    absl::c_sort(result_.pictures, [](const auto& a, const auto& b) {
+      return a.relative < b.relative;
+    });
+    absl::c_sort(result_.broken,
+                 [](const auto& a, const auto& b) { return a.name < b.name; });
+    return absl::OkStatus();
+  }
+
+  ScanResult TakeResult() { return std::move(result_); }
+
+ private:
+  absl::Status Enter(const fs::path& folder) {
+    std::error_code error;
+    fs::directory_iterator entry(folder, error);
+    for (; !error && entry != fs::directory_iterator();
+         entry.increment(error)) {
+      Visit(*entry);
+    }
+    if (!error) return absl::OkStatus();
+    return absl::ErrnoToStatus(error.value(), "cannot be read");
+  }
+
+  void Visit(const fs::directory_entry& entry) {
+    const std::string name = entry.path().filename().string();
+    if (absl::StartsWith(name, ".")) return;
+    std::error_code error;
+    if (fs::is_directory(entry.symlink_status(error))) {
+      folders_.push_back(entry.path());
+    } else if (IsPictureName(name)) {
+      AddPicture(entry.path());
+    }
+  }
+
+  void AddPicture(const fs::path& path) {
+    struct stat info = {};
+    if (stat(path.c_str(), &info) != 0) {
+      AddBroken(path, absl::StrCat("cannot be read: ", std::strerror(errno)));
+    } else if (!S_ISREG(info.st_mode)) {
+      if (!S_ISDIR(info.st_mode)) AddBroken(path, "is not a regular file");
+    } else if (info.st_size == 0) {
+      AddBroken(path, "is empty");
+    } else if (const std::string relative = Relative(path);
+               !IsValidUtf8(relative)) {
+      AddBroken(path, "its name is not UTF-8");
+    } else {
+      result_.pictures.push_back(
+          {path, relative, info.st_size, absl::TimeFromTimespec(info.st_mtim)});
+    }
+  }
+
+  void AddBroken(const fs::path& path, std::string reason) {
+    result_.broken.push_back({ValidUtf8(Relative(path)), std::move(reason)});
+  }
+
+  std::string Relative(const fs::path& path) const {
+    return path.lexically_relative(root_).generic_string();
+  }
+
+  const fs::path root_;
+  std::vector<fs::path> folders_;
+  ScanResult result_;
+};
+
+}  // namespace
+
+bool IsPictureName(absl::string_view name) {
+  return absl::c_any_of(kPictureEndings, [name](absl::string_view ending) {
+    return name.size() > ending.size() &&
+           absl::EndsWithIgnoreCase(name, ending);
+  });
+}
+
+absl::StatusOr<ScanResult> ScanPictures(const fs::path& folder) {
+  std::error_code error;
+  const fs::path root = fs::canonical(folder, error);
+  if (error) {
+    return absl::ErrnoToStatus(error.value(), folder.string());
+  }
+  Scanner scanner(root);
+  if (const absl::Status status = scanner.Run(); !status.ok()) {
+    return absl::Status(status.code(),
+                        absl::StrCat(folder.string(), " ", status.message()));
+  }
+  return scanner.TakeResult();
+}
+
+absl::StatusOr<std::string> ReadFile(const fs::path& path, int64_t max_bytes) {
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  if (!file) {
+    return absl::ErrnoToStatus(errno, "cannot be read");
+  }
+  const int64_t size = file.tellg();
+  if (size > max_bytes) {
+    return absl::DataLossError(
+        absl::StrCat("has ", size, " bytes; at most ", max_bytes));
+  }
+  std::string bytes(static_cast<size_t>(std::max<int64_t>(size, 0)), '\0');
+  file.seekg(0);
+  file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  if (!file) {
+    return absl::ErrnoToStatus(errno == 0 ? EIO : errno, "cannot be read");
+  }
+  return bytes;
+}
+
+}  // namespace quern::cli

@@ -1,0 +1,71 @@
+#include "client/cli/thumbnail.h"
+
+#include <memory>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include <vips/vips.h>
+
+namespace quern::cli {
+namespace {
+
+constexpr int kSide = 320;
+constexpr int kQuality = 82;
+constexpr double kWhite = 255;
+
+struct Unref {
+  void operator()(VipsImage* image) const { g_object_unref(image); }
+};
+using Image = std::unique_ptr<VipsImage, Unref>;
+
+// Loaders that were never meant for files of strangers stay off.
+bool StartVips() {
+  if (VIPS_INIT("quern") != 0) return false;
+  vips_block_untrusted_set(TRUE);
+  return true;
+}
+
+absl::Status VipsError() {
+  const std::string reason(absl::StripAsciiWhitespace(vips_error_buffer()));
+  vips_error_clear();
+  return absl::InvalidArgumentError(
+      absl::StrCat("is no picture that can be read: ", reason));
+}
+
+}  // namespace
+
+absl::StatusOr<Thumbnail> MakeThumbnail(absl::string_view picture) {
+  static const bool started = StartVips();
+  if (!started) return absl::InternalError("libvips does not start");
+
+  VipsImage* output = nullptr;
+  // libvips takes the buffer as writable but does not write to it.
+  if (vips_thumbnail_buffer(const_cast<char*>(picture.data()), picture.size(),
+                            &output, kSide, "height", kSide, "size",
+                            VIPS_SIZE_DOWN, "export_profile", "srgb",
+                            nullptr) != 0) {
+    return VipsError();
+  }
+  Image image(output);
+  if (vips_image_hasalpha(image.get()) != 0) {
+    VipsArrayDouble* white = vips_array_double_newv(1, kWhite);
+    const int failed =
+        vips_flatten(image.get(), &output, "background", white, nullptr);
+    vips_area_unref(VIPS_AREA(white));
+    if (failed != 0) return VipsError();
+    image.reset(output);
+  }
+  void* bytes = nullptr;
+  size_t size = 0;
+  if (vips_jpegsave_buffer(image.get(), &bytes, &size, "Q", kQuality, "strip",
+                           TRUE, nullptr) != 0) {
+    return VipsError();
+  }
+  Thumbnail thumbnail{std::string(static_cast<const char*>(bytes), size),
+                      vips_image_get_width(image.get()),
+                      vips_image_get_height(image.get())};
+  g_free(bytes);
+  return thumbnail;
+}
+
+}  // namespace quern::cli

@@ -1,0 +1,256 @@
+#include "client/cpp/client.h"
+
+#include <utility>
+
+#include "absl/random/random.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
+#include "grpcpp/support/channel_arguments.h"
+
+#include "client/cpp/rpc_status.h"
+
+namespace quern {
+namespace {
+
+constexpr int kListPageSize = 1000;
+
+std::shared_ptr<grpc::Channel> MakeChannel(const ClientOptions& options) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(options.max_message_bytes);
+  arguments.SetMaxSendMessageSize(options.max_message_bytes);
+  // A client per server, even in one process: no channel is shared behind the
+  // scenes, so that Shutdown() of one does not touch another.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return grpc::CreateCustomChannel(
+      options.address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+absl::Status Validate(const ClientOptions& options) {
+  if (options.address.empty()) {
+    return absl::InvalidArgumentError("the address is empty");
+  }
+  if (options.timeout <= absl::ZeroDuration()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("timeout is ", absl::FormatDuration(options.timeout),
+                     "; it must be positive"));
+  }
+  if (options.retry.max_attempts < 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "retry.max_attempts is ", options.retry.max_attempts, "; at least 1"));
+  }
+  return absl::OkStatus();
+}
+
+ClientOptions WithDefaults(ClientOptions options) {
+  if (!options.sleep) options.sleep = absl::SleepFor;
+  return options;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Create(ClientOptions options) {
+  if (const absl::Status status = Validate(options); !status.ok()) {
+    return status;
+  }
+  return std::unique_ptr<Client>(new Client(WithDefaults(std::move(options))));
+}
+
+Client::Client(ClientOptions options)
+    : options_(std::move(options)),
+      channel_(MakeChannel(options_)),
+      collections_(v1::Collections::NewStub(channel_)),
+      embedding_(v1::Embedding::NewStub(channel_)),
+      items_(v1::Items::NewStub(channel_)),
+      models_(v1::Models::NewStub(channel_)),
+      retrieval_(v1::Retrieval::NewStub(channel_)) {}
+
+absl::Status Client::CheckHealth() {
+  using grpc::health::v1::HealthCheckResponse;
+  const auto stub = grpc::health::v1::Health::NewStub(channel_);
+  const grpc::health::v1::HealthCheckRequest request;
+  HealthCheckResponse response;
+  const absl::Status status =
+      Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+        return stub->Check(context, request, &response);
+      });
+  if (!status.ok()) return status;
+  if (response.status() != HealthCheckResponse::SERVING) {
+    return absl::UnavailableError(absl::StrCat(
+        "the server is ",
+        HealthCheckResponse::ServingStatus_Name(response.status())));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::SearchResponse> Client::Search(
+    const v1::SearchRequest& request) {
+  v1::SearchResponse response;
+  const absl::Status status =
+      Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+        return retrieval_->Search(context, request, &response);
+      });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::StatusOr<v1::EmbedResponse> Client::Embed(
+    const v1::EmbedRequest& request) {
+  v1::EmbedResponse response;
+  const absl::Status status =
+      Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+        return embedding_->Embed(context, request, &response);
+      });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::StatusOr<v1::Collection> Client::GetCollection(const std::string& name) {
+  v1::GetCollectionRequest request;
+  request.set_name(name);
+  v1::Collection response;
+  const absl::Status status =
+      Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+        return collections_->Get(context, request, &response);
+      });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::StatusOr<std::vector<v1::Collection>> Client::ListCollections() {
+  std::vector<v1::Collection> collections;
+  v1::ListCollectionsRequest request;
+  request.set_page_size(kListPageSize);
+  do {
+    v1::ListCollectionsResponse response;
+    const absl::Status status =
+        Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+          return collections_->List(context, request, &response);
+        });
+    if (!status.ok()) return status;
+    for (v1::Collection& collection : *response.mutable_collections()) {
+      collections.push_back(std::move(collection));
+    }
+    request.set_page_token(response.next_page_token());
+  } while (!request.page_token().empty());
+  return collections;
+}
+
+absl::StatusOr<v1::Collection> Client::CreateCollection(
+    const v1::Collection& collection) {
+  v1::CreateCollectionRequest request;
+  *request.mutable_collection() = collection;
+  v1::Collection response;
+  const absl::Status status =
+      Run(Repeat::kNever, [&](grpc::ClientContext* context) {
+        return collections_->Create(context, request, &response);
+      });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::StatusOr<v1::DeleteCollectionResponse> Client::DeleteCollection(
+    const std::string& name) {
+  v1::DeleteCollectionRequest request;
+  request.set_name(name);
+  v1::DeleteCollectionResponse response;
+  const absl::Status status =
+      Run(Repeat::kNever, [&](grpc::ClientContext* context) {
+        return collections_->Delete(context, request, &response);
+      });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::StatusOr<v1::Item> Client::GetItem(const v1::GetItemRequest& request) {
+  v1::Item response;
+  const absl::Status status =
+      Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+        return items_->Get(context, request, &response);
+      });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::StatusOr<v1::ListItemsResponse> Client::ListItems(
+    const v1::ListItemsRequest& request) {
+  v1::ListItemsResponse response;
+  const absl::Status status =
+      Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+        return items_->List(context, request, &response);
+      });
+  if (!status.ok()) return status;
+  return response;
+}
+
+std::unique_ptr<UpsertStream> Client::Upsert(
+    std::string collection, UpsertStreamOptions options,
+    UpsertStream::ResultCallback on_result) {
+  return std::make_unique<UpsertStream>(items_.get(), NewContext(),
+                                        std::move(collection), options,
+                                        std::move(on_result));
+}
+
+absl::StatusOr<std::vector<v1::Model>> Client::ListModels() {
+  const v1::ListModelsRequest request;
+  v1::ListModelsResponse response;
+  const absl::Status status =
+      Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+        return models_->List(context, request, &response);
+      });
+  if (!status.ok()) return status;
+  return std::vector<v1::Model>(response.models().begin(),
+                                response.models().end());
+}
+
+void Client::Shutdown() {
+  absl::MutexLock lock(&mutex_);
+  shut_down_ = true;
+  for (const auto& weak : contexts_) {
+    if (const auto context = weak.lock()) context->TryCancel();
+  }
+  contexts_.clear();
+}
+
+std::shared_ptr<grpc::ClientContext> Client::NewContext() {
+  auto context = std::make_shared<grpc::ClientContext>();
+  absl::MutexLock lock(&mutex_);
+  // A context that is cancelled before its call starts fails the call.
+  if (shut_down_) context->TryCancel();
+  std::erase_if(contexts_, [](const auto& weak) { return weak.expired(); });
+  contexts_.push_back(context);
+  return context;
+}
+
+absl::Status Client::Attempt(
+    const std::function<grpc::Status(grpc::ClientContext*)>& call,
+    absl::Time deadline) {
+  const std::shared_ptr<grpc::ClientContext> context = NewContext();
+  context->set_deadline(absl::ToChronoTime(deadline));
+  return client::FromGrpcStatus(call(context.get()));
+}
+
+absl::Status Client::Run(
+    Repeat repeat,
+    const std::function<grpc::Status(grpc::ClientContext*)>& call) {
+  const absl::Time deadline = absl::Now() + options_.timeout;
+  absl::InsecureBitGen random;
+  for (int attempts = 1;; ++attempts) {
+    if (is_shut_down()) return absl::CancelledError("the client was shut down");
+    const absl::Status status = Attempt(call, deadline);
+    if (status.ok() || repeat == Repeat::kNever) return status;
+    const std::optional<absl::Duration> delay = client::NextDelay(
+        options_.retry, attempts, status, absl::Uniform<double>(random, 0, 1));
+    if (!delay.has_value() || absl::Now() + *delay >= deadline) return status;
+    options_.sleep(*delay);
+  }
+}
+
+bool Client::is_shut_down() {
+  absl::MutexLock lock(&mutex_);
+  return shut_down_;
+}
+
+}  // namespace quern
