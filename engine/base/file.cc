@@ -196,6 +196,11 @@ absl::Status WriteFileAtomically(const std::string& path,
   return SyncDirectory(ParentOf(path));
 }
 
+absl::Status RemoveFileDurably(const std::string& path) {
+  if (::unlink(path.c_str()) != 0) return SystemError("remove", path);
+  return SyncDirectory(ParentOf(path));
+}
+
 std::string Sha256Hex(absl::string_view bytes) {
   Sha256 hash;
   hash.Update(bytes);

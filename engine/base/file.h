@@ -28,6 +28,9 @@ absl::StatusOr<std::string> ReadFile(const std::string& path);
 absl::Status WriteFileAtomically(const std::string& path,
                                  absl::string_view contents);
 
+// Removes the file; after OK it is gone for good, also after a crash.
+absl::Status RemoveFileDurably(const std::string& path);
+
 // Lower-case hexadecimal SHA-256 (64 characters).
 std::string Sha256Hex(absl::string_view bytes);
 absl::StatusOr<std::string> Sha256HexOfFile(const std::string& path);

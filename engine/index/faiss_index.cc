@@ -11,6 +11,7 @@
 #include "engine/base/error.h"
 #include "engine/base/guard.h"
 #include "engine/base/status_macros.h"
+#include "engine/index/check_vector.h"
 
 namespace quern {
 namespace {
@@ -25,41 +26,18 @@ static_assert(kBlockRows % kTileRows == 0, "a tile lies in one block");
 // Comparisons between two looks at the deadline; a few milliseconds.
 constexpr int64_t kComparisonsPerCheck = 65'536;
 
-// The inner product of two vectors within it is below the largest float.
-constexpr double kMaxNorm = 1e19;
-
-// The Euclidean norm, or an error that names `field` and says why not.
-absl::StatusOr<double> CheckedNorm(absl::Span<const float> vector,
-                                   Metric metric, absl::string_view field) {
-  double sum = 0;
-  for (size_t i = 0; i < vector.size(); ++i) {
-    if (!std::isfinite(vector[i])) {
-      return InvalidField(field, absl::StrCat("value ", i, " is ", vector[i],
-                                              "; values must be finite"));
-    }
-    sum += static_cast<double>(vector[i]) * vector[i];
-  }
-  const double norm = std::sqrt(sum);
-  if (norm > kMaxNorm) {
-    return InvalidField(field, absl::StrCat("its norm is ", norm,
-                                            "; it must be at most ", kMaxNorm));
-  }
-  if (norm == 0 && metric == Metric::kCosine) {
-    return InvalidField(field, "is zero: it has no direction to compare");
-  }
-  return norm;
-}
-
 // A copy of `vectors`, [rows x columns], checked, and normalised for kCosine.
 // `name` is the field that the rows are called after.
 absl::StatusOr<Matrix> Prepare(MatrixView vectors, Metric metric,
                                absl::string_view name) {
   Matrix prepared(vectors.rows, vectors.columns);
   for (int64_t i = 0; i < vectors.rows; ++i) {
-    QUERN_ASSIGN_OR_RETURN(
-        double norm,
-        CheckedNorm(vectors.row(i), metric, absl::StrCat(name, "[", i, "]")));
-    const double scale = metric == Metric::kCosine ? 1 / norm : 1;
+    const absl::StatusOr<double> norm = CheckedNorm(vectors.row(i), metric);
+    if (!norm.ok()) {
+      return InvalidField(absl::StrCat(name, "[", i, "]"),
+                          norm.status().message());
+    }
+    const double scale = metric == Metric::kCosine ? 1 / *norm : 1;
     std::transform(
         vectors.row(i).begin(), vectors.row(i).end(), prepared.row(i).begin(),
         [scale](float value) { return static_cast<float>(value * scale); });

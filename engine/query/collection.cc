@@ -1,6 +1,5 @@
 #include "engine/query/collection.h"
 
-#include <cmath>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -12,6 +11,7 @@
 #include "engine/base/error.h"
 #include "engine/base/matrix.h"
 #include "engine/base/status_macros.h"
+#include "engine/index/check_vector.h"
 
 namespace quern {
 namespace {
@@ -201,19 +201,7 @@ absl::Status CheckVector(absl::Span<const float> vector, int64_t dimension,
                                                    " values; the collection's ",
                                                    "dimension is ", dimension));
   }
-  bool all_zero = true;
-  for (size_t i = 0; i < vector.size(); ++i) {
-    if (!std::isfinite(vector[i])) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("value ", i, " is ", vector[i], "; it must be finite"));
-    }
-    all_zero = all_zero && vector[i] == 0;
-  }
-  if (all_zero && metric == Metric::kCosine) {
-    return absl::InvalidArgumentError(
-        "all values are zero; cosine needs a direction");
-  }
-  return absl::OkStatus();
+  return CheckedNorm(vector, metric).status();
 }
 
 }  // namespace quern

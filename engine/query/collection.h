@@ -95,9 +95,8 @@ class Collection {
 };
 
 // Whether `vector` can be stored in, or compared with, a collection of this
-// dimension and metric.
-// Errors: kInvalidArgument (no field path) for a wrong size, for NaN or
-// infinity, and under kCosine for all zeros.
+// dimension and metric. Errors: kInvalidArgument (no field path) for a wrong
+// size, and those of CheckedNorm().
 absl::Status CheckVector(absl::Span<const float> vector, int64_t dimension,
                          Metric metric);
 

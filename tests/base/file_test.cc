@@ -101,6 +101,16 @@ TEST(FileTest, EnsureDirectoryNamesAFolderThatIsNotWritable) {
 }
 
 // The vectors of FIPS 180-2, appendix B, and the empty string's.
+TEST(FileTest, RemovedFileIsGoneAndCannotBeRemovedAgain) {
+  TemporaryDirectory directory;
+  const std::string path = directory.File("record");
+  ASSERT_THAT(WriteFileAtomically(path, "x"), IsOk());
+  EXPECT_THAT(RemoveFileDurably(path), IsOk());
+  EXPECT_THAT(ReadFile(path), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(RemoveFileDurably(path),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr(path)));
+}
+
 TEST(FileTest, Sha256AgreesWithPublishedVectors) {
   EXPECT_EQ(Sha256Hex(""),
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");

@@ -1,0 +1,172 @@
+#include "engine/query/catalog.h"
+
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "tests/query/fake_collection.h"
+#include "tests/support/temporary_directory.h"
+
+namespace quern {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+class CatalogTest : public ::testing::Test {
+ protected:
+  CatalogOptions Options() {
+    return {.path = directory_.path() + "/data",
+            .max_collections = 3,
+            .factories = disk_.Factories(),
+            .clock = &clock_};
+  }
+
+  std::unique_ptr<Catalog> Open() {
+    auto catalog = Catalog::Open(Options());
+    EXPECT_TRUE(catalog.ok()) << catalog.status();
+    return *std::move(catalog);
+  }
+
+  static std::vector<std::string> Names(const Catalog& catalog) {
+    std::vector<std::string> names;
+    for (const v1::Collection& collection : catalog.List("", 100)) {
+      names.push_back(collection.name());
+    }
+    return names;
+  }
+
+  std::vector<fs::path> Folders() {
+    std::vector<fs::path> folders;
+    for (const auto& entry :
+         fs::directory_iterator(directory_.path() + "/data/collections")) {
+      folders.push_back(entry.path());
+    }
+    return folders;
+  }
+
+  FakeClock clock_{absl::FromUnixSeconds(1'800'000'000)};
+  TemporaryDirectory directory_;
+  FakeDisk disk_;
+};
+
+TEST_F(CatalogTest, KeepsCollectionsAndTheirItemsAcrossReopening) {
+  auto catalog = Open();
+  auto created = catalog->Create(Record("photos", 2));
+  ASSERT_TRUE(created.ok()) << created.status();
+  ASSERT_TRUE((*created)->Upsert({MakeItem("a", {1, 0})}).ok());
+  created->reset();
+  catalog.reset();
+  catalog = Open();
+  const auto described = catalog->Describe("photos");
+  ASSERT_TRUE(described.ok()) << described.status();
+  EXPECT_EQ(described->status().item_count(), 1);
+  EXPECT_EQ(described->create_time().seconds(), 1'800'000'000);
+}
+
+TEST_F(CatalogTest, ListsInOrderAndByPage) {
+  auto catalog = Open();
+  for (const char* name : {"b", "c", "a"}) {
+    ASSERT_TRUE(catalog->Create(Record(name, 2)).ok());
+  }
+  EXPECT_THAT(Names(*catalog), ElementsAre("a", "b", "c"));
+  const auto page = catalog->List("a", 1);
+  ASSERT_THAT(page, SizeIs(1));
+  EXPECT_EQ(page[0].name(), "b");
+}
+
+TEST_F(CatalogTest, RefusesTakenNamesBadNamesAndTooMany) {
+  auto catalog = Open();
+  ASSERT_TRUE(catalog->Create(Record("a", 2)).ok());
+  EXPECT_EQ(catalog->Create(Record("a", 2)).status().code(),
+            absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(catalog->Create(Record("../a", 2)).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  ASSERT_TRUE(catalog->Create(Record("b", 2)).ok());
+  ASSERT_TRUE(catalog->Create(Record("c", 2)).ok());
+  const auto fourth = catalog->Create(Record("d", 2));
+  EXPECT_EQ(fourth.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(fourth.status().message()),
+              HasSubstr("limits.max_collections is 3"));
+  EXPECT_THAT(Folders(), SizeIs(3));
+}
+
+TEST_F(CatalogTest, DeleteRemovesTheFolderAndFreesTheName) {
+  auto catalog = Open();
+  ASSERT_TRUE(catalog->Create(Record("a", 2)).ok());
+  ASSERT_TRUE((*catalog->Get("a"))->Upsert({MakeItem("x", {1, 0})}).ok());
+  const auto deleted = catalog->Delete("a");
+  ASSERT_TRUE(deleted.ok());
+  EXPECT_EQ(*deleted, 1);
+  EXPECT_THAT(Folders(), IsEmpty());
+  EXPECT_EQ(catalog->Get("a").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(catalog->Delete("a").status().code(), absl::StatusCode::kNotFound);
+  ASSERT_TRUE(catalog->Create(Record("a", 2)).ok());
+  EXPECT_EQ(catalog->Describe("a")->status().item_count(), 0);
+}
+
+TEST_F(CatalogTest, ADeletedCollectionLivesUntilItsLastUserLetsGo) {
+  auto catalog = Open();
+  auto collection = *catalog->Create(Record("a", 2));
+  ASSERT_TRUE(collection->Upsert({MakeItem("x", {1, 0})}).ok());
+  ASSERT_TRUE(catalog->Delete("a").ok());
+  ASSERT_TRUE(catalog->Create(Record("a", 2)).ok());
+  EXPECT_EQ(collection->store().count(), 1);
+  EXPECT_THAT(Folders(), SizeIs(2));
+  collection.reset();
+  EXPECT_THAT(Folders(), SizeIs(1));
+}
+
+TEST_F(CatalogTest, AFolderWithoutARecordIsRubbishOfACrash) {
+  Open().reset();
+  const std::string rubbish = directory_.path() + "/data/collections/feed";
+  fs::create_directories(rubbish + "/items");
+  auto catalog = Open();
+  EXPECT_FALSE(fs::exists(rubbish));
+}
+
+TEST_F(CatalogTest, ACollectionThatCannotBeOpenedSaysSoAndTheOthersWork) {
+  auto catalog = Open();
+  ASSERT_TRUE(catalog->Create(Record("bad", 2)).ok());
+  const std::string bad_path = disk_.Paths().front();
+  ASSERT_TRUE(catalog->Create(Record("good", 2)).ok());
+  catalog.reset();
+  disk_.Break(bad_path);
+  catalog = Open();
+  EXPECT_TRUE(catalog->Get("good").ok());
+  EXPECT_EQ(catalog->Get("bad").status().code(), absl::StatusCode::kDataLoss);
+  const auto described = catalog->Describe("bad");
+  ASSERT_TRUE(described.ok());
+  EXPECT_EQ(described->status().state(), v1::CollectionStatus::STATE_FAILED);
+  EXPECT_THAT(described->status().message(), HasSubstr("a damaged file"));
+  EXPECT_THAT(Names(*catalog), ElementsAre("bad", "good"));
+  EXPECT_TRUE(catalog->Delete("bad").ok());
+  EXPECT_THAT(Names(*catalog), ElementsAre("good"));
+}
+
+TEST_F(CatalogTest, ADamagedRecordStopsTheStartAndIsNotDeleted) {
+  auto catalog = Open();
+  ASSERT_TRUE(catalog->Create(Record("a", 2)).ok());
+  catalog.reset();
+  const std::string record = (Folders().front() / "collection.json").string();
+  std::ofstream(record) << "{";
+  const auto reopened = Catalog::Open(Options());
+  EXPECT_EQ(reopened.status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(reopened.status().message()), HasSubstr(record));
+  EXPECT_TRUE(fs::exists(record));
+}
+
+TEST_F(CatalogTest, ASecondCatalogOnTheFolderIsRefused) {
+  auto catalog = Open();
+  EXPECT_EQ(Catalog::Open(Options()).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+}  // namespace
+}  // namespace quern

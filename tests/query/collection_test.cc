@@ -1,0 +1,141 @@
+#include "engine/query/collection.h"
+
+#include <cmath>
+#include <limits>
+
+#include "absl/time/time.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "tests/query/fake_collection.h"
+#include "tests/support/temporary_directory.h"
+
+namespace quern {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+const RealClock kClock;
+
+std::vector<std::string> SearchIds(const Collection& collection,
+                                   std::vector<float> query) {
+  RequestContext context(&kClock, "test");
+  const auto lists = collection.index().Search(
+      context,
+      {.data = query.data(), .rows = 1, .columns = collection.dimension()},
+      {.k = 10});
+  EXPECT_TRUE(lists.ok()) << lists.status();
+  std::vector<std::string> ids;
+  for (const ScoredId& hit : lists->front()) ids.push_back(hit.id);
+  return ids;
+}
+
+class CollectionTest : public ::testing::Test {
+ protected:
+  std::unique_ptr<Collection> Open() {
+    auto collection =
+        Collection::Open(directory_.path(), Record("c", 2), disk_.Factories());
+    EXPECT_TRUE(collection.ok()) << collection.status();
+    return *std::move(collection);
+  }
+
+  TemporaryDirectory directory_;
+  FakeDisk disk_;
+};
+
+TEST_F(CollectionTest, WhatWasWrittenIsFoundAndSurvivesReopening) {
+  auto collection = Open();
+  ASSERT_TRUE(
+      collection->Upsert({MakeItem("a", {1, 0}), MakeItem("b", {0, 1})}).ok());
+  EXPECT_THAT(SearchIds(*collection, {1, 0}), ElementsAre("a", "b"));
+  collection.reset();
+  collection = Open();
+  EXPECT_THAT(SearchIds(*collection, {0, 1}), ElementsAre("b", "a"));
+}
+
+TEST_F(CollectionTest, SaysWhichIdsAreNew) {
+  auto collection = Open();
+  ASSERT_TRUE(collection->Upsert({MakeItem("a", {1, 0})}).ok());
+  const auto written = collection->Upsert(
+      {MakeItem("b", {1, 0}), MakeItem("a", {0, 1}), MakeItem("b", {0, 1})});
+  ASSERT_TRUE(written.ok()) << written.status();
+  ASSERT_EQ(written->size(), 3);
+  EXPECT_TRUE((*written)[0].created);
+  EXPECT_FALSE((*written)[1].created);
+  EXPECT_FALSE((*written)[2].created);
+}
+
+TEST_F(CollectionTest, OfEqualIdsTheLastWinsInStoreAndIndex) {
+  auto collection = Open();
+  ASSERT_TRUE(collection
+                  ->Upsert({MakeItem("a", {1, 0}), MakeItem("b", {1, 1}),
+                            MakeItem("a", {0, 1})})
+                  .ok());
+  EXPECT_THAT(SearchIds(*collection, {0, 1}), ElementsAre("a", "b"));
+  const auto items = collection->store().Get({"a"}, {.embedding = true});
+  ASSERT_TRUE(items.ok());
+  EXPECT_THAT((*items)[0]->embedding, ElementsAre(0, 1));
+}
+
+TEST_F(CollectionTest, DeletedIdsAreNotFound) {
+  auto collection = Open();
+  ASSERT_TRUE(
+      collection->Upsert({MakeItem("a", {1, 0}), MakeItem("b", {0, 1})}).ok());
+  const auto deleted = collection->Delete({"a", "unknown"});
+  ASSERT_TRUE(deleted.ok());
+  EXPECT_EQ(*deleted, 1);
+  EXPECT_THAT(SearchIds(*collection, {1, 0}), ElementsAre("b"));
+}
+
+TEST_F(CollectionTest, VersionCountsVisibleChanges) {
+  auto collection = Open();
+  const int64_t before = collection->index_version();
+  ASSERT_TRUE(collection->Upsert({MakeItem("a", {1, 0})}).ok());
+  EXPECT_EQ(collection->index_version(), before + 1);
+  ASSERT_TRUE(collection->Delete({"unknown"}).ok());
+  EXPECT_EQ(collection->index_version(), before + 1);
+  ASSERT_TRUE(collection->Delete({"a"}).ok());
+  EXPECT_EQ(collection->index_version(), before + 2);
+}
+
+TEST_F(CollectionTest,
+       AfterDropWritesAreRefusedAndTheFolderGoesWithTheLastUser) {
+  auto collection = Open();
+  ASSERT_TRUE(collection->Upsert({MakeItem("a", {1, 0})}).ok());
+  collection->Drop();
+  EXPECT_EQ(collection->Upsert({MakeItem("b", {1, 0})}).status().code(),
+            absl::StatusCode::kNotFound);
+  EXPECT_THAT(SearchIds(*collection, {1, 0}), ElementsAre("a"));
+  EXPECT_TRUE(std::filesystem::exists(directory_.path()));
+  collection.reset();
+  EXPECT_FALSE(std::filesystem::exists(directory_.path()));
+}
+
+TEST_F(CollectionTest, DescribesItself) {
+  auto collection = Open();
+  ASSERT_TRUE(collection->Upsert({MakeItem("a", {1, 0})}).ok());
+  const v1::Collection described = collection->Describe();
+  EXPECT_EQ(described.name(), "c");
+  EXPECT_EQ(described.status().state(), v1::CollectionStatus::STATE_READY);
+  EXPECT_EQ(described.status().item_count(), 1);
+}
+
+TEST(CheckVectorTest, NamesWhatIsWrong) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> zero = {0, 0};
+  EXPECT_TRUE(CheckVector({1, 2}, 2, Metric::kCosine).ok());
+  EXPECT_THAT(std::string(CheckVector({1, 2, 3}, 2, Metric::kCosine).message()),
+              HasSubstr("has 3 values; the collection's dimension is 2"));
+  EXPECT_THAT(std::string(CheckVector({1, nan}, 2, Metric::kCosine).message()),
+              HasSubstr("value 1 is nan"));
+  EXPECT_THAT(
+      std::string(CheckVector({3e30F, 0}, 2, Metric::kDotProduct).message()),
+      HasSubstr("its norm is 3e+30"));
+  EXPECT_EQ(CheckVector(zero, 2, Metric::kCosine).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(CheckVector(zero, 2, Metric::kDotProduct).ok());
+}
+
+}  // namespace
+}  // namespace quern
