@@ -27,7 +27,9 @@ struct ModelInfo {
   // "image.global", "image.dense", "text.global", "text.tokens", "match",
   // "moments".
   std::vector<std::string> capabilities;
+  std::string device;        // Where it runs: "cpu" or "cuda:N".
   int64_t memory_bytes = 0;  // Size of the parameters.
+  int64_t max_tokens = 0;    // Longest text read; 0 without a text tower.
 
   bool Has(absl::string_view capability) const;
 };
