@@ -1,0 +1,453 @@
+#include "engine/model/model_json.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/status.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/types/span.h"
+#include "nlohmann/json.hpp"
+
+#include "engine/base/error.h"
+#include "engine/base/guard.h"
+#include "engine/base/status_macros.h"
+
+namespace quern {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr int64_t kMaxDimension = 65'536;
+constexpr int64_t kMaxSide = 4096;
+constexpr int64_t kMaxTokens = 65'536;
+constexpr int64_t kMaxNameBytes = 64;
+constexpr double kMaxPixelValue = 255;
+
+std::string Shown(const Json& value) {
+  return Quoted(value.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+template <typename T>
+struct Named {
+  absl::string_view name;
+  T value;
+};
+
+// Takes an object apart key by key. The first thing wrong is kept in a status
+// that all readers of a document share; after it, getters return defaults.
+class ObjectReader {
+ public:
+  ObjectReader(const Json& json, std::string path, absl::Status* status)
+      : json_(json), path_(std::move(path)), status_(status) {
+    if (!json_.is_object()) Reject(path_, json_, "must be an object");
+  }
+
+  bool Has(const char* key) const {
+    return json_.is_object() && json_.contains(key);
+  }
+
+  std::string String(const char* key) {
+    const Json* value = Find(key);
+    if (value == nullptr) return "";
+    if (!value->is_string() || value->get_ref<const std::string&>().empty()) {
+      Reject(PathOf(key), *value, "must be a string that is not empty");
+      return "";
+    }
+    return value->get<std::string>();
+  }
+
+  bool Boolean(const char* key) {
+    const Json* value = Find(key);
+    if (value == nullptr) return false;
+    if (!value->is_boolean()) {
+      Reject(PathOf(key), *value, "must be true or false");
+      return false;
+    }
+    return value->get<bool>();
+  }
+
+  int64_t Integer(const char* key, int64_t min, int64_t max) {
+    const Json* value = Find(key);
+    return value == nullptr ? 0 : Integer(PathOf(key), *value, min, max);
+  }
+
+  // A finite number above `min` and at most `max`.
+  double NumberAbove(const char* key, double min, double max) {
+    const Json* value = Find(key);
+    if (value == nullptr) return 0;
+    if (!value->is_number() || !(value->get<double>() > min) ||
+        !(value->get<double>() <= max)) {
+      Reject(PathOf(key), *value,
+             absl::StrCat("must be a number above ", min, ", at most ", max));
+      return 0;
+    }
+    return value->get<double>();
+  }
+
+  template <typename T>
+  T Choice(const char* key, absl::Span<const Named<T>> choices) {
+    const Json* value = Find(key);
+    if (value == nullptr) return choices[0].value;
+    for (const Named<T>& choice : choices) {
+      if (*value == std::string(choice.name)) return choice.value;
+    }
+    Reject(PathOf(key), *value,
+           absl::StrCat(
+               "must be one of ",
+               absl::StrJoin(choices, ", ",
+                             [](std::string* out, const Named<T>& choice) {
+                               absl::StrAppend(out, choice.name);
+                             })));
+    return choices[0].value;
+  }
+
+  std::vector<std::string> Choices(const char* key,
+                                   absl::Span<const absl::string_view> known) {
+    std::vector<std::string> chosen;
+    ForEach(key, [&](const std::string& path, const Json& value) {
+      const bool is_known = std::any_of(
+          known.begin(), known.end(),
+          [&](absl::string_view name) { return value == std::string(name); });
+      if (!is_known) {
+        Reject(path, value,
+               absl::StrCat("must be one of ", absl::StrJoin(known, ", ")));
+        return;
+      }
+      chosen.push_back(value.get<std::string>());
+    });
+    return chosen;
+  }
+
+  // Finite numbers, `count` of them.
+  std::vector<float> Numbers(const char* key, int64_t count) {
+    std::vector<float> numbers;
+    ForEach(key, [&](const std::string& path, const Json& value) {
+      const double number = value.is_number() ? value.get<double>() : NAN;
+      if (!(std::abs(number) <= std::numeric_limits<float>::max())) {
+        Reject(path, value, "must be a finite number");
+        return;
+      }
+      numbers.push_back(static_cast<float>(number));
+    });
+    CheckCount(key, static_cast<int64_t>(numbers.size()), count);
+    return numbers;
+  }
+
+  // One number per colour channel, `min` to `max`.
+  std::array<float, 3> Channels(const char* key, double min, double max) {
+    const std::vector<float> numbers = Numbers(key, 3);
+    if (!status_->ok()) return {};
+    for (size_t i = 0; i < numbers.size(); ++i) {
+      if (numbers[i] < min || numbers[i] > max) {
+        Reject(absl::StrCat(PathOf(key), "[", i, "]"), json_[key][i],
+               absl::StrCat("must be ", min, " to ", max));
+      }
+    }
+    return {numbers[0], numbers[1], numbers[2]};
+  }
+
+  std::vector<int32_t> TokenIds(const char* key) {
+    std::vector<int32_t> ids;
+    ForEach(key, [&](const std::string& path, const Json& value) {
+      ids.push_back(static_cast<int32_t>(
+          Integer(path, value, 0, std::numeric_limits<int32_t>::max())));
+    });
+    return ids;
+  }
+
+  ObjectReader Object(const char* key) {
+    static const Json* const kEmpty = new Json(Json::object());
+    const Json* value = Find(key);
+    return {value == nullptr ? *kEmpty : *value, PathOf(key), status_};
+  }
+
+  std::vector<ObjectReader> Objects(const char* key) {
+    std::vector<ObjectReader> objects;
+    ForEach(key, [&](const std::string& path, const Json& value) {
+      objects.emplace_back(value, path, status_);
+    });
+    return objects;
+  }
+
+  // Accepts an object without looking into it.
+  void Skip(const char* key) { Object(key); }
+
+  // To be called last: refuses the keys that nobody asked for.
+  void Finish() {
+    if (!json_.is_object()) return;
+    for (const auto& [key, value] : json_.items()) {
+      if (known_.contains(key)) continue;
+      std::vector<std::string> known(known_.begin(), known_.end());
+      std::sort(known.begin(), known.end());
+      Fail(absl::StrCat(PathOf(Quoted(key)), " is not a known key: known are ",
+                        absl::StrJoin(known, ", ")));
+    }
+  }
+
+  void Reject(const std::string& path, const Json& value,
+              absl::string_view rule) {
+    Fail(absl::StrCat(path.empty() ? "the document" : path, " is ",
+                      Shown(value), ": it ", rule));
+  }
+
+  void RejectKey(const char* key, absl::string_view rule) {
+    Reject(PathOf(key), json_[key], rule);
+  }
+
+  bool ok() const { return status_->ok(); }
+
+ private:
+  std::string PathOf(absl::string_view key) const {
+    return path_.empty() ? std::string(key) : absl::StrCat(path_, ".", key);
+  }
+
+  const Json* Find(const char* key) {
+    known_.insert(key);
+    if (!json_.is_object()) return nullptr;
+    const auto found = json_.find(key);
+    if (found == json_.end()) {
+      Fail(absl::StrCat(PathOf(key), " is missing"));
+      return nullptr;
+    }
+    return &*found;
+  }
+
+  template <typename Visit>
+  void ForEach(const char* key, Visit visit) {
+    const Json* value = Find(key);
+    if (value == nullptr) return;
+    if (!value->is_array() || value->empty()) {
+      Reject(PathOf(key), *value, "must be an array that is not empty");
+      return;
+    }
+    for (size_t i = 0; i < value->size(); ++i) {
+      visit(absl::StrCat(PathOf(key), "[", i, "]"), (*value)[i]);
+    }
+  }
+
+  int64_t Integer(const std::string& path, const Json& value, int64_t min,
+                  int64_t max) {
+    // Beyond int64_t, get() would wrap around.
+    const bool fits =
+        value.is_number_integer() &&
+        (!value.is_number_unsigned() ||
+         value.get<uint64_t>() <=
+             static_cast<uint64_t>(std::numeric_limits<int64_t>::max()));
+    const int64_t number = fits ? value.get<int64_t>() : 0;
+    if (!fits || number < min || number > max) {
+      Reject(path, value,
+             absl::StrCat("must be a whole number, ", min, " to ", max));
+      return min;
+    }
+    return number;
+  }
+
+  void CheckCount(const char* key, int64_t count, int64_t wanted) {
+    if (count == wanted) return;
+    Fail(absl::StrCat(PathOf(key), " has ", count, " values: it must have ",
+                      wanted));
+  }
+
+  void Fail(absl::string_view message) {
+    if (status_->ok()) *status_ = absl::InvalidArgumentError(message);
+  }
+
+  const Json& json_;
+  const std::string path_;
+  absl::Status* const status_;
+  absl::flat_hash_set<std::string> known_;
+};
+
+absl::StatusOr<Json> Parse(absl::string_view text) {
+  absl::StatusOr<Json> json =
+      Guard("json", [&] { return Json::parse(text.begin(), text.end()); });
+  if (json.ok() || absl::IsResourceExhausted(json.status())) return json;
+  return absl::InvalidArgumentError(json.status().message());
+}
+
+bool IsModelName(absl::string_view name) {
+  return name.size() <= kMaxNameBytes &&
+         std::all_of(name.begin(), name.end(), [](char c) {
+           return absl::ascii_islower(c) || absl::ascii_isdigit(c) ||
+                  c == '-' || c == '_' || c == '.';
+         });
+}
+
+ImagePreprocessing ReadPreprocessing(ObjectReader reader) {
+  ImagePreprocessing preprocessing;
+  preprocessing.width = reader.Integer("width", 1, kMaxSide);
+  preprocessing.height = reader.Integer("height", 1, kMaxSide);
+  preprocessing.mode = reader.Choice<ResizeMode>(
+      "resize", {{"letterbox", ResizeMode::kLetterbox},
+                 {"squash", ResizeMode::kSquash},
+                 {"center_crop", ResizeMode::kCenterCrop}});
+  preprocessing.filter = reader.Choice<ResizeFilter>(
+      "filter", {{"bicubic", ResizeFilter::kBicubic},
+                 {"bilinear", ResizeFilter::kBilinear}});
+  if (!reader.Boolean("antialias") && reader.ok()) {
+    reader.RejectKey("antialias", "must be true: nothing else is built in");
+  }
+  const std::array<float, 3> pad =
+      reader.Channels("pad_rgb", 0, kMaxPixelValue);
+  for (size_t i = 0; i < pad.size(); ++i) {
+    preprocessing.pad_rgb[i] = static_cast<uint8_t>(std::lround(pad[i]));
+  }
+  preprocessing.mean = reader.Channels("mean", 0, kMaxPixelValue);
+  // A deviation of nothing would divide by zero.
+  constexpr double kMinStd = 1e-3;
+  preprocessing.std = reader.Channels("std", kMinStd, kMaxPixelValue);
+  reader.Finish();
+  return preprocessing;
+}
+
+ImageTowerSpec ReadImageTower(ObjectReader reader) {
+  ImageTowerSpec tower;
+  tower.file = reader.String("file");
+  ObjectReader methods = reader.Object("methods");
+  tower.global_method = methods.String("global");
+  if (methods.Has("dense")) tower.dense_method = methods.String("dense");
+  methods.Finish();
+  tower.preprocessing = ReadPreprocessing(reader.Object("preprocess"));
+  tower.size_multiple = reader.Integer("size_multiple", 1, kMaxSide);
+  if (!tower.dense_method.empty()) {
+    tower.dense_stride = reader.Integer("dense_stride", 1, kMaxSide);
+  }
+  reader.Finish();
+  return tower;
+}
+
+void CheckInputSize(const ImageTowerSpec& tower, ObjectReader& root) {
+  const ImagePreprocessing& preprocessing = tower.preprocessing;
+  if (!root.ok()) return;
+  if (preprocessing.width % tower.size_multiple != 0 ||
+      preprocessing.height % tower.size_multiple != 0) {
+    root.Object("image").RejectKey(
+        "size_multiple", "must divide preprocess.width and preprocess.height");
+  }
+}
+
+WordPieceSpec ReadTokenizer(ObjectReader reader) {
+  enum class Kind { kWordPiece };
+  reader.Choice<Kind>("kind", {{"wordpiece", Kind::kWordPiece}});
+  constexpr int64_t kMinTokens = 3;  // Two special ones and one of the text.
+  WordPieceSpec tokenizer;
+  tokenizer.vocabulary = reader.String("vocabulary");
+  tokenizer.lowercase = reader.Boolean("lowercase");
+  tokenizer.strip_accents = reader.Boolean("strip_accents");
+  tokenizer.max_tokens = reader.Integer("max_tokens", kMinTokens, kMaxTokens);
+  reader.Finish();
+  return tokenizer;
+}
+
+TextTowerSpec ReadTextTower(ObjectReader reader) {
+  TextTowerSpec tower;
+  tower.file = reader.String("file");
+  ObjectReader methods = reader.Object("methods");
+  tower.global_method = methods.String("global");
+  if (methods.Has("tokens")) tower.tokens_method = methods.String("tokens");
+  methods.Finish();
+  tower.tokenizer = ReadTokenizer(reader.Object("tokenizer"));
+  reader.Finish();
+  return tower;
+}
+
+// A capability needs the method that gives it.
+absl::Status CheckCapabilities(const ModelSpec& spec) {
+  for (const std::string& capability : spec.capabilities) {
+    const bool has_method =
+        (capability == "image.global" && spec.image.has_value()) ||
+        (capability == "image.dense" && spec.image.has_value() &&
+         !spec.image->dense_method.empty()) ||
+        (capability == "text.global" && spec.text.has_value()) ||
+        (capability == "text.tokens" && spec.text.has_value() &&
+         !spec.text->tokens_method.empty());
+    if (!has_method) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("capabilities has ", Quoted(capability),
+                       ", but the package names no tower and method for it"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+ModelSpec ReadModel(ObjectReader& reader) {
+  reader.Integer("format_version", 1, 1);
+  ModelSpec spec;
+  spec.name = reader.String("name");
+  if (!IsModelName(spec.name)) {
+    reader.RejectKey("name", "must be 1 to 64 of a-z, 0-9, '-', '_' and '.'");
+  }
+  spec.version = reader.String("version");
+  spec.description = reader.String("description");
+  spec.licence = reader.String("licence");
+  ObjectReader embedding = reader.Object("embedding");
+  spec.dimension = embedding.Integer("dimension", 1, kMaxDimension);
+  enum class Metric { kCosine };
+  embedding.Choice<Metric>("metric", {{"cosine", Metric::kCosine}});
+  embedding.Finish();
+  spec.capabilities = reader.Choices(
+      "capabilities", {"image.global", "image.dense", "text.global",
+                       "text.tokens", "match", "moments"});
+  if (reader.Has("image")) {
+    spec.image = ReadImageTower(reader.Object("image"));
+    CheckInputSize(*spec.image, reader);
+  }
+  if (reader.Has("text")) spec.text = ReadTextTower(reader.Object("text"));
+  ObjectReader canary = reader.Object("canary");
+  spec.canary_file = canary.String("file");
+  canary.Finish();
+  if (reader.Has("calibration")) reader.Skip("calibration");
+  if (reader.Has("figures")) reader.Skip("figures");
+  reader.Finish();
+  return spec;
+}
+
+}  // namespace
+
+absl::StatusOr<ModelSpec> ParseModelJson(absl::string_view json) {
+  QUERN_ASSIGN_OR_RETURN(const Json document, Parse(json));
+  absl::Status status;
+  ObjectReader reader(document, "", &status);
+  ModelSpec spec = ReadModel(reader);
+  QUERN_RETURN_IF_ERROR(status);
+  QUERN_RETURN_IF_ERROR(CheckCapabilities(spec));
+  return spec;
+}
+
+absl::StatusOr<CanarySpec> ParseCanaryJson(absl::string_view json,
+                                           int64_t dimension) {
+  QUERN_ASSIGN_OR_RETURN(const Json document, Parse(json));
+  absl::Status status;
+  ObjectReader reader(document, "", &status);
+  CanarySpec spec;
+  if (reader.Has("texts")) {
+    for (ObjectReader& text : reader.Objects("texts")) {
+      spec.texts.push_back({.text = text.String("text"),
+                            .ids = text.TokenIds("ids"),
+                            .embedding = text.Numbers("embedding", dimension)});
+      text.Finish();
+    }
+  }
+  if (reader.Has("images")) {
+    for (ObjectReader& image : reader.Objects("images")) {
+      spec.images.push_back(
+          {.file = image.String("file"),
+           .embedding = image.Numbers("embedding", dimension)});
+      image.Finish();
+    }
+  }
+  // Vectors have length one: a tolerance of one would let anything pass.
+  constexpr double kMaxTolerance = 0.1;
+  spec.tolerance = reader.NumberAbove("tolerance", 0, kMaxTolerance);
+  reader.Finish();
+  QUERN_RETURN_IF_ERROR(status);
+  return spec;
+}
+
+}  // namespace quern

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+#include "engine/media/preprocess.h"
+
+// The JSON files of a model package as structs. File names are as written
+// there, relative to the folder of the JSON file; nothing here touches the
+// disk.
+
+namespace quern {
+
+struct ImageTowerSpec {
+  std::string file;           // TorchScript.
+  std::string global_method;  // Pixels -> embeddings.
+  std::string dense_method;   // Pixels -> grids; empty: none.
+  ImagePreprocessing preprocessing;
+  int64_t size_multiple = 1;  // Both sides of an input divide by it; >= 1.
+  int64_t dense_stride = 0;   // Pixels per cell of a grid; 0: no grid.
+};
+
+struct WordPieceSpec {
+  std::string vocabulary;  // File.
+  bool lowercase = true;
+  bool strip_accents = true;
+  int64_t max_tokens = 0;  // Special tokens included.
+};
+
+struct TextTowerSpec {
+  std::string file;           // TorchScript.
+  std::string global_method;  // Ids and mask -> embeddings.
+  std::string tokens_method;  // Ids and mask -> a vector per token; or empty.
+  WordPieceSpec tokenizer;
+};
+
+// model.json of format_version 1.
+struct ModelSpec {
+  std::string name;  // 1 to 64 of a-z, 0-9, '-', '_', '.'.
+  std::string version;
+  std::string description;
+  std::string licence;
+  int64_t dimension = 0;
+  std::vector<std::string> capabilities;
+  std::optional<ImageTowerSpec> image;
+  std::optional<TextTowerSpec> text;
+  std::string canary_file;
+};
+
+struct CanaryText {
+  std::string text;
+  std::vector<int32_t> ids;
+  std::vector<float> embedding;
+};
+
+struct CanaryImage {
+  std::string file;
+  std::vector<float> embedding;
+};
+
+// Inputs with the outputs that the exporter saw.
+struct CanarySpec {
+  std::vector<CanaryText> texts;
+  std::vector<CanaryImage> images;
+  double tolerance = 0;  // Largest difference of any value; > 0.
+};
+
+// Unknown keys are refused everywhere but in "figures" and "calibration", which
+// hold what the exporter likes to note.
+// Errors: kInvalidArgument with the path of the key ("image.preprocess.width"),
+// its value and what is allowed.
+absl::StatusOr<ModelSpec> ParseModelJson(absl::string_view json);
+
+// Every embedding has `dimension` values.
+absl::StatusOr<CanarySpec> ParseCanaryJson(absl::string_view json,
+                                           int64_t dimension);
+
+}  // namespace quern

@@ -1,0 +1,167 @@
+#include "engine/model/model_package.h"
+
+#include <filesystem>
+#include <fstream>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+#include "engine/base/error.h"
+#include "engine/base/status_macros.h"
+#include "engine/model/fingerprint.h"
+
+namespace quern {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr absl::string_view kModelFile = "model.json";
+constexpr int64_t kMaxModelJsonBytes = 1 << 20;
+constexpr int64_t kMaxCanaryBytes = 64 << 20;
+constexpr size_t kMaxShownPath = 4096;
+constexpr absl::string_view kCure =
+    "run scripts/setup, or name a package folder in models.paths";
+
+std::string Join(const std::string& folder, const std::string& file) {
+  return (fs::path(folder) / file).lexically_normal().string();
+}
+
+// That `file` is a regular file inside of `folder` once links are followed.
+absl::Status CheckFile(const std::string& folder, const std::string& file) {
+  std::error_code error;
+  const fs::path root = fs::canonical(folder, error);
+  if (error) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "cannot open ", Quoted(folder, kMaxShownPath), ": ", error.message()));
+  }
+  const std::string relative = fs::path(file).lexically_normal().string();
+  const fs::path target = fs::weakly_canonical(root / relative, error);
+  const bool leaves =
+      fs::path(file).is_absolute() || absl::StartsWith(relative, "..") ||
+      absl::StartsWith(target.lexically_relative(root).string(), "..");
+  if (!error && leaves) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("file ", Quoted(file, kMaxShownPath),
+                     " leads out of the package's folder"));
+  }
+  if (error || !fs::is_regular_file(target, error)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "file ", Quoted(file, kMaxShownPath),
+        " is missing: ", "export the package again, or run scripts/setup"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> ReadInside(const std::string& folder,
+                                       const std::string& file,
+                                       int64_t max_bytes) {
+  QUERN_RETURN_IF_ERROR(CheckFile(folder, file));
+  return ReadPackageFile(Join(folder, file), max_bytes);
+}
+
+// Relative to the package's folder.
+std::vector<std::string> FilesOf(const ModelPackage& package) {
+  std::vector<std::string> files = {std::string(kModelFile),
+                                    package.spec.canary_file};
+  if (package.spec.image.has_value()) files.push_back(package.spec.image->file);
+  if (package.spec.text.has_value()) {
+    files.push_back(package.spec.text->file);
+    files.push_back(package.spec.text->tokenizer.vocabulary);
+  }
+  for (const CanaryImage& image : package.canary.images) {
+    files.push_back(Join(package.canary_folder, image.file));
+  }
+  return files;
+}
+
+// A tower without a canary would go into service unseen.
+absl::Status CheckCanary(const ModelPackage& package) {
+  if (package.spec.text.has_value() && package.canary.texts.empty()) {
+    return absl::InvalidArgumentError(
+        "texts is missing: there is a text tower");
+  }
+  if (package.spec.image.has_value() && package.canary.images.empty()) {
+    return absl::InvalidArgumentError(
+        "images is missing: there is an image tower");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadCanary(ModelPackage& package) {
+  const std::string& file = package.spec.canary_file;
+  QUERN_ASSIGN_OR_RETURN(const std::string json,
+                         ReadInside(package.folder, file, kMaxCanaryBytes));
+  package.canary_folder = fs::path(file).parent_path().string();
+  absl::StatusOr<CanarySpec> canary =
+      ParseCanaryJson(json, package.spec.dimension);
+  if (!canary.ok()) return Annotate(canary.status(), file);
+  package.canary = *std::move(canary);
+  return Annotate(CheckCanary(package), file);
+}
+
+absl::Status ReadInto(ModelPackage& package) {
+  QUERN_ASSIGN_OR_RETURN(
+      const std::string json,
+      ReadInside(package.folder, std::string(kModelFile), kMaxModelJsonBytes));
+  absl::StatusOr<ModelSpec> spec = ParseModelJson(json);
+  if (!spec.ok()) return Annotate(spec.status(), kModelFile);
+  package.spec = *std::move(spec);
+  QUERN_RETURN_IF_ERROR(ReadCanary(package));
+  const std::vector<std::string> files = FilesOf(package);
+  for (const std::string& file : files) {
+    QUERN_RETURN_IF_ERROR(CheckFile(package.folder, file));
+  }
+  QUERN_ASSIGN_OR_RETURN(package.fingerprint,
+                         FingerprintFiles(package.folder, files));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string ModelPackage::PathOf(const std::string& file) const {
+  return Join(folder, file);
+}
+
+std::string ModelPackage::CanaryPathOf(const std::string& file) const {
+  return Join(Join(folder, canary_folder), file);
+}
+
+absl::StatusOr<std::string> ReadPackageFile(const std::string& file,
+                                            int64_t max_bytes) {
+  std::error_code error;
+  const uintmax_t bytes = fs::file_size(file, error);
+  const std::string shown = Quoted(file, kMaxShownPath);
+  if (error) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot read ", shown, ": ", error.message()));
+  }
+  if (bytes > static_cast<uintmax_t>(max_bytes)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        shown, " has ", bytes, " bytes: at most ", max_bytes, " are read"));
+  }
+  std::string contents(bytes, '\0');
+  std::ifstream stream(file, std::ios::binary);
+  if (!stream.read(contents.data(), static_cast<std::streamsize>(bytes))) {
+    return absl::FailedPreconditionError(absl::StrCat("cannot read ", shown));
+  }
+  return contents;
+}
+
+absl::StatusOr<ModelPackage> ReadModelPackage(const std::string& folder) {
+  const std::string shown = Quoted(folder, kMaxShownPath);
+  std::error_code error;
+  if (!fs::is_directory(folder, error)) {
+    return absl::NotFoundError(
+        absl::StrCat("there is no model package at ", shown, ": ", kCure));
+  }
+  ModelPackage package{.folder = folder};
+  if (absl::Status status = ReadInto(package); !status.ok()) {
+    return Annotate(status, absl::StrCat("model package ", shown));
+  }
+  return package;
+}
+
+}  // namespace quern

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+
+#include "engine/model/model_json.h"
+
+namespace quern {
+
+// A model package on disk, checked but not yet loaded:
+//
+//   model.json          what it is; see ModelSpec
+//   *.ts                TorchScript towers
+//   vocab.txt           the tokeniser's data
+//   canary/canary.json  inputs with the outputs they must give
+//
+// File names are free but for model.json. None may lead out of the folder,
+// through a symbolic link neither.
+struct ModelPackage {
+  std::string folder;
+  ModelSpec spec;
+  CanarySpec canary;
+  std::string canary_folder;  // Relative to `folder`; canary files are in it.
+  // FingerprintFiles() of model.json and every file that it or the canary
+  // names.
+  std::string fingerprint;
+
+  // `file` as the specs write it.
+  std::string PathOf(const std::string& file) const;
+  std::string CanaryPathOf(const std::string& file) const;
+};
+
+// Errors:
+//   kNotFound            no such folder
+//   kInvalidArgument     model.json or the canary breaks a rule: file, key,
+//   value
+//                        and what is allowed
+//   kFailedPrecondition  a file is missing, unreadable or outside of the folder
+absl::StatusOr<ModelPackage> ReadModelPackage(const std::string& folder);
+
+// The contents of a file, for files of at most `max_bytes`.
+// Errors: kFailedPrecondition naming the file and the reason.
+absl::StatusOr<std::string> ReadPackageFile(const std::string& file,
+                                            int64_t max_bytes);
+
+}  // namespace quern
