@@ -1,0 +1,170 @@
+#include "engine/model/load_model.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "tests/model/package_writer.h"
+#include "tests/model/tiny_towers.h"
+#include "tests/model/torchscript_writer.h"
+
+namespace quern {
+namespace {
+
+using Json = nlohmann::json;
+using testing::AllOf;
+using testing::HasSubstr;
+
+// The canary's picture is (2, 0, -1) after normalisation, its text the tokens
+// 2, 4, 5 and 3: with these weights the towers give (0.8, -0.6) and (0.6, 0.8)
+// / 4.
+constexpr float kImageWeight = 0.4F;
+
+void WritePackage(const std::string& folder,
+                  const Json& canary = TinyCanaryJson()) {
+  WriteTinyPackage(folder, TinyModelJson(), canary);
+  WriteTorchScript(folder + "/image.ts", kTinyImageTower,
+                   {kImageWeight, -0.3F, 0.5F, 0.5F, 0, 0}, 3, 2);
+  WriteTorchScript(folder + "/text.ts", kTinyTextTower,
+                   {0, 0, 0, 1, 0, 0, 0, 0, 0.6F, 0, 0, 0.8F}, 6, 2);
+}
+
+TEST(LoadModelTest, MakesAModelThatEmbeds) {
+  const TemporaryFolder folder;
+  WritePackage(folder.path());
+  const auto model = LoadModel({.path = folder.path()});
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ((*model)->info().name, "tiny");
+  EXPECT_EQ((*model)->info().device, "cpu");
+  EXPECT_EQ((*model)->info().max_tokens, 8);
+  EXPECT_EQ((*model)->info().memory_bytes, (6 + 12) * sizeof(float));
+  EXPECT_EQ((*model)->info().fingerprint.size(), 64U);
+
+  const auto text = (*model)->EmbedText("A");
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_FLOAT_EQ(text->embedding[0], 1);
+  EXPECT_EQ(text->tokens, 3);
+
+  Image green{.width = 1, .height = 1, .rgb = {100, 200, 100}};
+  const auto image = (*model)->EmbedImage(green);
+  ASSERT_TRUE(image.ok()) << image.status();
+  EXPECT_NEAR((*image)[0], 0.70711F, 1e-5);
+}
+
+TEST(LoadModelTest, LoadsTheDefaultPackage) {
+  const char* cache = std::getenv("QUERN_CACHE");
+  ASSERT_NE(cache, nullptr);
+  const auto model =
+      LoadModel({.path = std::string(cache) + "/models/quern-lite"});
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ((*model)->info().name, "quern-lite");
+  EXPECT_EQ((*model)->info().dimension, 512);
+  EXPECT_TRUE((*model)->info().Has("image.dense"));
+  EXPECT_TRUE((*model)->EmbedText("a dog in the snow").ok());
+}
+
+struct Mismatch {
+  std::string name;
+  std::string pointer;
+  std::string value;
+  std::string message;
+};
+
+class CanaryMismatchTest : public testing::TestWithParam<Mismatch> {};
+
+TEST_P(CanaryMismatchTest, IsDataLoss) {
+  Json canary = TinyCanaryJson();
+  canary[Json::json_pointer(GetParam().pointer)] =
+      Json::parse(GetParam().value);
+  const TemporaryFolder folder;
+  WritePackage(folder.path(), canary);
+  const absl::Status status = LoadModel({.path = folder.path()}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(status.message(),
+              AllOf(HasSubstr(folder.path()), HasSubstr(GetParam().message),
+                    HasSubstr("scripts/setup")));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, CanaryMismatchTest,
+    testing::Values(Mismatch{"Tokens", "/texts/0/ids", "[2, 5, 4, 3]",
+                             "tokens of \"a b\" are 2 4 5 3, expected 2 5 4 3"},
+                    Mismatch{"Text", "/texts/0/embedding", "[0.6, 0.7]",
+                             "embedding of \"a b\" is off by 0.1"},
+                    Mismatch{"Image", "/images/0/embedding", "[0.8, -0.7]",
+                             "embedding of \"image.png\" is off by 0.1"}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(LoadModelTest, NoticesDamagedWeights) {
+  const TemporaryFolder folder;
+  WritePackage(folder.path());
+  const std::string file = folder.PathOf("image.ts");
+  std::string contents = ReadFile(file);
+  std::string weight(sizeof(float), '\0');
+  std::memcpy(weight.data(), &kImageWeight, sizeof(float));
+  const size_t at = contents.find(weight);
+  ASSERT_NE(at, std::string::npos);
+  contents[at + 3] = static_cast<char>(contents[at + 3] ^ 0x04);
+  WriteFile(file, contents);
+  EXPECT_EQ(LoadModel({.path = folder.path()}).status().code(),
+            absl::StatusCode::kDataLoss);
+}
+
+struct BadFile {
+  std::string name;
+  std::string file;
+  std::string contents;
+  absl::StatusCode code;
+  std::string message;
+};
+
+class BadFileTest : public testing::TestWithParam<BadFile> {};
+
+TEST_P(BadFileTest, IsNamed) {
+  const TemporaryFolder folder;
+  WritePackage(folder.path());
+  WriteFile(folder.PathOf(GetParam().file), GetParam().contents);
+  const absl::Status status = LoadModel({.path = folder.path()}).status();
+  EXPECT_EQ(status.code(), GetParam().code) << status;
+  EXPECT_THAT(status.message(),
+              AllOf(HasSubstr(folder.path()), HasSubstr(GetParam().message)));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, BadFileTest,
+    testing::Values(BadFile{"Tower", "image.ts", "PK\x03\x04",
+                            absl::StatusCode::kDataLoss, "image.ts"},
+                    BadFile{"Vocabulary", "vocab.txt", "a\nb\n",
+                            absl::StatusCode::kInvalidArgument, "vocab.txt"},
+                    BadFile{"CanaryImage", "canary/image.png", "no picture",
+                            absl::StatusCode::kDataLoss, "image.png"}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(LoadModelTest, NoticesATowerThatThrowsOrGivesOtherShapes) {
+  for (const char* body :
+       {"return torch.ones([1, 3])", "return torch.full([1, 2], float('nan'))",
+        "assert False, 'no luck'\n    return x"}) {
+    const TemporaryFolder folder;
+    WritePackage(folder.path());
+    WriteTorchScript(folder.PathOf("text.ts"),
+                     std::string("def forward(self, x, mask):\n    ") + body);
+    const absl::Status status = LoadModel({.path = folder.path()}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(status.message(), HasSubstr("canary failed"));
+  }
+}
+
+TEST(LoadModelTest, KeepsTheCodeOfADeviceThatIsNotThere) {
+  const TemporaryFolder folder;
+  WritePackage(folder.path());
+  EXPECT_EQ(
+      LoadModel({.path = folder.path(), .device = "cuda:99"}).status().code(),
+      absl::StatusCode::kFailedPrecondition);
+}
+
+}  // namespace
+}  // namespace quern

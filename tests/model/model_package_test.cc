@@ -1,0 +1,296 @@
+#include "engine/model/model_package.h"
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "tests/model/package_writer.h"
+
+namespace quern {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+TEST(ModelPackageTest, ReadsEverything) {
+  const TemporaryFolder folder;
+  WriteTinyPackage(folder.path());
+  const absl::StatusOr<ModelPackage> package = ReadModelPackage(folder.path());
+  ASSERT_TRUE(package.ok()) << package.status();
+  const ModelSpec& spec = package->spec;
+  EXPECT_EQ(spec.name, "tiny");
+  EXPECT_EQ(spec.version, "1.2");
+  EXPECT_EQ(spec.dimension, 2);
+  EXPECT_THAT(spec.capabilities,
+              ElementsAre("image.global", "image.dense", "text.global"));
+  ASSERT_TRUE(spec.image.has_value() && spec.text.has_value());
+  EXPECT_EQ(spec.image->dense_method, "dense");
+  EXPECT_EQ(spec.image->dense_stride, 4);
+  EXPECT_EQ(spec.image->preprocessing.mode, ResizeMode::kSquash);
+  EXPECT_EQ(spec.image->preprocessing.filter, ResizeFilter::kBilinear);
+  EXPECT_THAT(spec.image->preprocessing.pad_rgb, ElementsAre(1, 2, 3));
+  EXPECT_THAT(spec.image->preprocessing.mean, ElementsAre(100, 100, 100));
+  EXPECT_THAT(spec.image->preprocessing.std, ElementsAre(50, 50, 50));
+  EXPECT_TRUE(spec.text->tokenizer.lowercase);
+  EXPECT_FALSE(spec.text->tokenizer.strip_accents);
+  EXPECT_EQ(spec.text->tokenizer.max_tokens, 8);
+  ASSERT_EQ(package->canary.texts.size(), 1U);
+  EXPECT_THAT(package->canary.texts[0].ids, ElementsAre(2, 4, 5, 3));
+  EXPECT_THAT(package->canary.texts[0].embedding, ElementsAre(0.6F, 0.8F));
+  EXPECT_EQ(package->CanaryPathOf(package->canary.images[0].file),
+            folder.PathOf("canary/image.png"));
+}
+
+TEST(ModelPackageTest, SaysHowToGetAPackageThatIsNotThere) {
+  const absl::Status status = ReadModelPackage("/no/such/folder").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(status.message(),
+              AllOf(HasSubstr("\"/no/such/folder\""),
+                    HasSubstr("scripts/setup"), HasSubstr("models.path")));
+}
+
+// A change to model.json (or to the canary) that breaks one rule.
+struct Mistake {
+  std::string name;
+  std::string pointer;  // JSON pointer of what is set.
+  std::string value;    // JSON; empty removes it.
+  std::vector<std::string> message;
+};
+
+void Apply(const Mistake& mistake, Json& json) {
+  const Json::json_pointer pointer(mistake.pointer);
+  if (mistake.value.empty()) {
+    json.at(pointer.parent_pointer()).erase(pointer.back());
+  } else {
+    json[pointer] = Json::parse(mistake.value);
+  }
+}
+
+class ModelJsonMistake : public testing::TestWithParam<Mistake> {};
+
+TEST_P(ModelJsonMistake, IsNamedWithItsPath) {
+  Json model = TinyModelJson();
+  Apply(GetParam(), model);
+  const TemporaryFolder folder;
+  WriteTinyPackage(folder.path(), model);
+  const absl::Status status = ReadModelPackage(folder.path()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(status.message(), HasSubstr("model.json"));
+  for (const std::string& part : GetParam().message) {
+    EXPECT_THAT(status.message(), HasSubstr(part));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, ModelJsonMistake,
+    testing::Values(
+        Mistake{"UnknownKey",
+                "/image/colour",
+                "1",
+                {"image.\"colour\"", "preprocess"}},
+        Mistake{"UnknownKeyAtTheTop", "/nmae", "1", {"\"nmae\"", "name"}},
+        Mistake{"UnknownKeyDeepDown",
+                "/text/tokenizer/lower",
+                "1",
+                {"text.tokenizer.\"lower\""}},
+        Mistake{"OtherFormat", "/format_version", "2", {"format_version is"}},
+        Mistake{"MissingName", "/name", "", {"name is missing"}},
+        Mistake{"EmptyName", "/name", "\"\"", {"name is"}},
+        Mistake{"NameWithSlash", "/name", "\"a/b\"", {"a-z"}},
+        Mistake{"NumberAsString",
+                "/embedding/dimension",
+                "\"2\"",
+                {"embedding.dimension is", "whole number"}},
+        Mistake{"Fraction",
+                "/embedding/dimension",
+                "2.5",
+                {"embedding.dimension is \"2.5\""}},
+        Mistake{"NoDimension",
+                "/embedding/dimension",
+                "0",
+                {"embedding.dimension is \"0\"", "1 to 65536"}},
+        Mistake{"WrapsAround",
+                "/embedding/dimension",
+                "18446744073709551615",
+                {"embedding.dimension"}},
+        Mistake{"OtherMetric",
+                "/embedding/metric",
+                "\"l2\"",
+                {"embedding.metric is", "cosine"}},
+        Mistake{"ObjectAsArray",
+                "/embedding",
+                "[]",
+                {"embedding is \"[]\"", "object"}},
+        Mistake{"UnknownCapability",
+                "/capabilities/1",
+                "\"image.smell\"",
+                {"capabilities[1] is", "image.dense"}},
+        Mistake{
+            "CapabilityWithoutTower", "/text", "", {"text.global", "no tower"}},
+        Mistake{
+            "CapabilityWithoutMethod", "/image/methods/dense", "", {"dense"}},
+        Mistake{"HugePicture",
+                "/image/preprocess/width",
+                "100000",
+                {"image.preprocess.width is \"100000\"", "4096"}},
+        Mistake{"SizeThatDoesNotDivide",
+                "/image/preprocess/height",
+                "6",
+                {"image.size_multiple is \"4\"", "divide"}},
+        Mistake{"UnknownResize",
+                "/image/preprocess/resize",
+                "\"stretch\"",
+                {"image.preprocess.resize is", "letterbox, squash"}},
+        Mistake{"UnknownFilter",
+                "/image/preprocess/filter",
+                "3",
+                {"image.preprocess.filter is \"3\""}},
+        Mistake{"NoAntialias",
+                "/image/preprocess/antialias",
+                "false",
+                {"image.preprocess.antialias is \"false\""}},
+        Mistake{"TwoChannels",
+                "/image/preprocess/mean",
+                "[1, 2]",
+                {"image.preprocess.mean has 2 values"}},
+        Mistake{"MeanInUnits",
+                "/image/preprocess/mean/1",
+                "-1",
+                {"image.preprocess.mean[1] is \"-1\"", "0 to 255"}},
+        Mistake{"StdOfZero",
+                "/image/preprocess/std/2",
+                "0",
+                {"image.preprocess.std[2] is \"0\""}},
+        Mistake{"TextAsNumber",
+                "/image/preprocess/std/0",
+                "\"x\"",
+                {"image.preprocess.std[0] is"}},
+        Mistake{"UnknownTokenizer",
+                "/text/tokenizer/kind",
+                "\"bpe\"",
+                {"text.tokenizer.kind is", "wordpiece"}},
+        Mistake{"BooleanAsNumber",
+                "/text/tokenizer/lowercase",
+                "1",
+                {"text.tokenizer.lowercase is \"1\"", "true or false"}},
+        Mistake{"NoRoomForText",
+                "/text/tokenizer/max_tokens",
+                "2",
+                {"text.tokenizer.max_tokens is \"2\"", "3 to"}},
+        Mistake{"NoCanary", "/canary", "", {"canary is missing"}},
+        Mistake{"Nothing", "", "null", {"must be an object"}}),
+    [](const auto& info) { return info.param.name; });
+
+class CanaryMistake : public testing::TestWithParam<Mistake> {};
+
+TEST_P(CanaryMistake, IsNamedWithItsPath) {
+  Json canary = TinyCanaryJson();
+  Apply(GetParam(), canary);
+  const TemporaryFolder folder;
+  WriteTinyPackage(folder.path(), TinyModelJson(), canary);
+  const absl::Status status = ReadModelPackage(folder.path()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(status.message(), HasSubstr("canary/canary.json"));
+  for (const std::string& part : GetParam().message) {
+    EXPECT_THAT(status.message(), HasSubstr(part));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, CanaryMistake,
+    testing::Values(
+        Mistake{"OtherDimension",
+                "/texts/0/embedding",
+                "[1]",
+                {"texts[0].embedding has 1 values", "2"}},
+        Mistake{"NotANumber",
+                "/images/0/embedding/1",
+                "null",
+                {"images[0].embedding[1] is \"null\""}},
+        Mistake{"NegativeId",
+                "/texts/0/ids/2",
+                "-1",
+                {"texts[0].ids[2] is \"-1\""}},
+        Mistake{"NothingTolerated", "/tolerance", "0", {"tolerance is"}},
+        Mistake{"EverythingTolerated", "/tolerance", "2", {"tolerance is"}},
+        Mistake{"NoTexts", "/texts", "", {"texts is missing", "text tower"}},
+        Mistake{"NoImages", "/images", "", {"images is missing"}},
+        Mistake{"UnknownKey", "/video", "[]", {"\"video\""}}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(ModelPackageTest, SaysWhereJsonBreaks) {
+  const TemporaryFolder folder;
+  WriteTinyPackage(folder.path());
+  WriteFile(folder.PathOf("model.json"), "{\n\"name\": }");
+  const absl::Status status = ReadModelPackage(folder.path()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(status.message(), HasSubstr("line 2"));
+}
+
+TEST(ModelPackageTest, NamesAFileThatIsMissing) {
+  for (const char* file : {"model.json", "image.ts", "text.ts", "vocab.txt",
+                           "canary/canary.json", "canary/image.png"}) {
+    const TemporaryFolder folder;
+    WriteTinyPackage(folder.path());
+    fs::remove(folder.PathOf(file));
+    const absl::Status status = ReadModelPackage(folder.path()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(status.message(), HasSubstr(std::string("\"") + file + "\""));
+  }
+}
+
+TEST(ModelPackageTest, KeepsToItsFolder) {
+  const TemporaryFolder outside;
+  WriteFile(outside.PathOf("image.ts"), "outside");
+  const std::string relative =
+      "../" + fs::path(outside.path()).filename().string() + "/image.ts";
+  for (const std::string& file :
+       {relative, "canary/../" + relative, outside.PathOf("image.ts"),
+        std::string("link.ts")}) {
+    Json model = TinyModelJson();
+    model["image"]["file"] = file;
+    const TemporaryFolder folder;
+    WriteTinyPackage(folder.path(), model);
+    fs::create_symlink(outside.PathOf("image.ts"), folder.PathOf("link.ts"));
+    const absl::Status status = ReadModelPackage(folder.path()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << file;
+    EXPECT_THAT(status.message(), HasSubstr("leads out of")) << file;
+  }
+}
+
+// Computed from the definition in fingerprint.h with Python's hashlib.
+TEST(ModelPackageTest, HasTheDocumentedFingerprint) {
+  const TemporaryFolder folder;
+  WriteTinyPackage(folder.path());
+  const absl::StatusOr<ModelPackage> package = ReadModelPackage(folder.path());
+  ASSERT_TRUE(package.ok()) << package.status();
+  EXPECT_EQ(package->fingerprint,
+            "6c8133f0b2d651c5efb9c5985dcc99686bd22488d9f08e5f3e9e49f554a4e7f4");
+}
+
+TEST(ModelPackageTest, ChangesItsFingerprintWithEveryFile) {
+  const TemporaryFolder folder;
+  WriteTinyPackage(folder.path());
+  const std::string before = ReadModelPackage(folder.path())->fingerprint;
+  WriteFile(folder.PathOf("not-named-anywhere"), "x");
+  EXPECT_EQ(ReadModelPackage(folder.path())->fingerprint, before);
+  for (const char* file : {"model.json", "image.ts", "text.ts", "vocab.txt",
+                           "canary/canary.json", "canary/image.png"}) {
+    const std::string contents = ReadFile(folder.PathOf(file));
+    WriteFile(folder.PathOf(file), contents + " ");
+    EXPECT_NE(ReadModelPackage(folder.path())->fingerprint, before) << file;
+    WriteFile(folder.PathOf(file), contents);
+    EXPECT_EQ(ReadModelPackage(folder.path())->fingerprint, before) << file;
+  }
+}
+
+}  // namespace
+}  // namespace quern

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+// Towers small enough to be worked out by hand: each maps a mean linearly.
+
+namespace quern {
+
+// weight: 3 x dimension. Cells are 4 x 4 pixels.
+inline constexpr char kTinyImageTower[] = R"(
+def forward(self, x):
+    return torch.matmul(x.mean([2, 3]), self.weight)
+
+def dense(self, x):
+    cells = torch.avg_pool2d(x, [4, 4]).permute([0, 2, 3, 1])
+    return torch.matmul(cells, self.weight)
+)";
+
+// weight: vocabulary x dimension.
+inline constexpr char kTinyTextTower[] = R"(
+def forward(self, ids, mask):
+    present = mask.to(self.weight.dtype).unsqueeze(-1)
+    rows = torch.embedding(self.weight, ids) * present
+    return rows.sum(1) / present.sum(1)
+)";
+
+}  // namespace quern

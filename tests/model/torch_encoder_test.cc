@@ -1,0 +1,211 @@
+#include "engine/model/torch_encoder.h"
+
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "tests/contract/encoder_contract.h"
+#include "tests/model/package_writer.h"
+#include "tests/model/tiny_towers.h"
+#include "tests/model/torchscript_writer.h"
+
+namespace quern {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+
+TorchEncoderOptions TinyOptions(const TemporaryFolder& folder) {
+  return {.image_file = folder.PathOf("image.ts"),
+          .text_file = folder.PathOf("text.ts"),
+          .dense_method = "dense",
+          .dimension = 2,
+          .size_multiple = 4,
+          .dense_stride = 4};
+}
+
+std::shared_ptr<const Encoder> TinyEncoder() {
+  const TemporaryFolder folder;
+  WriteTorchScript(folder.PathOf("image.ts"), kTinyImageTower,
+                   {1, 0.5F, -0.5F, 1, 0.25F, -1}, 3, 2);
+  WriteTorchScript(folder.PathOf("text.ts"), kTinyTextTower,
+                   {0, 1, 1, 9, 2, 8, 3, 7, 4, 6, 5, 5}, 6, 2);
+  auto encoder = TorchEncoder::Create(TinyOptions(folder));
+  EXPECT_TRUE(encoder.ok()) << encoder.status();
+  return encoder.ok() ? *std::move(encoder) : nullptr;
+}
+
+std::shared_ptr<const Encoder> LoadDefaultTowers() {
+  const char* cache = std::getenv("QUERN_CACHE");
+  const std::string folder =
+      std::string(cache == nullptr ? "" : cache) + "/models/quern-lite/";
+  auto encoder = TorchEncoder::Create({.image_file = folder + "image.ts",
+                                       .text_file = folder + "text.ts",
+                                       .dense_method = "dense",
+                                       .dimension = 512,
+                                       .size_multiple = 32,
+                                       .dense_stride = 32});
+  EXPECT_TRUE(encoder.ok()) << encoder.status() << ": run scripts/setup";
+  return encoder.ok() ? *std::move(encoder) : nullptr;
+}
+
+// Loaded once: it takes half a second.
+std::shared_ptr<const Encoder> DefaultTowers() {
+  static const auto* const kEncoder =
+      new std::shared_ptr<const Encoder>(LoadDefaultTowers());
+  return *kEncoder;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    TinyTowers, EncoderContract,
+    testing::Values(EncoderContractCase{
+        .encoder = TinyEncoder, .stride = 4, .max_token = 5}));
+
+INSTANTIATE_TEST_SUITE_P(
+    DefaultPackage, EncoderContract,
+    testing::Values(EncoderContractCase{
+        .encoder = DefaultTowers, .stride = 32, .max_token = 30'000}));
+
+TEST(TorchEncoderTest, GivesTheTowersOutputsNormalised) {
+  const std::shared_ptr<const Encoder> encoder = TinyEncoder();
+  // Row 5 is (5, 5), row 2 is (2, 8).
+  const std::vector<Tokens> texts = {{.ids = {5}}, {.ids = {2, 5}}};
+  const absl::StatusOr<Matrix> rows = encoder->EncodeText(texts);
+  ASSERT_TRUE(rows.ok()) << rows.status();
+  EXPECT_NEAR(rows->row(0)[0], 0.70711F, 1e-5);
+  EXPECT_NEAR(rows->row(1)[0], 7 / std::sqrt(7.0 * 7 + 13 * 13), 1e-5);
+
+  PixelBatch images{.rows = 1, .height = 4, .width = 8};
+  images.values.resize(3 * 4 * 8, 1);
+  const absl::StatusOr<DenseMaps> maps = encoder->EncodeDense(images);
+  ASSERT_TRUE(maps.ok()) << maps.status();
+  EXPECT_THAT(maps->values, testing::ElementsAre(0.75F, 0.5F, 0.75F, 0.5F));
+}
+
+TEST(TorchEncoderTest, RefusesTowersThatItDoesNotHave) {
+  const auto encoder = TorchEncoder::Create({.dimension = 2});
+  ASSERT_TRUE(encoder.ok()) << encoder.status();
+  PixelBatch images{.rows = 1, .height = 1, .width = 1, .values = {1, 2, 3}};
+  const Tokens text{.ids = {1}};
+  EXPECT_EQ((*encoder)->EncodeImages(images).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ((*encoder)->EncodeDense(images).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ((*encoder)->EncodeText({&text, 1}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+struct BadTower {
+  std::string name;
+  std::string body;  // Of forward() and dense().
+  std::string message;
+};
+
+class BadTowerTest : public testing::TestWithParam<BadTower> {};
+
+TEST_P(BadTowerTest, EndsInAnInternalError) {
+  const TemporaryFolder folder;
+  const std::string& body = GetParam().body;
+  WriteTorchScript(folder.PathOf("image.ts"),
+                   "def forward(self, x):\n    " + body +
+                       "\ndef dense(self, x):\n    " + body);
+  WriteTorchScript(folder.PathOf("text.ts"),
+                   "def forward(self, x, mask):\n    " + body);
+  const auto encoder = TorchEncoder::Create(TinyOptions(folder));
+  ASSERT_TRUE(encoder.ok()) << encoder.status();
+
+  PixelBatch images{.rows = 1, .height = 4, .width = 4};
+  images.values.resize(3 * 4 * 4, 1);
+  const Tokens text{.ids = {1}};
+  for (const absl::Status& status :
+       {(*encoder)->EncodeText({&text, 1}).status(),
+        (*encoder)->EncodeImages(images).status()}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+    EXPECT_THAT(status.message(), HasSubstr(GetParam().message));
+  }
+  EXPECT_EQ((*encoder)->EncodeDense(images).status().code(),
+            absl::StatusCode::kInternal);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, BadTowerTest,
+    testing::Values(
+        BadTower{"Throws", "assert x.size(0) > 5, 'out of luck'\n    return x",
+                 "out of luck"},
+        BadTower{"NotANumber", "return torch.full([1, 2], float('nan'))",
+                 "finite"},
+        BadTower{"WrongShape", "return torch.ones([1, 7])",
+                 "shape [1, 7]: expected [1, 2]"},
+        BadTower{"NoTensor", "return 3", "not a tensor"}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(TorchEncoderTest, RejectsAnEmbeddingOfLengthZero) {
+  const TemporaryFolder folder;
+  WriteTorchScript(folder.PathOf("text.ts"),
+                   "def forward(self, ids, mask):\n"
+                   "    return torch.zeros([ids.size(0), 2])");
+  const auto encoder = TorchEncoder::Create(
+      {.text_file = folder.PathOf("text.ts"), .dimension = 2});
+  ASSERT_TRUE(encoder.ok()) << encoder.status();
+  const Tokens text{.ids = {1}};
+  EXPECT_EQ((*encoder)->EncodeText({&text, 1}).status().code(),
+            absl::StatusCode::kInternal);
+}
+
+TEST(TorchEncoderTest, SurvivesATokenOutsideOfTheVocabulary) {
+  const std::shared_ptr<const Encoder> encoder = TinyEncoder();
+  const Tokens bad{.ids = {6}};
+  const Tokens good{.ids = {5}};
+  EXPECT_EQ(encoder->EncodeText({&bad, 1}).status().code(),
+            absl::StatusCode::kInternal);
+  EXPECT_TRUE(encoder->EncodeText({&good, 1}).ok());
+}
+
+TEST(TorchEncoderTest, NamesAFileThatIsNoModule) {
+  const TemporaryFolder folder;
+  const std::string file = folder.PathOf("text.ts");
+  WriteTorchScript(file, kTinyTextTower, {1, 2}, 1, 2);
+  const std::string whole = ReadFile(file);
+  for (const std::string& contents :
+       {std::string(), std::string("not a module"),
+        whole.substr(0, whole.size() / 2)}) {
+    WriteFile(file, contents);
+    const absl::Status status =
+        TorchEncoder::Create({.text_file = file, .dimension = 2}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(status.message(),
+                AllOf(HasSubstr(file), HasSubstr("scripts/setup")));
+  }
+}
+
+TEST(TorchEncoderTest, NamesAMethodThatIsMissing) {
+  const TemporaryFolder folder;
+  const std::string file = folder.PathOf("text.ts");
+  WriteTorchScript(file, kTinyTextTower);
+  const absl::Status status =
+      TorchEncoder::Create(
+          {.text_file = file, .text_method = "encode", .dimension = 2})
+          .status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(status.message(), HasSubstr("\"encode\""));
+}
+
+TEST(TorchEncoderTest, RejectsDevicesThatAreNotThere) {
+  for (const char* device : {"tpu", "", "cpu:x", "meta"}) {
+    const absl::Status status =
+        TorchEncoder::Create({.dimension = 2, .device = device}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << device;
+    EXPECT_THAT(status.message(), HasSubstr("cuda:N"));
+  }
+  const absl::Status status =
+      TorchEncoder::Create({.dimension = 2, .device = "cuda:99"}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(status.message(), HasSubstr("CUDA device"));
+}
+
+}  // namespace
+}  // namespace quern
