@@ -41,7 +41,7 @@ void AddConnectionOptions(CLI::App& app, ConnectionOptions& options) {
            options.timeout = absl::Seconds(seconds);
          },
          "Longest wait for an answer, in seconds. Default: 60")
-      ->check(CLI::Range(0.001, 86400.0))
+      ->check(CLI::Range(0.001, 86400.0).description(""))
       ->type_name("SECONDS");
 }
 

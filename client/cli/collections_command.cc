@@ -23,6 +23,8 @@ constexpr char kFooter[] = R"(Examples:
   quern collections create vectors --model none --dimension 384
   quern collections delete photos --yes
 
+Which server: see --address and --local in quern --help.
+
 Exit status: 0 all good; 1 the server failed; 2 wrong usage; 130 interrupted.)";
 
 struct CollectionsOptions {
@@ -161,7 +163,7 @@ void AddCollectionsCommand(CLI::App& app, CommandLine& line) {
   create
       ->add_option("--dimension", options->dimension,
                    "Width of the vectors, 1 to 4096. Default: the model's")
-      ->check(CLI::Range(1, 4096))
+      ->check(CLI::Range(1, 4096).description(""))
       ->type_name("N");
   create->add_option("--description", options->description, "For people")
       ->check(CheckUtf8)

@@ -34,6 +34,8 @@ count against the query. Lines said twice count once.
 Example:
   quern eval retrieval --images flickr8k/dev --captions captions_dev.tsv
 
+Which server: see --address and --local in quern --help.
+
 Exit status: 0 all good; 1 the server failed, or a picture or line cannot be
 used; 2 wrong usage; 130 interrupted.)";
 
@@ -277,13 +279,13 @@ void AddEvalCommand(CLI::App& app, CommandLine& line) {
   command->footer(kFooter);
   command->add_option("--images", options->images, "The pictures' folder")
       ->required()
-      ->check(CLI::ExistingDirectory)
+      ->check(CLI::ExistingDirectory.description(""))
       ->type_name("DIR");
   command
       ->add_option("--captions", options->captions,
                    "Lines of file, tab, caption")
       ->required()
-      ->check(CLI::ExistingFile)
+      ->check(CLI::ExistingFile.description(""))
       ->type_name("FILE.tsv");
   CLI::Option* model =
       command

@@ -39,6 +39,8 @@ Examples:
   quern index stamps --collection stamps --payload stamps.jsonl
   quern --local --data ./data index ~/Pictures
 
+Which server: see --address and --local in quern --help.
+
 Exit status: 0 all good; 1 the server or a file that is needed failed; 2 wrong
 usage; 3 done, but some pictures failed; 130 interrupted.)";
 
@@ -379,7 +381,7 @@ void AddIndexCommand(CLI::App& app, CommandLine& line) {
   command->footer(kFooter);
   command->add_option("DIR", options->folder, "The folder, with all below it")
       ->required()
-      ->check(CLI::ExistingDirectory)
+      ->check(CLI::ExistingDirectory.description(""))
       ->type_name("");
   command
       ->add_option("--collection", options->collection,
@@ -390,7 +392,7 @@ void AddIndexCommand(CLI::App& app, CommandLine& line) {
       ->add_option("--payload", options->payload_file,
                    "Lines of {\"file\": relative path, \"id\"?: ..., more "
                    "fields}")
-      ->check(CLI::ExistingFile)
+      ->check(CLI::ExistingFile.description(""))
       ->type_name("FILE.jsonl");
   command
       ->add_option("--model", options->model,
@@ -400,7 +402,7 @@ void AddIndexCommand(CLI::App& app, CommandLine& line) {
   command
       ->add_option("--window", options->window,
                    "Pictures in flight, 1 to 1024. Default: 16")
-      ->check(CLI::Range(1, 1024))
+      ->check(CLI::Range(1, 1024).description(""))
       ->type_name("N");
   command->add_flag("--force", options->force,
                     "Index what has not changed again");

@@ -36,6 +36,8 @@ Examples:
   quern search "red flowers" --html flowers.html
   quern search --id birds/wren.jpg --collection stamps
 
+Which server: see --address and --local in quern --help.
+
 Exit status: 0 all good, also without hits; 1 the server or a file failed;
 2 wrong usage; 130 interrupted.)";
 
@@ -296,7 +298,7 @@ void AddSearchCommand(CLI::App& app, CommandLine& line) {
       ->type_name("");
   command
       ->add_option("--image", options->image, "A picture to find similar ones")
-      ->check(CLI::ExistingFile)
+      ->check(CLI::ExistingFile.description(""))
       ->type_name("FILE");
   command->add_option("--id", options->item_id, "A stored item, likewise")
       ->check(CheckUtf8)
@@ -309,7 +311,7 @@ void AddSearchCommand(CLI::App& app, CommandLine& line) {
   command
       ->add_option("-k,--limit", options->limit,
                    "Hits, 1 to 10000. Default: 10")
-      ->check(CLI::Range(1, 10000))
+      ->check(CLI::Range(1, 10000).description(""))
       ->type_name("N");
   command
       ->add_option("--min-score", options->min_score,

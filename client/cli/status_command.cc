@@ -21,6 +21,8 @@ constexpr char kFooter[] = R"(Examples:
   quern status
   quern --address search.example:7070 status --json
 
+Which server: see --address and --local in quern --help.
+
 Exit status: 0 the server is serving; 1 it is not, or cannot be reached; 2 wrong
 usage; 130 interrupted.)";
 

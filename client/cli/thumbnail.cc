@@ -22,6 +22,10 @@ using Image = std::unique_ptr<VipsImage, Unref>;
 bool StartVips() {
   if (VIPS_INIT("quern") != 0) return false;
   vips_block_untrusted_set(TRUE);
+  // Its warnings would land in the middle of the command's output.
+  g_log_set_handler(
+      "VIPS", G_LOG_LEVEL_WARNING,
+      [](const gchar*, GLogLevelFlags, const gchar*, gpointer) {}, nullptr);
   return true;
 }
 

@@ -1,0 +1,384 @@
+#include <map>
+#include <sstream>
+#include <stop_token>
+
+#include "nlohmann/json.hpp"
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "client/cli/app.h"
+#include "client/cli/text.h"
+#include "tests/client/fake_server.h"
+#include "tests/client/temp_folder.h"
+#include "tests/client/tiny_gif.h"
+
+namespace quern::cli {
+namespace {
+
+using nlohmann::json;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+
+// Whole command lines against a server in this process.
+class CommandsTest : public testing::Test {
+ protected:
+  CommandsTest() { environment_["QUERN_ADDRESS"] = server_.address(); }
+
+  // What it prints is in out_ and err_.
+  ExitCode Run(const std::vector<std::string>& arguments) {
+    out_.str("");
+    err_.str("");
+    Console console{
+        .out = out_,
+        .err = err_,
+        .getenv =
+            [this](const std::string& name) -> std::optional<std::string> {
+          const auto found = environment_.find(name);
+          if (found == environment_.end()) return std::nullopt;
+          return found->second;
+        },
+        .program_folder = "/nowhere",
+        .now = absl::Now,
+        .interrupt = interrupt_.get_token(),
+        .abort = abort_.get_token()};
+    return RunCli(arguments, console);
+  }
+
+  ExitCode Index(std::vector<std::string> more = {}) {
+    std::vector<std::string> arguments = {"index", folder_.path().string()};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return Run(arguments);
+  }
+
+  void WriteThreePictures() {
+    folder_.Write("cat.jpg", "black cat sofa");
+    folder_.Write("dog.jpg", "brown dog snow");
+    folder_.Write("sub/wren.png", "small bird branch");
+  }
+
+  json Output() const { return json::parse(out_.str()); }
+
+  FakeServer server_;
+  TempFolder folder_;
+  std::map<std::string, std::string> environment_;
+  std::stop_source interrupt_;
+  std::stop_source abort_;
+  std::ostringstream out_;
+  std::ostringstream err_;
+};
+
+TEST_F(CommandsTest, HelpAndVersionSucceed) {
+  for (const std::vector<std::string>& arguments :
+       std::vector<std::vector<std::string>>{{"--help"},
+                                             {"index", "--help"},
+                                             {"search", "--help"},
+                                             {"collections", "--help"},
+                                             {"collections", "create", "-h"},
+                                             {"status", "--help"},
+                                             {"eval", "retrieval", "--help"}}) {
+    EXPECT_EQ(Run(arguments), ExitCode::kOk);
+    EXPECT_THAT(out_.str(), HasSubstr("Usage"));
+  }
+  EXPECT_EQ(Run({"--version"}), ExitCode::kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("quern 0."));
+}
+
+TEST_F(CommandsTest, WrongUsageIsTwo) {
+  const std::string folder = folder_.path().string();
+  for (const std::vector<std::string>& arguments :
+       std::vector<std::vector<std::string>>{
+           {},
+           {"fly"},
+           {"index"},
+           {"index", "/no/such/folder"},
+           {"index", folder, "--window", "0"},
+           {"search"},
+           {"search", "a", "-k", "0"},
+           {"search", "a", "-k", "-1"},
+           {"search", "a", "-k", "1000000"},
+           {"search", "\xff"},
+           {"search", "--image", "/no/such/file"},
+           {"search", "a", "--unknown"},
+           {"search", "a", "--local", "--address", "x:1"},
+           {"search", "a", "--data", folder},
+           {"collections", "delete", "photos"},
+           {"collections", "create"},
+           {"eval", "retrieval"}}) {
+    EXPECT_EQ(Run(arguments), ExitCode::kUsage)
+        << testing::PrintToString(arguments);
+    EXPECT_THAT(err_.str(), Not(IsEmpty()));
+  }
+}
+
+TEST_F(CommandsTest, NoServerIsSaidWithTheCure) {
+  EXPECT_EQ(Run({"--address", "127.0.0.1:1", "search", "dog"}),
+            ExitCode::kError);
+  EXPECT_EQ(err_.str(),
+            "quern: no server at 127.0.0.1:1: start quernd, or use --local\n");
+}
+
+TEST_F(CommandsTest, LocalWithoutAServerBinaryIsSaidWithTheCure) {
+  EXPECT_EQ(Run({"--local", "search", "dog"}), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("set QUERND"));
+}
+
+TEST_F(CommandsTest, IndexesAFolder) {
+  WriteThreePictures();
+  EXPECT_EQ(Index(), ExitCode::kOk);
+  EXPECT_THAT(server_.ItemIds("photos"),
+              ElementsAre("cat.jpg", "dog.jpg", "sub/wren.png"));
+  const v1::Item item = server_.Item("photos", "sub/wren.png");
+  EXPECT_EQ(item.payload().fields().at("file").string_value(), "sub/wren.png");
+  EXPECT_EQ(item.payload().fields().at("size_bytes").number_value(), 17);
+  EXPECT_EQ(item.media_uri(),
+            std::filesystem::canonical(folder_.path() / "sub/wren.png"));
+  EXPECT_THAT(out_.str(), HasSubstr("Indexed 3 pictures into \"photos\""));
+}
+
+TEST_F(CommandsTest, IndexListsBrokenFilesAtTheEnd) {
+  WriteThreePictures();
+  folder_.Write("bad.jpg", "BROKEN");
+  folder_.Write("empty.png", "");
+  EXPECT_EQ(Index(), ExitCode::kPartial);
+  EXPECT_EQ(server_.ItemIds("photos").size(), 3);
+  EXPECT_THAT(err_.str(), HasSubstr("bad.jpg: image: not a picture"));
+  EXPECT_THAT(err_.str(), HasSubstr("empty.png: is empty"));
+  EXPECT_THAT(out_.str(), HasSubstr("2 failed"));
+}
+
+TEST_F(CommandsTest, IndexSkipsWhatIsStored) {
+  WriteThreePictures();
+  ASSERT_EQ(Index(), ExitCode::kOk);
+  EXPECT_EQ(Index(), ExitCode::kOk);
+  EXPECT_EQ(server_.upserts(), 3);
+  EXPECT_THAT(out_.str(), HasSubstr("3 unchanged"));
+  folder_.Write("dog.jpg", "white dog on snow");
+  EXPECT_EQ(Index(), ExitCode::kOk);
+  EXPECT_EQ(server_.upserts(), 4);
+  EXPECT_EQ(Index({"--force"}), ExitCode::kOk);
+  EXPECT_EQ(server_.upserts(), 7);
+}
+
+TEST_F(CommandsTest, IndexTakesPayloadAndIdsFromAFile) {
+  WriteThreePictures();
+  const TempFolder other;
+  const auto payload = other.Write(
+      "p.jsonl",
+      "{\"file\":\"cat.jpg\",\"id\":\"tom\",\"name\":\"Tom\",\"size_bytes\":1}"
+      "\n{\"file\":\"gone.jpg\"}\n");
+  EXPECT_EQ(Index({"--payload", payload.string()}), ExitCode::kOk);
+  EXPECT_THAT(server_.ItemIds("photos"),
+              ElementsAre("dog.jpg", "sub/wren.png", "tom"));
+  const auto fields = server_.Item("photos", "tom").payload().fields();
+  EXPECT_EQ(fields.at("name").string_value(), "Tom");
+  EXPECT_EQ(fields.at("size_bytes").number_value(), 14);
+  EXPECT_THAT(err_.str(), HasSubstr("line 2 names \"gone.jpg\""));
+  // A changed description is a change.
+  other.Write("p.jsonl",
+              "{\"file\":\"cat.jpg\",\"id\":\"tom\",\"name\":\"T\"}");
+  EXPECT_EQ(Index({"--payload", payload.string()}), ExitCode::kOk);
+  EXPECT_EQ(server_.upserts(), 4);
+}
+
+TEST_F(CommandsTest, IndexRefusesIdsThatDoNotFit) {
+  folder_.Write("a.jpg", "dog");
+  folder_.Write("b.jpg", "dog");
+  const std::string id(600, 'x');
+  const TempFolder other;
+  const auto payload =
+      other.Write("p.jsonl", "{\"file\":\"a.jpg\",\"id\":\"b.jpg\"}\n");
+  EXPECT_EQ(Index({"--payload", payload.string()}), ExitCode::kPartial);
+  EXPECT_THAT(err_.str(),
+              HasSubstr("b.jpg: its id \"b.jpg\" is that of a.jpg"));
+  other.Write("p.jsonl", "{\"file\":\"a.jpg\",\"id\":\"" + id + "\"}\n");
+  EXPECT_EQ(Index({"--payload", payload.string()}), ExitCode::kPartial);
+  EXPECT_THAT(err_.str(),
+              HasSubstr("a.jpg: its id has 600 bytes; at most 512"));
+}
+
+TEST_F(CommandsTest, IndexRefusesAnotherModelsCollection) {
+  WriteThreePictures();
+  server_.AddCollection("photos");
+  EXPECT_EQ(Index({"--model", "other"}), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("choose another --collection"));
+}
+
+TEST_F(CommandsTest, IndexOfNothingIsAnError) {
+  EXPECT_EQ(Index(), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("no pictures in"));
+}
+
+TEST_F(CommandsTest, ABrokenStreamSaysHowToResume) {
+  WriteThreePictures();
+  server_.BreakUpsertAfter(1);
+  EXPECT_EQ(Index({"--window", "1"}), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("with 2 to go"));
+  EXPECT_THAT(err_.str(), HasSubstr("the server goes down"));
+  server_.BreakUpsertAfter(-1);
+  EXPECT_EQ(Index(), ExitCode::kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("Indexed 2 pictures"));
+}
+
+TEST_F(CommandsTest, AnInterruptedIndexSaysHowToResume) {
+  WriteThreePictures();
+  server_.AddCollection("photos");
+  interrupt_.request_stop();
+  EXPECT_EQ(Index({"--force"}), ExitCode::kInterrupted);
+  EXPECT_THAT(err_.str(), HasSubstr("to resume"));
+  EXPECT_EQ(Index(), ExitCode::kInterrupted);
+  EXPECT_EQ(Run({"search", "dog"}), ExitCode::kInterrupted);
+  EXPECT_EQ(server_.upserts(), 0);
+}
+
+TEST_F(CommandsTest, SearchPrintsATable) {
+  WriteThreePictures();
+  ASSERT_EQ(Index(), ExitCode::kOk);
+  EXPECT_EQ(Run({"search", "brown", "dog", "-k", "2"}), ExitCode::kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("#  score  id"));
+  EXPECT_THAT(out_.str(), HasSubstr("1  0.816  dog.jpg"));
+  EXPECT_THAT(out_.str(), HasSubstr("2 of 3 items; search 1.5 ms"));
+}
+
+TEST_F(CommandsTest, SearchPrintsJson) {
+  WriteThreePictures();
+  ASSERT_EQ(Index(), ExitCode::kOk);
+  ASSERT_EQ(Run({"search", "small bird", "--json"}), ExitCode::kOk);
+  const json output = Output();
+  EXPECT_EQ(output["query"]["text"], "small bird");
+  ASSERT_EQ(output["hits"].size(), 3);
+  EXPECT_EQ(output["hits"][0]["rank"], 1);
+  EXPECT_EQ(output["hits"][0]["id"], "sub/wren.png");
+  EXPECT_EQ(output["hits"][0]["payload"]["size_bytes"], 17);
+  EXPECT_EQ(output["report"]["item_count"], 3);
+  EXPECT_EQ(output["report"]["stages_ms"]["search"], 1.5);
+}
+
+TEST_F(CommandsTest, SearchTakesPicturesAndItems) {
+  WriteThreePictures();
+  ASSERT_EQ(Index(), ExitCode::kOk);
+  const std::string picture = (folder_.path() / "cat.jpg").string();
+  ASSERT_EQ(Run({"search", "--image", picture, "--json"}), ExitCode::kOk);
+  EXPECT_EQ(Output()["hits"][0]["id"], "cat.jpg");
+  ASSERT_EQ(Run({"search", "--id", "cat.jpg", "--json"}), ExitCode::kOk);
+  EXPECT_EQ(Output()["hits"].size(), 2);
+  ASSERT_EQ(Run({"search", "dog", "--image", picture, "--json"}),
+            ExitCode::kOk);
+  EXPECT_EQ(Output()["hits"][1]["id"], "dog.jpg");
+}
+
+TEST_F(CommandsTest, SearchWithoutHitsIsFine) {
+  WriteThreePictures();
+  ASSERT_EQ(Index(), ExitCode::kOk);
+  EXPECT_EQ(Run({"search", "dog", "--min-score", "2"}), ExitCode::kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("Nothing was found"));
+}
+
+TEST_F(CommandsTest, SearchOfAnUnknownCollectionFails) {
+  EXPECT_EQ(Run({"search", "dog", "--collection", "none"}), ExitCode::kError);
+  EXPECT_EQ(err_.str(), "quern: there is no collection \"none\"\n");
+}
+
+TEST_F(CommandsTest, SearchWritesAGallery) {
+  folder_.Write("tiny.gif", TinyGif());
+  folder_.Write("text.jpg", "dog");
+  ASSERT_EQ(Index(), ExitCode::kOk);
+  const TempFolder other;
+  const std::string page = (other.path() / "page.html").string();
+  EXPECT_EQ(Run({"search", "<b>dog", "--html", page}), ExitCode::kOk);
+  const std::string html = other.Read("page.html");
+  EXPECT_THAT(html, HasSubstr("&lt;b&gt;dog"));
+  EXPECT_THAT(html, HasSubstr("data:image/jpeg;base64,/9j/"));
+  EXPECT_THAT(html, HasSubstr("no preview"));
+  EXPECT_EQ(Run({"search", "dog", "--html", "/no/such/folder/x.html"}),
+            ExitCode::kError);
+}
+
+TEST_F(CommandsTest, PayloadsCannotDriveTheTerminal) {
+  folder_.Write("a.jpg", "dog");
+  const TempFolder other;
+  const auto payload = other.Write(
+      "p.jsonl", "{\"file\":\"a.jpg\",\"title\":\"\\u001b[2Jgone\"}\n");
+  ASSERT_EQ(Index({"--payload", payload.string()}), ExitCode::kOk);
+  ASSERT_EQ(Run({"search", "dog"}), ExitCode::kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("title: \\u{1b}[2Jgone"));
+  EXPECT_THAT(out_.str(), Not(HasSubstr("\x1b")));
+}
+
+TEST_F(CommandsTest, CollectionsAreMadeShownAndDeleted) {
+  EXPECT_EQ(Run({"collections"}), ExitCode::kOk);
+  EXPECT_EQ(out_.str(), "There are no collections.\n");
+  EXPECT_EQ(Run({"collections", "create", "a", "--model", "m"}), ExitCode::kOk);
+  EXPECT_EQ(Run({"collections", "create", "a"}), ExitCode::kError);
+  EXPECT_EQ(Run({"collections", "create", "b"}), ExitCode::kOk);
+  EXPECT_EQ(Run({"collections", "list", "--json"}), ExitCode::kOk);
+  EXPECT_EQ(Output().size(), 2);
+  EXPECT_EQ(Run({"collections", "get", "a", "--json"}), ExitCode::kOk);
+  EXPECT_EQ(Output()["model"], "m");
+  EXPECT_EQ(Run({"collections", "get", "a"}), ExitCode::kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("ready"));
+  EXPECT_EQ(Run({"collections", "delete", "a"}), ExitCode::kUsage);
+  EXPECT_EQ(Run({"collections", "delete", "a", "--yes"}), ExitCode::kOk);
+  EXPECT_EQ(Run({"collections", "get", "a"}), ExitCode::kError);
+}
+
+TEST_F(CommandsTest, StatusShowsHealthModelsAndCollections) {
+  server_.AddCollection("photos");
+  EXPECT_EQ(Run({"status"}), ExitCode::kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("is serving"));
+  EXPECT_THAT(out_.str(), HasSubstr("ready, default"));
+  EXPECT_THAT(out_.str(), HasSubstr("photos"));
+  EXPECT_EQ(Run({"status", "--json"}), ExitCode::kOk);
+  EXPECT_EQ(Output()["models"][0]["name"], "word-count");
+  server_.SetServing(false);
+  EXPECT_EQ(Run({"status"}), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("NOT_SERVING"));
+}
+
+TEST_F(CommandsTest, EvalMeasuresBothDirections) {
+  WriteThreePictures();
+  const TempFolder other;
+  const auto captions = other.Write("c.tsv",
+                                    "cat.jpg\tblack cat sofa\n"
+                                    "cat.jpg\tbrown dog\n"  // Wrong on purpose.
+                                    "dog.jpg\tbrown dog snow\n"
+                                    "sub/wren.png\tsmall bird branch\n");
+  const std::vector<std::string> arguments = {
+      "eval",       "retrieval",       "--images", folder_.path().string(),
+      "--captions", captions.string(), "--json"};
+  ASSERT_EQ(Run(arguments), ExitCode::kOk) << err_.str();
+  const json output = Output();
+  EXPECT_EQ(output["t2i"]["r1"], 75);
+  EXPECT_EQ(output["t2i"]["r5"], 100);
+  EXPECT_EQ(output["t2i"]["mdr"], 1);
+  EXPECT_EQ(output["i2t"]["r1"], 100);
+  EXPECT_EQ(output["rsum"], 575);
+  EXPECT_EQ(output["images"], 3);
+  EXPECT_EQ(output["captions"], 4);
+  EXPECT_GT(server_.max_embed_inputs(), 1);
+}
+
+TEST_F(CommandsTest, EvalNamesWhatCannotBeUsed) {
+  WriteThreePictures();
+  folder_.Write("bad.jpg", "BROKEN");
+  const TempFolder other;
+  const auto eval = [&](const std::string& text) {
+    const auto captions = other.Write("c.tsv", text);
+    return Run({"eval", "retrieval", "--images", folder_.path().string(),
+                "--captions", captions.string()});
+  };
+  EXPECT_EQ(eval("cat.jpg\ta cat\nnone.jpg\ta dog\n"), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("line 2 names none.jpg"));
+  EXPECT_EQ(eval("cat.jpg a cat\n"), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("line 1 has no tab"));
+  EXPECT_EQ(eval("cat.jpg\ta cat\nbad.jpg\ta dog\n"), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("line 2, bad.jpg: image: not a picture"));
+  EXPECT_EQ(eval("bad.jpg\ta dog\n"), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("bad.jpg"));
+  EXPECT_EQ(eval("cat.jpg\ta cat\ncat.jpg\ta cat\n"), ExitCode::kOk);
+  EXPECT_THAT(err_.str(), HasSubstr("line 2 repeats line 1"));
+}
+
+}  // namespace
+}  // namespace quern::cli

@@ -1,0 +1,462 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "google/rpc/error_details.pb.h"
+#include "grpcpp/ext/health_check_service_server_builder_option.h"
+#include "grpcpp/grpcpp.h"
+#include "grpcpp/health_check_service_interface.h"
+
+#include "quern/v1/collections.grpc.pb.h"
+#include "quern/v1/embedding.grpc.pb.h"
+#include "quern/v1/items.grpc.pb.h"
+#include "quern/v1/models.grpc.pb.h"
+#include "quern/v1/retrieval.grpc.pb.h"
+
+namespace quern {
+
+// A server in this process that works as quernd does, in memory and by brute
+// force. Its model counts words: a "picture" is a file of words, and fits a
+// text with the same words. Bytes that begin with "BROKEN" cannot be decoded.
+// Thread-safe.
+class FakeServer {
+ public:
+  static constexpr int kDimension = 64;
+
+  FakeServer() {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(),
+                             &port_);
+    builder.RegisterService(&collections_);
+    builder.RegisterService(&items_);
+    builder.RegisterService(&embedding_);
+    builder.RegisterService(&retrieval_);
+    builder.RegisterService(&models_);
+    server_ = builder.BuildAndStart();
+  }
+
+  ~FakeServer() { server_->Shutdown(absl::ToChronoTime(absl::Now())); }
+
+  FakeServer(const FakeServer&) = delete;
+  FakeServer& operator=(const FakeServer&) = delete;
+
+  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+
+  void SetServing(bool serving) {
+    server_->GetHealthCheckService()->SetServingStatus(serving);
+  }
+
+  // The next `count` searches fail with `status`.
+  void FailSearches(int count, const grpc::Status& status) {
+    absl::MutexLock lock(&state_.mutex);
+    state_.search_failures = count;
+    state_.search_failure = status;
+  }
+
+  // An Upsert stream ends with UNAVAILABLE after this many items.
+  void BreakUpsertAfter(int64_t items) {
+    absl::MutexLock lock(&state_.mutex);
+    state_.break_upsert_after = items;
+  }
+
+  // Upserts are read but not answered until the stream is cancelled.
+  void StallUpserts() {
+    absl::MutexLock lock(&state_.mutex);
+    state_.stall_upserts = true;
+  }
+
+  void AddCollection(const std::string& name) {
+    absl::MutexLock lock(&state_.mutex);
+    state_.collections[name].config = MakeCollection(name, kModel);
+  }
+
+  // Ids in byte order.
+  std::vector<std::string> ItemIds(const std::string& collection) {
+    absl::MutexLock lock(&state_.mutex);
+    std::vector<std::string> ids;
+    for (const auto& [id, item] : state_.collections[collection].items) {
+      ids.push_back(id);
+    }
+    return ids;
+  }
+
+  v1::Item Item(const std::string& collection, const std::string& id) {
+    absl::MutexLock lock(&state_.mutex);
+    return state_.collections[collection].items[id];
+  }
+
+  int64_t upserts() {
+    absl::MutexLock lock(&state_.mutex);
+    return state_.upserts;
+  }
+
+  int64_t searches() {
+    absl::MutexLock lock(&state_.mutex);
+    return state_.searches;
+  }
+
+  // Most inputs seen in one Embed call.
+  int max_embed_inputs() {
+    absl::MutexLock lock(&state_.mutex);
+    return state_.max_embed_inputs;
+  }
+
+ private:
+  static constexpr char kModel[] = "word-count";
+
+  struct StoredCollection {
+    v1::Collection config;
+    std::map<std::string, v1::Item> items;
+  };
+
+  struct State {
+    absl::Mutex mutex;
+    std::map<std::string, StoredCollection> collections;
+    int search_failures = 0;
+    grpc::Status search_failure;
+    int64_t break_upsert_after = -1;
+    bool stall_upserts = false;
+    int64_t upserts = 0;
+    int64_t searches = 0;
+    int max_embed_inputs = 0;
+  };
+
+  static v1::Collection MakeCollection(const std::string& name,
+                                       const std::string& model) {
+    v1::Collection collection;
+    collection.set_name(name);
+    collection.set_model(model);
+    collection.set_dimension(kDimension);
+    return collection;
+  }
+
+  static grpc::Status NoCollection(const std::string& name) {
+    return {grpc::StatusCode::NOT_FOUND,
+            absl::StrCat("there is no collection \"", name, "\"")};
+  }
+
+  // The words' counts, hashed into kDimension places and L2-normalised.
+  static v1::Vector Encode(const std::string& text) {
+    std::vector<float> counts(kDimension, 0);
+    std::istringstream words(text);
+    for (std::string word; words >> word;) {
+      uint32_t hash = 2166136261;
+      for (const char c : word) {
+        hash = (hash ^ static_cast<uint8_t>(c)) * 16777619;
+      }
+      counts[hash % kDimension] += 1;
+    }
+    float norm = 0;
+    for (const float count : counts) norm += count * count;
+    v1::Vector vector;
+    for (const float count : counts) {
+      vector.add_values(norm > 0 ? count / std::sqrt(norm) : 0);
+    }
+    return vector;
+  }
+
+  static grpc::Status EncodePicture(const std::string& bytes,
+                                    v1::Vector& vector) {
+    if (bytes.rfind("BROKEN", 0) == 0) {
+      return {grpc::StatusCode::INVALID_ARGUMENT, "image: not a picture"};
+    }
+    vector = Encode(bytes);
+    return grpc::Status::OK;
+  }
+
+  static void SetStatus(const grpc::Status& status, google::rpc::Status& out) {
+    out.set_code(status.error_code());
+    out.set_message(status.error_message());
+  }
+
+  class CollectionsService final : public v1::Collections::Service {
+   public:
+    explicit CollectionsService(State* state) : state_(*state) {}
+
+    grpc::Status Create(grpc::ServerContext*,
+                        const v1::CreateCollectionRequest* request,
+                        v1::Collection* response) override {
+      const std::string& name = request->collection().name();
+      absl::MutexLock lock(&state_.mutex);
+      if (state_.collections.count(name) != 0) {
+        return {grpc::StatusCode::ALREADY_EXISTS,
+                absl::StrCat("collection \"", name, "\" exists")};
+      }
+      const std::string& model = request->collection().model();
+      state_.collections[name].config =
+          MakeCollection(name, model.empty() ? kModel : model);
+      *response = state_.collections[name].config;
+      return grpc::Status::OK;
+    }
+
+    grpc::Status Get(grpc::ServerContext*,
+                     const v1::GetCollectionRequest* request,
+                     v1::Collection* response) override {
+      absl::MutexLock lock(&state_.mutex);
+      const auto found = state_.collections.find(request->name());
+      if (found == state_.collections.end()) {
+        return NoCollection(request->name());
+      }
+      Describe(found->second, *response);
+      return grpc::Status::OK;
+    }
+
+    // One collection a page, so that callers have to follow the pages.
+    grpc::Status List(grpc::ServerContext*,
+                      const v1::ListCollectionsRequest* request,
+                      v1::ListCollectionsResponse* response) override {
+      absl::MutexLock lock(&state_.mutex);
+      auto next = state_.collections.upper_bound(request->page_token());
+      if (next == state_.collections.end()) return grpc::Status::OK;
+      Describe(next->second, *response->add_collections());
+      const std::string token = next->first;
+      if (++next != state_.collections.end()) {
+        response->set_next_page_token(token);
+      }
+      return grpc::Status::OK;
+    }
+
+    grpc::Status Delete(grpc::ServerContext*,
+                        const v1::DeleteCollectionRequest* request,
+                        v1::DeleteCollectionResponse* response) override {
+      absl::MutexLock lock(&state_.mutex);
+      const auto found = state_.collections.find(request->name());
+      if (found == state_.collections.end()) {
+        return NoCollection(request->name());
+      }
+      response->set_deleted_item_count(
+          static_cast<int64_t>(found->second.items.size()));
+      state_.collections.erase(found);
+      return grpc::Status::OK;
+    }
+
+   private:
+    static void Describe(const StoredCollection& stored, v1::Collection& out) {
+      out = stored.config;
+      out.mutable_status()->set_state(v1::CollectionStatus::STATE_READY);
+      out.mutable_status()->set_item_count(
+          static_cast<int64_t>(stored.items.size()));
+    }
+
+    State& state_;
+  };
+
+  class ItemsService final : public v1::Items::Service {
+   public:
+    explicit ItemsService(State* state) : state_(*state) {}
+
+    grpc::Status Upsert(
+        grpc::ServerContext* context,
+        grpc::ServerReaderWriter<v1::UpsertResponse, v1::UpsertRequest>* stream)
+        override {
+      v1::UpsertRequest request;
+      std::string collection;
+      for (int64_t index = 0; stream->Read(&request); ++index) {
+        if (index == 0) collection = request.collection();
+        if (Stalls()) {
+          while (stream->Read(&request)) {
+          }
+          return grpc::Status::CANCELLED;
+        }
+        v1::UpsertResponse response;
+        response.set_index(index);
+        response.set_id(request.id());
+        if (!Store(collection, request, response)) {
+          return {grpc::StatusCode::UNAVAILABLE, "the server goes down"};
+        }
+        stream->Write(response);
+      }
+      return context->IsCancelled() ? grpc::Status::CANCELLED
+                                    : grpc::Status::OK;
+    }
+
+    // Two items a page, so that callers have to follow the pages.
+    grpc::Status List(grpc::ServerContext*, const v1::ListItemsRequest* request,
+                      v1::ListItemsResponse* response) override {
+      absl::MutexLock lock(&state_.mutex);
+      const auto found = state_.collections.find(request->collection());
+      if (found == state_.collections.end()) {
+        return NoCollection(request->collection());
+      }
+      const auto& items = found->second.items;
+      auto next = items.upper_bound(request->page_token());
+      for (int i = 0; i < 2 && next != items.end(); ++i, ++next) {
+        *response->add_items() = next->second;
+      }
+      if (next != items.end()) {
+        response->set_next_page_token(
+            response->items(response->items_size() - 1).id());
+      }
+      return grpc::Status::OK;
+    }
+
+   private:
+    bool Stalls() {
+      absl::MutexLock lock(&state_.mutex);
+      return state_.stall_upserts;
+    }
+
+    // False when the stream is to break now.
+    bool Store(const std::string& collection, const v1::UpsertRequest& request,
+               v1::UpsertResponse& response) {
+      absl::MutexLock lock(&state_.mutex);
+      if (state_.break_upsert_after == 0) return false;
+      if (state_.break_upsert_after > 0) --state_.break_upsert_after;
+      ++state_.upserts;
+      v1::Vector embedding;
+      const grpc::Status status =
+          EncodePicture(request.image().content(), embedding);
+      SetStatus(status, *response.mutable_status());
+      if (!status.ok()) return true;
+      v1::Item item;
+      item.set_id(request.id());
+      *item.mutable_payload() = request.payload();
+      item.set_media_uri(request.media_uri());
+      *item.mutable_embedding() = embedding;
+      auto& items = state_.collections[collection].items;
+      response.set_created(items.count(request.id()) == 0);
+      items[request.id()] = std::move(item);
+      return true;
+    }
+
+    State& state_;
+  };
+
+  class EmbeddingService final : public v1::Embedding::Service {
+   public:
+    explicit EmbeddingService(State* state) : state_(*state) {}
+
+    grpc::Status Embed(grpc::ServerContext*, const v1::EmbedRequest* request,
+                       v1::EmbedResponse* response) override {
+      {
+        absl::MutexLock lock(&state_.mutex);
+        state_.max_embed_inputs =
+            std::max(state_.max_embed_inputs, request->inputs_size());
+      }
+      grpc::Status first_error;
+      int succeeded = 0;
+      for (const v1::Input& input : request->inputs()) {
+        v1::EmbedResult& result = *response->add_results();
+        grpc::Status status;
+        if (input.has_text()) {
+          *result.mutable_embedding() = Encode(input.text());
+        } else {
+          status = EncodePicture(input.image().content(),
+                                 *result.mutable_embedding());
+        }
+        SetStatus(status, *result.mutable_status());
+        succeeded += status.ok() ? 1 : 0;
+        if (first_error.ok()) first_error = status;
+      }
+      response->mutable_model()->set_name(kModel);
+      return succeeded == 0 ? first_error : grpc::Status::OK;
+    }
+
+   private:
+    State& state_;
+  };
+
+  class RetrievalService final : public v1::Retrieval::Service {
+   public:
+    explicit RetrievalService(State* state) : state_(*state) {}
+
+    grpc::Status Search(grpc::ServerContext*, const v1::SearchRequest* request,
+                        v1::SearchResponse* response) override {
+      absl::MutexLock lock(&state_.mutex);
+      ++state_.searches;
+      if (state_.search_failures > 0) {
+        --state_.search_failures;
+        return state_.search_failure;
+      }
+      const auto found = state_.collections.find(request->collection());
+      if (found == state_.collections.end()) {
+        return NoCollection(request->collection());
+      }
+      std::vector<float> query(kDimension, 0);
+      std::set<std::string> left_out;
+      for (const v1::QueryPart& part : request->query().parts()) {
+        v1::Vector vector;
+        if (part.has_text()) {
+          vector = Encode(part.text());
+        } else if (part.has_image()) {
+          const grpc::Status status =
+              EncodePicture(part.image().content(), vector);
+          if (!status.ok()) return status;
+        } else {
+          vector = found->second.items[part.item_id()].embedding();
+          left_out.insert(part.item_id());
+        }
+        for (int i = 0; i < vector.values_size(); ++i) {
+          query[static_cast<size_t>(i)] += vector.values(i);
+        }
+      }
+      for (const auto& [id, item] : found->second.items) {
+        if (left_out.count(id) != 0) continue;
+        float score = 0;
+        for (int i = 0; i < kDimension; ++i) {
+          score += query[static_cast<size_t>(i)] * item.embedding().values(i);
+        }
+        if (request->has_min_score() && score < request->min_score()) continue;
+        v1::Hit& hit = *response->add_hits();
+        *hit.mutable_item() = item;
+        hit.mutable_item()->clear_embedding();
+        hit.set_score(score);
+      }
+      std::stable_sort(response->mutable_hits()->begin(),
+                       response->mutable_hits()->end(),
+                       [](const v1::Hit& a, const v1::Hit& b) {
+                         return a.score() > b.score();
+                       });
+      const int kept = std::min(response->hits_size(), request->page_size());
+      response->mutable_hits()->DeleteSubrange(kept,
+                                               response->hits_size() - kept);
+      v1::SearchReport& report = *response->mutable_report();
+      report.mutable_model()->set_name(kModel);
+      report.set_item_count(static_cast<int64_t>(found->second.items.size()));
+      v1::StageTime& stage = *report.add_stages();
+      stage.set_stage("search");
+      stage.mutable_duration()->set_nanos(1'500'000);
+      return grpc::Status::OK;
+    }
+
+   private:
+    State& state_;
+  };
+
+  class ModelsService final : public v1::Models::Service {
+   public:
+    grpc::Status List(grpc::ServerContext*, const v1::ListModelsRequest*,
+                      v1::ListModelsResponse* response) override {
+      v1::Model& model = *response->add_models();
+      model.set_name(kModel);
+      model.set_version("1");
+      model.set_dimension(kDimension);
+      model.set_state(v1::Model::STATE_READY);
+      model.set_is_default(true);
+      return grpc::Status::OK;
+    }
+  };
+
+  State state_;
+  CollectionsService collections_{&state_};
+  ItemsService items_{&state_};
+  EmbeddingService embedding_{&state_};
+  RetrievalService retrieval_{&state_};
+  ModelsService models_;
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace quern
