@@ -37,16 +37,19 @@ Placement Squash(const ImagePreprocessing& target) {
           .window = {.width = target.width, .height = target.height}};
 }
 
+double Ratio(int64_t a, int64_t b) {
+  return static_cast<double>(a) / static_cast<double>(b);
+}
+
 // A side after scaling, to the nearest pixel; halves go up.
 int64_t ScaledSide(int64_t side, double scale, int64_t limit) {
-  const double scaled = static_cast<double>(side) * scale;
-  return std::clamp<int64_t>(static_cast<int64_t>(scaled + 0.5), 1, limit);
+  const double scaled = std::floor(static_cast<double>(side) * scale + 0.5);
+  return std::clamp<int64_t>(static_cast<int64_t>(scaled), 1, limit);
 }
 
 Placement Letterbox(const Image& image, const ImagePreprocessing& target) {
-  const double scale =
-      std::min(static_cast<double>(target.width) / image.width,
-               static_cast<double>(target.height) / image.height);
+  const double scale = std::min(Ratio(target.width, image.width),
+                                Ratio(target.height, image.height));
   const int64_t width = ScaledSide(image.width, scale, target.width);
   const int64_t height = ScaledSide(image.height, scale, target.height);
   return {.width = width,

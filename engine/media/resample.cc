@@ -29,12 +29,13 @@ constexpr int64_t kLanes = kLaneRows * kChannels;
 
 double Triangle(double x) { return std::max(0.0, 1.0 - std::abs(x)); }
 
-// Keys' cubic convolution with a = -1/2.
+// Keys' cubic convolution; its parameter a.
+constexpr double kCubicA = -0.5;
+
 double Cubic(double x) {
-  constexpr double kA = -0.5;
   x = std::abs(x);
-  if (x < 1.0) return ((kA + 2.0) * x - (kA + 3.0)) * x * x + 1;
-  if (x < 2.0) return (((x - 5) * x + 8) * x - 4) * kA;
+  if (x < 1.0) return ((kCubicA + 2.0) * x - (kCubicA + 3.0)) * x * x + 1;
+  if (x < 2.0) return (((x - 5) * x + 8) * x - 4) * kCubicA;
   return 0.0;
 }
 
@@ -70,7 +71,11 @@ struct AxisTaps {
 
 int32_t FixedPoint(double weight) {
   const double scaled = weight * (1 << kWeightBits);
-  return static_cast<int32_t>(scaled < 0 ? scaled - 0.5 : scaled + 0.5);
+  return static_cast<int32_t>(std::trunc(scaled + std::copysign(0.5, scaled)));
+}
+
+int64_t ToNearest(double value) {
+  return static_cast<int64_t>(std::floor(value + 0.5));
 }
 
 // Taps for the output positions [begin, begin + count) of an axis resized from
@@ -78,7 +83,8 @@ int32_t FixedPoint(double weight) {
 AxisTaps MakeTaps(int64_t in_size, int64_t out_size, int64_t begin,
                   int64_t count, ResizeFilter filter) {
   const FilterShape shape = ShapeOf(filter);
-  const double scale = static_cast<double>(in_size) / out_size;
+  const double scale =
+      static_cast<double>(in_size) / static_cast<double>(out_size);
   const double filter_scale = std::max(scale, 1.0);
   const double support = shape.support * filter_scale;
   const double inverse_scale = 1.0 / filter_scale;
@@ -86,16 +92,14 @@ AxisTaps MakeTaps(int64_t in_size, int64_t out_size, int64_t begin,
   axis.taps.reserve(count);
   std::vector<double> weights;
   for (int64_t out = begin; out < begin + count; ++out) {
-    const double center = (out + 0.5) * scale;
-    const int64_t first =
-        std::max<int64_t>(0, static_cast<int64_t>(center - support + 0.5));
-    const int64_t end = std::min<int64_t>(
-        in_size, static_cast<int64_t>(center + support + 0.5));
+    const double center = (static_cast<double>(out) + 0.5) * scale;
+    const int64_t first = std::max<int64_t>(0, ToNearest(center - support));
+    const int64_t end = std::min(in_size, ToNearest(center + support));
     weights.clear();
     double sum = 0;
     for (int64_t i = 0; i < end - first; ++i) {
-      weights.push_back(
-          shape.weight((i + first - center + 0.5) * inverse_scale));
+      weights.push_back(shape.weight(
+          (static_cast<double>(i + first) - center + 0.5) * inverse_scale));
       sum += weights.back();
     }
     axis.taps.push_back(

@@ -42,8 +42,9 @@ absl::Status CheckAtLeastOne(absl::string_view field, int64_t value) {
 
 absl::Status CheckEncodedSize(absl::string_view encoded,
                               const ImageLimits& limits) {
-  if (encoded.empty())
+  if (encoded.empty()) {
     return absl::InvalidArgumentError("the picture is empty");
+  }
   if (static_cast<int64_t>(encoded.size()) <= limits.max_bytes) {
     return absl::OkStatus();
   }

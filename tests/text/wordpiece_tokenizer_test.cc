@@ -19,7 +19,7 @@ constexpr int kStart = 2;
 constexpr int kEnd = 3;
 
 // Ids are line numbers.
-constexpr absl::string_view kVocabulary =
+constexpr char kVocabulary[] =
     "[PAD]\n"  // 0
     "[UNK]\n"
     "[CLS]\n"
@@ -40,7 +40,7 @@ constexpr absl::string_view kVocabulary =
 
 std::unique_ptr<WordPieceTokenizer> MakeTokenizer(
     WordPieceTokenizer::Options options = {}) {
-  if (options.vocabulary.empty()) options.vocabulary = std::string(kVocabulary);
+  if (options.vocabulary.empty()) options.vocabulary = kVocabulary;
   auto tokenizer = WordPieceTokenizer::Create(std::move(options));
   EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
   return std::move(tokenizer).value();
@@ -199,8 +199,8 @@ TEST(WordPieceTokenizerTest, RefusesBadVocabularies) {
 }
 
 TEST(WordPieceTokenizerTest, RefusesALimitWithoutRoomForAToken) {
-  const auto tokenizer = WordPieceTokenizer::Create(
-      {.vocabulary = std::string(kVocabulary), .max_tokens = 2});
+  const auto tokenizer =
+      WordPieceTokenizer::Create({.vocabulary = kVocabulary, .max_tokens = 2});
   EXPECT_EQ(tokenizer.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(tokenizer.status().message(),
               HasSubstr("max_tokens: 2 is less than 3"));
