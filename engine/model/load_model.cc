@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 
 #include "engine/base/error.h"
+#include "engine/base/file.h"
 #include "engine/base/status_macros.h"
 #include "engine/media/vips_image_decoder.h"
 #include "engine/model/model_package.h"
@@ -18,17 +19,14 @@
 namespace quern {
 namespace {
 
-constexpr int64_t kMaxVocabularyBytes = 64 << 20;
-constexpr int64_t kMaxCanaryImageBytes = 16 << 20;
 constexpr size_t kMaxShownPath = 4096;
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(
     const ModelPackage& package) {
   if (!package.spec.text.has_value()) return nullptr;
   const WordPieceSpec& spec = package.spec.text->tokenizer;
-  QUERN_ASSIGN_OR_RETURN(
-      std::string vocabulary,
-      ReadPackageFile(package.PathOf(spec.vocabulary), kMaxVocabularyBytes));
+  QUERN_ASSIGN_OR_RETURN(std::string vocabulary,
+                         ReadFile(package.PathOf(spec.vocabulary)));
   absl::StatusOr<std::unique_ptr<WordPieceTokenizer>> tokenizer =
       WordPieceTokenizer::Create({.vocabulary = std::move(vocabulary),
                                   .lowercase = spec.lowercase,
@@ -105,9 +103,8 @@ absl::Status CheckTexts(const CanarySpec& canary, const Tokenizer& tokenizer,
 absl::StatusOr<PixelBatch> CanaryPixels(
     const ModelPackage& package, const std::string& file,
     const ImagePreprocessing& preprocessing) {
-  QUERN_ASSIGN_OR_RETURN(
-      const std::string encoded,
-      ReadPackageFile(package.CanaryPathOf(file), kMaxCanaryImageBytes));
+  QUERN_ASSIGN_OR_RETURN(const std::string encoded,
+                         ReadFile(package.CanaryPathOf(file)));
   QUERN_ASSIGN_OR_RETURN(const auto decoder, VipsImageDecoder::Create({}));
   absl::StatusOr<Image> image = decoder->Decode(encoded);
   if (!image.ok()) {

@@ -1,17 +1,16 @@
 #include "engine/model/model_package.h"
 
 #include <filesystem>
-#include <fstream>
+#include <set>
 #include <system_error>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 #include "engine/base/error.h"
+#include "engine/base/file.h"
 #include "engine/base/status_macros.h"
-#include "engine/model/fingerprint.h"
 
 namespace quern {
 namespace {
@@ -19,8 +18,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr absl::string_view kModelFile = "model.json";
-constexpr int64_t kMaxModelJsonBytes = 1 << 20;
-constexpr int64_t kMaxCanaryBytes = 64 << 20;
 constexpr size_t kMaxShownPath = 4096;
 constexpr absl::string_view kCure =
     "run scripts/setup, or name a package folder in models.paths";
@@ -56,25 +53,38 @@ absl::Status CheckFile(const std::string& folder, const std::string& file) {
 }
 
 absl::StatusOr<std::string> ReadInside(const std::string& folder,
-                                       const std::string& file,
-                                       int64_t max_bytes) {
+                                       const std::string& file) {
   QUERN_RETURN_IF_ERROR(CheckFile(folder, file));
-  return ReadPackageFile(Join(folder, file), max_bytes);
+  return ReadFile(Join(folder, file));
 }
 
 // Relative to the package's folder.
-std::vector<std::string> FilesOf(const ModelPackage& package) {
-  std::vector<std::string> files = {std::string(kModelFile),
-                                    package.spec.canary_file};
-  if (package.spec.image.has_value()) files.push_back(package.spec.image->file);
+std::set<std::string> FilesOf(const ModelPackage& package) {
+  std::set<std::string> files = {std::string(kModelFile),
+                                 package.spec.canary_file};
+  if (package.spec.image.has_value()) files.insert(package.spec.image->file);
   if (package.spec.text.has_value()) {
-    files.push_back(package.spec.text->file);
-    files.push_back(package.spec.text->tokenizer.vocabulary);
+    files.insert(package.spec.text->file);
+    files.insert(package.spec.text->tokenizer.vocabulary);
   }
   for (const CanaryImage& image : package.canary.images) {
-    files.push_back(Join(package.canary_folder, image.file));
+    files.insert(Join(package.canary_folder, image.file));
   }
   return files;
+}
+
+absl::StatusOr<std::string> Fingerprint(const std::string& folder,
+                                        const std::set<std::string>& files) {
+  const absl::string_view separator("\0", 1);
+  std::string lines;
+  for (const std::string& file : files) {
+    const std::string path = Join(folder, file);
+    std::error_code error;
+    const uintmax_t bytes = fs::file_size(path, error);
+    QUERN_ASSIGN_OR_RETURN(const std::string hash, Sha256HexOfFile(path));
+    absl::StrAppend(&lines, file, separator, bytes, separator, hash, "\n");
+  }
+  return Sha256Hex(lines);
 }
 
 // A tower without a canary would go into service unseen.
@@ -93,7 +103,7 @@ absl::Status CheckCanary(const ModelPackage& package) {
 absl::Status ReadCanary(ModelPackage& package) {
   const std::string& file = package.spec.canary_file;
   QUERN_ASSIGN_OR_RETURN(const std::string json,
-                         ReadInside(package.folder, file, kMaxCanaryBytes));
+                         ReadInside(package.folder, file));
   package.canary_folder = fs::path(file).parent_path().string();
   absl::StatusOr<CanarySpec> canary =
       ParseCanaryJson(json, package.spec.dimension);
@@ -103,19 +113,18 @@ absl::Status ReadCanary(ModelPackage& package) {
 }
 
 absl::Status ReadInto(ModelPackage& package) {
-  QUERN_ASSIGN_OR_RETURN(
-      const std::string json,
-      ReadInside(package.folder, std::string(kModelFile), kMaxModelJsonBytes));
+  QUERN_ASSIGN_OR_RETURN(const std::string json,
+                         ReadInside(package.folder, std::string(kModelFile)));
   absl::StatusOr<ModelSpec> spec = ParseModelJson(json);
   if (!spec.ok()) return Annotate(spec.status(), kModelFile);
   package.spec = *std::move(spec);
   QUERN_RETURN_IF_ERROR(ReadCanary(package));
-  const std::vector<std::string> files = FilesOf(package);
+  const std::set<std::string> files = FilesOf(package);
   for (const std::string& file : files) {
     QUERN_RETURN_IF_ERROR(CheckFile(package.folder, file));
   }
   QUERN_ASSIGN_OR_RETURN(package.fingerprint,
-                         FingerprintFiles(package.folder, files));
+                         Fingerprint(package.folder, files));
   return absl::OkStatus();
 }
 
@@ -127,27 +136,6 @@ std::string ModelPackage::PathOf(const std::string& file) const {
 
 std::string ModelPackage::CanaryPathOf(const std::string& file) const {
   return Join(Join(folder, canary_folder), file);
-}
-
-absl::StatusOr<std::string> ReadPackageFile(const std::string& file,
-                                            int64_t max_bytes) {
-  std::error_code error;
-  const uintmax_t bytes = fs::file_size(file, error);
-  const std::string shown = Quoted(file, kMaxShownPath);
-  if (error) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("cannot read ", shown, ": ", error.message()));
-  }
-  if (bytes > static_cast<uintmax_t>(max_bytes)) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        shown, " has ", bytes, " bytes: at most ", max_bytes, " are read"));
-  }
-  std::string contents(bytes, '\0');
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream.read(contents.data(), static_cast<std::streamsize>(bytes))) {
-    return absl::FailedPreconditionError(absl::StrCat("cannot read ", shown));
-  }
-  return contents;
 }
 
 absl::StatusOr<ModelPackage> ReadModelPackage(const std::string& folder) {

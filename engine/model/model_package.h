@@ -22,8 +22,9 @@ struct ModelPackage {
   ModelSpec spec;
   CanarySpec canary;
   std::string canary_folder;  // Relative to `folder`; canary files are in it.
-  // FingerprintFiles() of model.json and every file that it or the canary
-  // names.
+  // Hex SHA-256 over model.json and every file that it or the canary names, one
+  // line per file in byte order of the relative paths, each path once:
+  // "<path> NUL <size in decimal> NUL <hex SHA-256 of the contents> LF".
   std::string fingerprint;
 
   // `file` as the specs write it.
@@ -36,12 +37,8 @@ struct ModelPackage {
 //   kInvalidArgument     model.json or the canary breaks a rule: file, key,
 //   value
 //                        and what is allowed
-//   kFailedPrecondition  a file is missing, unreadable or outside of the folder
+//   kFailedPrecondition  a file is missing or outside of the folder
+//   and those of ReadFile()
 absl::StatusOr<ModelPackage> ReadModelPackage(const std::string& folder);
-
-// The contents of a file, for files of at most `max_bytes`.
-// Errors: kFailedPrecondition naming the file and the reason.
-absl::StatusOr<std::string> ReadPackageFile(const std::string& file,
-                                            int64_t max_bytes);
 
 }  // namespace quern

@@ -8,6 +8,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "engine/base/file.h"
 #include "tests/model/package_writer.h"
 #include "tests/model/tiny_towers.h"
 #include "tests/model/torchscript_writer.h"
@@ -103,7 +104,7 @@ TEST(LoadModelTest, NoticesDamagedWeights) {
   const TemporaryFolder folder;
   WritePackage(folder.path());
   const std::string file = folder.PathOf("image.ts");
-  std::string contents = ReadFile(file);
+  std::string contents = *ReadFile(file);
   std::string weight(sizeof(float), '\0');
   std::memcpy(weight.data(), &kImageWeight, sizeof(float));
   const size_t at = contents.find(weight);

@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "engine/base/file.h"
 #include "tests/model/package_writer.h"
 
 namespace quern {
@@ -266,7 +267,7 @@ TEST(ModelPackageTest, KeepsToItsFolder) {
   }
 }
 
-// Computed from the definition in fingerprint.h with Python's hashlib.
+// Computed from the definition in model_package.h with Python's hashlib.
 TEST(ModelPackageTest, HasTheDocumentedFingerprint) {
   const TemporaryFolder folder;
   WriteTinyPackage(folder.path());
@@ -284,7 +285,7 @@ TEST(ModelPackageTest, ChangesItsFingerprintWithEveryFile) {
   EXPECT_EQ(ReadModelPackage(folder.path())->fingerprint, before);
   for (const char* file : {"model.json", "image.ts", "text.ts", "vocab.txt",
                            "canary/canary.json", "canary/image.png"}) {
-    const std::string contents = ReadFile(folder.PathOf(file));
+    const std::string contents = *ReadFile(folder.PathOf(file));
     WriteFile(folder.PathOf(file), contents + " ");
     EXPECT_NE(ReadModelPackage(folder.path())->fingerprint, before) << file;
     WriteFile(folder.PathOf(file), contents);

@@ -2,7 +2,6 @@
 
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 
 #include "absl/strings/escaping.h"
 #include "gtest/gtest.h"
@@ -29,14 +28,6 @@ void WriteFile(const std::string& file, const std::string& contents) {
   std::ofstream stream(file, std::ios::binary);
   stream << contents;
   EXPECT_TRUE(stream.flush().good()) << file;
-}
-
-std::string ReadFile(const std::string& file) {
-  std::ifstream stream(file, std::ios::binary);
-  std::ostringstream contents;
-  contents << stream.rdbuf();
-  EXPECT_TRUE(stream.good()) << file;
-  return contents.str();
 }
 
 std::string OrangePng() {

@@ -26,7 +26,6 @@ class TemporaryFolder {
 };
 
 void WriteFile(const std::string& file, const std::string& contents);
-std::string ReadFile(const std::string& file);
 
 // A PNG of 8 x 8 pixels of the colour (200, 100, 50).
 std::string OrangePng();

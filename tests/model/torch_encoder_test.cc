@@ -8,6 +8,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "engine/base/file.h"
 #include "tests/contract/encoder_contract.h"
 #include "tests/model/package_writer.h"
 #include "tests/model/tiny_towers.h"
@@ -169,7 +170,7 @@ TEST(TorchEncoderTest, NamesAFileThatIsNoModule) {
   const TemporaryFolder folder;
   const std::string file = folder.PathOf("text.ts");
   WriteTorchScript(file, kTinyTextTower, {1, 2}, 1, 2);
-  const std::string whole = ReadFile(file);
+  const std::string whole = *ReadFile(file);
   for (const std::string& contents :
        {std::string(), std::string("not a module"),
         whole.substr(0, whole.size() / 2)}) {
