@@ -52,7 +52,7 @@ ClientOptions WithDefaults(ClientOptions options) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Create(ClientOptions options) {
-  if (const absl::Status status = Validate(options); !status.ok()) {
+  if (absl::Status status = Validate(options); !status.ok()) {
     return status;
   }
   return std::unique_ptr<Client>(new Client(WithDefaults(std::move(options))));
@@ -72,10 +72,9 @@ absl::Status Client::CheckHealth() {
   const auto stub = grpc::health::v1::Health::NewStub(channel_);
   const grpc::health::v1::HealthCheckRequest request;
   HealthCheckResponse response;
-  const absl::Status status =
-      Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
-        return stub->Check(context, request, &response);
-      });
+  absl::Status status = Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+    return stub->Check(context, request, &response);
+  });
   if (!status.ok()) return status;
   if (response.status() != HealthCheckResponse::SERVING) {
     return absl::UnavailableError(absl::StrCat(
@@ -88,10 +87,9 @@ absl::Status Client::CheckHealth() {
 absl::StatusOr<v1::SearchResponse> Client::Search(
     const v1::SearchRequest& request) {
   v1::SearchResponse response;
-  const absl::Status status =
-      Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
-        return retrieval_->Search(context, request, &response);
-      });
+  absl::Status status = Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+    return retrieval_->Search(context, request, &response);
+  });
   if (!status.ok()) return status;
   return response;
 }
@@ -99,10 +97,9 @@ absl::StatusOr<v1::SearchResponse> Client::Search(
 absl::StatusOr<v1::EmbedResponse> Client::Embed(
     const v1::EmbedRequest& request) {
   v1::EmbedResponse response;
-  const absl::Status status =
-      Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
-        return embedding_->Embed(context, request, &response);
-      });
+  absl::Status status = Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+    return embedding_->Embed(context, request, &response);
+  });
   if (!status.ok()) return status;
   return response;
 }
@@ -111,10 +108,9 @@ absl::StatusOr<v1::Collection> Client::GetCollection(const std::string& name) {
   v1::GetCollectionRequest request;
   request.set_name(name);
   v1::Collection response;
-  const absl::Status status =
-      Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
-        return collections_->Get(context, request, &response);
-      });
+  absl::Status status = Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+    return collections_->Get(context, request, &response);
+  });
   if (!status.ok()) return status;
   return response;
 }
@@ -125,10 +121,9 @@ absl::StatusOr<std::vector<v1::Collection>> Client::ListCollections() {
   request.set_page_size(kListPageSize);
   do {
     v1::ListCollectionsResponse response;
-    const absl::Status status =
-        Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
-          return collections_->List(context, request, &response);
-        });
+    absl::Status status = Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+      return collections_->List(context, request, &response);
+    });
     if (!status.ok()) return status;
     for (v1::Collection& collection : *response.mutable_collections()) {
       collections.push_back(std::move(collection));
@@ -143,10 +138,9 @@ absl::StatusOr<v1::Collection> Client::CreateCollection(
   v1::CreateCollectionRequest request;
   *request.mutable_collection() = collection;
   v1::Collection response;
-  const absl::Status status =
-      Run(Repeat::kNever, [&](grpc::ClientContext* context) {
-        return collections_->Create(context, request, &response);
-      });
+  absl::Status status = Run(Repeat::kNever, [&](grpc::ClientContext* context) {
+    return collections_->Create(context, request, &response);
+  });
   if (!status.ok()) return status;
   return response;
 }
@@ -156,20 +150,18 @@ absl::StatusOr<v1::DeleteCollectionResponse> Client::DeleteCollection(
   v1::DeleteCollectionRequest request;
   request.set_name(name);
   v1::DeleteCollectionResponse response;
-  const absl::Status status =
-      Run(Repeat::kNever, [&](grpc::ClientContext* context) {
-        return collections_->Delete(context, request, &response);
-      });
+  absl::Status status = Run(Repeat::kNever, [&](grpc::ClientContext* context) {
+    return collections_->Delete(context, request, &response);
+  });
   if (!status.ok()) return status;
   return response;
 }
 
 absl::StatusOr<v1::Item> Client::GetItem(const v1::GetItemRequest& request) {
   v1::Item response;
-  const absl::Status status =
-      Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
-        return items_->Get(context, request, &response);
-      });
+  absl::Status status = Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+    return items_->Get(context, request, &response);
+  });
   if (!status.ok()) return status;
   return response;
 }
@@ -177,10 +169,9 @@ absl::StatusOr<v1::Item> Client::GetItem(const v1::GetItemRequest& request) {
 absl::StatusOr<v1::ListItemsResponse> Client::ListItems(
     const v1::ListItemsRequest& request) {
   v1::ListItemsResponse response;
-  const absl::Status status =
-      Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
-        return items_->List(context, request, &response);
-      });
+  absl::Status status = Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+    return items_->List(context, request, &response);
+  });
   if (!status.ok()) return status;
   return response;
 }
@@ -196,10 +187,9 @@ std::unique_ptr<UpsertStream> Client::Upsert(
 absl::StatusOr<std::vector<v1::Model>> Client::ListModels() {
   const v1::ListModelsRequest request;
   v1::ListModelsResponse response;
-  const absl::Status status =
-      Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
-        return models_->List(context, request, &response);
-      });
+  absl::Status status = Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+    return models_->List(context, request, &response);
+  });
   if (!status.ok()) return status;
   return std::vector<v1::Model>(response.models().begin(),
                                 response.models().end());
@@ -239,7 +229,7 @@ absl::Status Client::Run(
   absl::InsecureBitGen random;
   for (int attempts = 1;; ++attempts) {
     if (is_shut_down()) return absl::CancelledError("the client was shut down");
-    const absl::Status status = Attempt(call, deadline);
+    absl::Status status = Attempt(call, deadline);
     if (status.ok() || repeat == Repeat::kNever) return status;
     const std::optional<absl::Duration> delay = client::NextDelay(
         options_.retry, attempts, status, absl::Uniform<double>(random, 0, 1));

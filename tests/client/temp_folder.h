@@ -1,25 +1,16 @@
 #pragma once
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
 
+#include "tests/support/temporary_directory.h"
+
 namespace quern {
 
-// A folder that lives as long as the test.
+// A folder of files that lives as long as the test.
 class TempFolder {
  public:
-  TempFolder() {
-    std::string pattern =
-        (std::filesystem::temp_directory_path() / "quern-test-XXXXXX").string();
-    path_ = mkdtemp(pattern.data());
-  }
-  ~TempFolder() { std::filesystem::remove_all(path_); }
-
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
-
   const std::filesystem::path& path() const { return path_; }
 
   // Makes the folders on the way, too.
@@ -37,7 +28,8 @@ class TempFolder {
   }
 
  private:
-  std::filesystem::path path_;
+  const TemporaryDirectory directory_;
+  const std::filesystem::path path_{directory_.path()};
 };
 
 }  // namespace quern
