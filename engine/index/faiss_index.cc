@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -25,6 +24,11 @@ constexpr int64_t kTileRows = 128;
 static_assert(kBlockRows % kTileRows == 0, "a tile lies in one block");
 // Comparisons between two looks at the deadline; a few milliseconds.
 constexpr int64_t kComparisonsPerCheck = 65'536;
+
+// A hash map's node with a short id inside its string, its slot, and the row's
+// pointer to it.
+constexpr int64_t kBytesPerId =
+    sizeof(std::pair<const std::string, int64_t>) + 4 * sizeof(void*);
 
 // A copy of `vectors`, [rows x columns], checked, and normalised for kCosine.
 // `name` is the field that the rows are called after.
@@ -253,9 +257,6 @@ absl::Status FaissIndex::Compare(const RequestContext& context,
 int64_t FaissIndex::memory_bytes() const {
   absl::ReaderMutexLock lock(&mutex_);
   const auto blocks = static_cast<int64_t>(blocks_.size());
-  // A hash map's node and slot, the short id inside its string.
-  constexpr int64_t kBytesPerId =
-      sizeof(std::pair<const std::string, int64_t>) + 4 * sizeof(void*);
   return blocks * kBlockRows * dimension() *
              static_cast<int64_t>(sizeof(float)) +
          rows() * kBytesPerId;

@@ -62,7 +62,7 @@ absl::StatusOr<Item> DecodeHeader(absl::string_view bytes) {
   if (bytes.size() != uri_bytes) {
     return WrongSize("items", total_bytes, kFixedHeaderBytes + uri_bytes);
   }
-  item.media_uri = std::string(bytes);
+  item.media_uri.assign(bytes.data(), bytes.size());
   return item;
 }
 

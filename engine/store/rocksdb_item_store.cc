@@ -490,7 +490,7 @@ absl::StatusOr<Item> RocksdbItemStore::Database::Decode(
     absl::string_view id, absl::string_view header) const {
   absl::StatusOr<Item> item = DecodeHeader(header);
   if (!item.ok()) return DamagedItem(path_, id, item.status().message());
-  item->id = std::string(id);
+  item->id.assign(id.data(), id.size());
   return item;
 }
 
@@ -603,7 +603,7 @@ absl::Status RocksdbItemStore::Database::Scan(
     if (payloads.has_value()) {
       std::optional<absl::string_view> payload = payloads->Find(headers->key());
       if (!payload.has_value()) return missing(*payloads, id, "payloads");
-      item.payload = std::string(*payload);
+      item.payload.assign(payload->data(), payload->size());
     }
     if (vectors.has_value()) {
       std::optional<absl::string_view> vector = vectors->Find(headers->key());

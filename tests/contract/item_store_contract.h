@@ -42,6 +42,8 @@ inline void PrintTo(const ItemStoreBackend& backend, std::ostream* out) {
 class ItemStoreContract : public testing::TestWithParam<ItemStoreBackend> {
  protected:
   static constexpr int64_t kDimension = 4;
+  static constexpr int kThreads = 6;
+  static constexpr int kRounds = 40;  // Of each thread; divisible by 4.
 
   ItemStoreContract() { Reopen(); }
 
@@ -363,8 +365,6 @@ TEST_P(ItemStoreContract, ReopenKeepsEverything) {
 }
 
 TEST_P(ItemStoreContract, ConcurrentWritersOfTheSameIdsStayExact) {
-  constexpr int kThreads = 6;
-  constexpr int kRounds = 40;
   std::atomic<int64_t> deleted = 0;
   std::vector<std::thread> threads;
   threads.reserve(kThreads);

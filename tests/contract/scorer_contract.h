@@ -56,6 +56,7 @@ class ScorerContract : public testing::TestWithParam<ScorerBackend> {
 
   std::vector<ScoreCandidate> MakeCandidates(int count) {
     std::vector<ScoreCandidate> candidates;
+    candidates.reserve(count);
     for (int i = 0; i < count; ++i) {
       candidates.push_back(
           {.id = absl::StrCat("item", i), .embedding = RandomUnitVector()});
@@ -138,6 +139,7 @@ TEST_P(ScorerContract, ManyThreadsGetTheScoresOfOne) {
   const std::vector<ScoreCandidate> candidates = MakeCandidates(100);
   const std::vector<float> expected = Scores(candidates);
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&] { EXPECT_EQ(Scores(candidates), expected); });
   }

@@ -46,6 +46,8 @@ class VectorIndexContract : public testing::TestWithParam<VectorIndexBackend> {
   using Vector = std::vector<float>;
   using Vectors = std::map<std::string, Vector>;
 
+  // Of the tests with random vectors.
+  static constexpr int64_t kDimension = 24;
   // Of every comparison of a float sum with the oracle's.
   static constexpr double kTolerance = 1e-5;
 
@@ -86,6 +88,7 @@ class VectorIndexContract : public testing::TestWithParam<VectorIndexBackend> {
 
   static std::vector<std::string> Ids(const std::vector<ScoredId>& results) {
     std::vector<std::string> ids;
+    ids.reserve(results.size());
     for (const ScoredId& result : results) ids.push_back(result.id);
     return ids;
   }
@@ -212,7 +215,6 @@ TEST_P(VectorIndexContract, DotProductScoresAsTheyCome) {
 }
 
 TEST_P(VectorIndexContract, FindsTheNearestOfManyForBothMetrics) {
-  constexpr int64_t kDimension = 48;
   for (const Metric metric : {Metric::kCosine, Metric::kDotProduct}) {
     std::mt19937 random(7);
     const auto index = Create(kDimension, metric);
@@ -239,6 +241,7 @@ TEST_P(VectorIndexContract, QueriesInABatchAreAnsweredAsAlone) {
   }
   ASSERT_THAT(UpsertAll(*index, vectors), IsOk());
   std::vector<Vector> queries;
+  queries.reserve(40);
   for (int i = 0; i < 40; ++i) queries.push_back(RandomVector(random, 32));
 
   const auto batch = ValueOrDie(SearchRows(*index, queries, 5));
@@ -365,7 +368,6 @@ TEST_P(VectorIndexContract, StopsForCancellationAndDeadline) {
 
 // Thousands of rows come and go, so that rows move and storage shrinks.
 TEST_P(VectorIndexContract, AgreesWithTheOracleOverRandomCalls) {
-  constexpr int64_t kDimension = 8;
   for (const unsigned seed : {1u, 2u, 3u}) {
     std::mt19937 random(seed);
     const auto index = Create(kDimension, Metric::kDotProduct);
@@ -415,6 +417,7 @@ TEST_P(VectorIndexContract, SearchesSeeAllOfAnUpsertOrNothing) {
     }
   });
   std::vector<std::thread> readers;
+  readers.reserve(2);
   for (int r = 0; r < 2; ++r) {
     readers.emplace_back([&] {
       for (int i = 0; i < 500; ++i) {

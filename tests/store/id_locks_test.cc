@@ -11,6 +11,9 @@
 namespace quern {
 namespace {
 
+constexpr int kThreads = 4;
+constexpr int kSteps = 2000;
+
 TEST(IdLocksTest, DifferentIdsAreHeldSideBySide) {
   IdLocks locks;
   const IdLocks::Holder first(locks, {"a", "b"});
@@ -35,8 +38,6 @@ TEST(IdLocksTest, AnIdIsHeldOnce) {
 // Threads that read, then write, one counter per id: lost steps would show that
 // two held an id together, and opposite orders that they cannot wait in a ring.
 TEST(IdLocksTest, HoldersOfAnIdTakeTurns) {
-  constexpr int kThreads = 4;
-  constexpr int kSteps = 2000;
   IdLocks locks;
   int count_a = 0;
   int count_b = 0;

@@ -37,6 +37,8 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 
 constexpr int64_t kDimension = 3;
+constexpr int kThreads = 8;
+constexpr int kPuts = 10;  // Of each thread.
 constexpr ItemParts kWhole = {.payload = true, .embedding = true};
 
 Item MakeItem(const std::string& id) {
@@ -363,8 +365,6 @@ TEST_F(RocksdbItemStoreTest, APowerCutLosesNothingThatWasAcknowledged) {
 }
 
 TEST_F(RocksdbItemStoreTest, WritersAtTheSameTimeShareSyncs) {
-  constexpr int kThreads = 8;
-  constexpr int kPuts = 10;
   const auto store = Open();
   files_->set_sync_delay(absl::Milliseconds(2));
   const int64_t before = files_->log_syncs();

@@ -1,11 +1,11 @@
 #pragma once
 
 #include <cstdlib>
-#include <string>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -38,7 +38,7 @@ MATCHER_P2(StatusIs, code, message, "") {
   *result_listener << GetStatus(arg).ToString();
   return GetStatus(arg).code() == code &&
          testing::ExplainMatchResult(
-             message, std::string(GetStatus(arg).message()), result_listener);
+             message, absl::StrCat(GetStatus(arg).message()), result_listener);
 }
 
 // The value of a result that must be OK: an error ends the test binary.
