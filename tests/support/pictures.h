@@ -17,8 +17,11 @@ namespace quern {
 inline Image PlainImage(int64_t width, int64_t height, uint8_t red,
                         uint8_t green, uint8_t blue) {
   Image image{.width = width, .height = height};
+  image.rgb.reserve(width * height * 3);
   for (int64_t i = 0; i < width * height; ++i) {
-    image.rgb.insert(image.rgb.end(), {red, green, blue});
+    image.rgb.push_back(red);
+    image.rgb.push_back(green);
+    image.rgb.push_back(blue);
   }
   return image;
 }
@@ -26,7 +29,7 @@ inline Image PlainImage(int64_t width, int64_t height, uint8_t red,
 inline std::string PngChunk(absl::string_view type, absl::string_view data) {
   const uint32_t length = htonl(data.size());
   std::string body(type);
-  body.append(data);
+  body.append(data.data(), data.size());
   const uint32_t checksum =
       htonl(crc32(0, reinterpret_cast<const Bytef*>(body.data()), body.size()));
   std::string chunk(reinterpret_cast<const char*>(&length), 4);
@@ -35,8 +38,8 @@ inline std::string PngChunk(absl::string_view type, absl::string_view data) {
   return chunk;
 }
 
-// A PNG of black 8-bit grey pixels; without its data it is a header that only
-// says how large it is.
+// A PNG of black 8-bit grey pixels; without its data it is a header that says how
+// large it is, and hardly more.
 inline std::string BlackPng(uint32_t width, uint32_t height, bool with_data) {
   std::string header(13, '\0');
   const uint32_t sides[2] = {htonl(width), htonl(height)};
@@ -51,6 +54,8 @@ inline std::string BlackPng(uint32_t width, uint32_t height, bool with_data) {
              reinterpret_cast<const Bytef*>(rows.data()), rows.size());
     compressed.resize(size);
     png += PngChunk("IDAT", compressed);
+  } else {
+    png += PngChunk("IDAT", "x\x9c");  // How a zlib stream begins.
   }
   return png + PngChunk("IEND", "");
 }

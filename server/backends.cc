@@ -1,0 +1,76 @@
+#include "server/backends.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "engine/base/error.h"
+#include "engine/base/status_macros.h"
+#include "engine/index/faiss_index.h"
+#include "engine/media/vips_image_decoder.h"
+#include "engine/model/load_model.h"
+#include "engine/store/rocksdb_item_store.h"
+
+namespace quern {
+namespace {
+
+absl::StatusOr<std::unique_ptr<ModelRegistry>> LoadModels(
+    const v1::ModelsConfig& config) {
+  auto models = std::make_unique<ModelRegistry>();
+  for (const std::string& path : config.paths()) {
+    absl::StatusOr<std::shared_ptr<const Model>> model =
+        LoadModel({.path = path, .device = config.device()});
+    if (absl::IsNotFound(model.status())) {
+      return Annotate(model.status(),
+                      "run scripts/setup, or set models.paths to the folder "
+                      "of a model package");
+    }
+    QUERN_RETURN_IF_ERROR(model.status());
+    models->Put(*std::move(model));
+  }
+  if (!config.default_model().empty() &&
+      !models->SetDefault(config.default_model()).ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("models.default_model: ", Quoted(config.default_model()),
+                     " is none of the loaded models"));
+  }
+  return models;
+}
+
+CollectionFactories StoreAndIndex(const v1::StorageConfig& config) {
+  CollectionFactories factories;
+  factories.open_store = [cache = CreateBlockCache(config.block_cache_bytes())](
+                             const std::string& path,
+                             const v1::Collection& record)
+      -> absl::StatusOr<std::unique_ptr<ItemStore>> {
+    return RocksdbItemStore::Open(
+        {.path = path, .dimension = record.dimension(), .block_cache = cache});
+  };
+  factories.create_index = [](const v1::Collection& record)
+      -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
+    return FaissIndex::Create(
+        {.dimension = record.dimension(),
+         .metric = record.metric() == v1::METRIC_DOT_PRODUCT
+                       ? Metric::kDotProduct
+                       : Metric::kCosine});
+  };
+  return factories;
+}
+
+}  // namespace
+
+absl::StatusOr<Backends> CreateBackends(const v1::Config& config) {
+  Backends backends;
+  backends.clock = std::make_unique<RealClock>();
+  QUERN_ASSIGN_OR_RETURN(
+      backends.decoder,
+      VipsImageDecoder::Create(
+          {.limits = {.max_bytes = config.media().max_image_bytes(),
+                      .max_pixels = config.media().max_image_pixels()}}));
+  QUERN_ASSIGN_OR_RETURN(backends.models, LoadModels(config.models()));
+  backends.collections = StoreAndIndex(config.storage());
+  return backends;
+}
+
+}  // namespace quern

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+
+#include "engine/base/clock.h"
+#include "engine/media/image.h"
+#include "engine/model/model_registry.h"
+#include "engine/query/collection.h"
+#include "quern/v1/config.pb.h"
+
+namespace quern {
+
+// What a server is built on; tests give fakes.
+struct Backends {
+  std::unique_ptr<Clock> clock;
+  std::unique_ptr<ImageDecoder> decoder;
+  std::unique_ptr<ModelRegistry> models;
+  CollectionFactories collections;
+};
+
+// The real ones: libvips, LibTorch, RocksDB and FAISS. Models come back loaded,
+// with their canaries passed. Errors: those of loading a model, naming its
+// folder; kInvalidArgument for a models.default_model that is not loaded.
+absl::StatusOr<Backends> CreateBackends(const v1::Config& config);
+
+}  // namespace quern

@@ -1,0 +1,364 @@
+#include "server/codec.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
+#include "google/protobuf/descriptor.h"
+
+#include "engine/base/error.h"
+#include "engine/base/status_macros.h"
+#include "server/grpc_status.h"
+
+namespace quern {
+namespace {
+
+using ::google::protobuf::FieldDescriptor;
+using ::google::protobuf::Message;
+
+constexpr int64_t kDefaultHits = 10;
+constexpr size_t kMaxMediaUriBytes = 4096;
+constexpr absl::string_view kPageTokenVersion = "1";
+
+// For a oneof of which one must be set.
+absl::Status NothingGiven(absl::string_view field, absl::string_view choices) {
+  return InvalidField(field, absl::StrCat("is empty; give one of: ", choices));
+}
+
+// Limits such as target_recall, which an exact search fulfils by itself.
+absl::Status CheckShare(float share, absl::string_view field) {
+  if (share > 0 && share <= 1) return absl::OkStatus();
+  return InvalidField(
+      field, absl::StrCat("is ", share, "; it must be above 0 and at most 1"));
+}
+
+std::vector<float> DecodeVector(const v1::Vector& vector) {
+  return {vector.values().begin(), vector.values().end()};
+}
+
+absl::StatusOr<QueryPart> DecodePart(const v1::QueryPart& part,
+                                     const std::string& field) {
+  QueryPart out;
+  if (part.has_weight()) out.weight = part.weight();
+  switch (part.part_case()) {
+    case v1::QueryPart::kText:
+      out.input = TextInput{part.text()};
+      return out;
+    case v1::QueryPart::kImage: {
+      QUERN_ASSIGN_OR_RETURN(
+          out.input, DecodeImage(part.image(), absl::StrCat(field, ".image")));
+      return out;
+    }
+    case v1::QueryPart::kEmbedding:
+      out.input = EmbeddingInput{DecodeVector(part.embedding())};
+      return out;
+    case v1::QueryPart::kItemId:
+      out.input = StoredItemInput{part.item_id()};
+      return out;
+    case v1::QueryPart::kVideo:
+      return NotInThisVersion(absl::StrCat(field, ".video"));
+    case v1::QueryPart::kAudio:
+      return NotInThisVersion(absl::StrCat(field, ".audio"));
+    case v1::QueryPart::PART_NOT_SET:
+      break;
+  }
+  return NothingGiven(field, "text, image, embedding, item_id");
+}
+
+absl::Status RefuseUnknownSearchFields(const v1::SearchRequest& request) {
+  QUERN_RETURN_IF_ERROR(RefuseFields(
+      request, {"page_token", "filter", "rerank", "min_probability", "category",
+                "group_by", "explain", "modalities"}));
+  if (request.granularity() != v1::GRANULARITY_UNSPECIFIED &&
+      request.granularity() != v1::GRANULARITY_ITEM) {
+    return NotInThisVersion("granularity");
+  }
+  return RefuseFields(request.query(), {"feedback"}, "query.");
+}
+
+}  // namespace
+
+absl::Status NotInThisVersion(absl::string_view field) {
+  return absl::UnimplementedError(
+      absl::StrCat(field, ": not available in this version"));
+}
+
+absl::Status RefuseFields(const Message& message,
+                          std::initializer_list<absl::string_view> fields,
+                          absl::string_view prefix) {
+  const google::protobuf::Reflection& reflection = *message.GetReflection();
+  for (absl::string_view name : fields) {
+    const FieldDescriptor& field =
+        *message.GetDescriptor()->FindFieldByName(std::string(name));
+    const bool is_set = field.is_repeated()
+                            ? reflection.FieldSize(message, &field) > 0
+                            : reflection.HasField(message, &field);
+    if (is_set) return NotInThisVersion(absl::StrCat(prefix, name));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RequireName(absl::string_view name, absl::string_view field) {
+  return name.empty() ? InvalidField(field, "is empty; it must be given")
+                      : absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> CheckedPageSize(int64_t page_size, int64_t max) {
+  if (page_size >= 1 && page_size <= max) return page_size;
+  return InvalidField(
+      "page_size", absl::StrCat("is ", page_size, "; it must be 1 to ", max));
+}
+
+std::string EncodePageToken(absl::string_view scope, absl::string_view last) {
+  return absl::WebSafeBase64Escape(
+      absl::StrCat(kPageTokenVersion, absl::string_view("\0", 1), scope,
+                   absl::string_view("\0", 1), last));
+}
+
+absl::StatusOr<std::string> DecodePageToken(absl::string_view token,
+                                            absl::string_view scope) {
+  if (token.empty()) return "";
+  const std::string expected =
+      absl::StrCat(kPageTokenVersion, absl::string_view("\0", 1), scope,
+                   absl::string_view("\0", 1));
+  std::string decoded;
+  absl::string_view rest;
+  if (absl::WebSafeBase64Unescape(token, &decoded)) rest = decoded;
+  if (!absl::ConsumePrefix(&rest, expected)) {
+    return InvalidField("page_token",
+                        "is not the next_page_token of an equal request");
+  }
+  return std::string(rest);
+}
+
+absl::StatusOr<ItemMask> ItemMask::FromPaths(
+    const google::protobuf::FieldMask& mask) {
+  ItemMask out;
+  if (mask.paths().empty()) {
+    out.fields_.set();
+    out.fields_.reset(v1::Item::kEmbeddingFieldNumber);
+    return out;
+  }
+  for (const std::string& path : mask.paths()) {
+    const FieldDescriptor* field =
+        v1::Item::descriptor()->FindFieldByName(path);
+    if (path == "*") {
+      out.fields_.set();
+    } else if (field != nullptr) {
+      out.fields_.set(field->number());
+    } else {
+      return InvalidField(
+          "read_mask", absl::StrCat(Quoted(path), " is not a field of Item"));
+    }
+  }
+  return out;
+}
+
+ItemParts ItemMask::parts() const {
+  return {.payload = Has(v1::Item::kPayloadFieldNumber),
+          .embedding = Has(v1::Item::kEmbeddingFieldNumber)};
+}
+
+absl::Status EncodeItem(const Item& item, const ItemMask& mask, v1::Item* out) {
+  if (mask.Has(v1::Item::kIdFieldNumber)) out->set_id(item.id);
+  if (mask.Has(v1::Item::kPayloadFieldNumber) &&
+      !out->mutable_payload()->ParseFromString(item.payload)) {
+    return absl::DataLossError(
+        absl::StrCat("the payload of item ", Quoted(item.id), " is damaged"));
+  }
+  if (mask.Has(v1::Item::kModalityFieldNumber)) {
+    out->set_modality(static_cast<v1::Modality>(item.modality));
+  }
+  if (mask.Has(v1::Item::kMediaUriFieldNumber)) {
+    out->set_media_uri(item.media_uri);
+  }
+  if (mask.Has(v1::Item::kEmbeddingFieldNumber)) {
+    out->mutable_embedding()->mutable_values()->Add(item.embedding.begin(),
+                                                    item.embedding.end());
+  }
+  if (mask.Has(v1::Item::kCreateTimeFieldNumber)) {
+    *out->mutable_create_time() = EncodeTime(item.create_time);
+  }
+  if (mask.Has(v1::Item::kUpdateTimeFieldNumber)) {
+    *out->mutable_update_time() = EncodeTime(item.update_time);
+  }
+  if (mask.Has(v1::Item::kEtagFieldNumber)) {
+    out->set_etag(EncodeEtag(item.update_time));
+  }
+  return absl::OkStatus();
+}
+
+google::protobuf::Timestamp EncodeTime(absl::Time time) {
+  google::protobuf::Timestamp out;
+  absl::Duration rest;
+  // Rounds towards the past, as Timestamp wants it also before 1970.
+  out.set_seconds(absl::ToUnixSeconds(time));
+  rest = time - absl::FromUnixSeconds(out.seconds());
+  out.set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
+  return out;
+}
+
+std::string EncodeEtag(absl::Time update_time) {
+  return absl::StrFormat("%x", absl::ToUnixNanos(update_time));
+}
+
+v1::ModelVersion EncodeModelVersion(const ModelInfo& info) {
+  v1::ModelVersion out;
+  out.set_name(info.name);
+  out.set_version(info.version);
+  out.set_fingerprint(info.fingerprint);
+  return out;
+}
+
+void EncodeStages(const RequestContext& context,
+                  google::protobuf::RepeatedPtrField<v1::StageTime>* out) {
+  for (const StageTime& stage : context.stage_times()) {
+    v1::StageTime& time = *out->Add();
+    time.set_stage(stage.stage);
+    absl::Duration rest;
+    time.mutable_duration()->set_seconds(
+        absl::IDivDuration(stage.duration, absl::Seconds(1), &rest));
+    time.mutable_duration()->set_nanos(
+        static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
+  }
+}
+
+absl::StatusOr<ImageInput> DecodeImage(const v1::Media& media,
+                                       absl::string_view field) {
+  switch (media.source_case()) {
+    case v1::Media::kContent:
+      return ImageInput{media.content()};
+    case v1::Media::kUri:
+      return NotInThisVersion(absl::StrCat(field, ".uri"));
+    case v1::Media::SOURCE_NOT_SET:
+      break;
+  }
+  return NothingGiven(field, "content");
+}
+
+absl::StatusOr<SearchQuery> DecodeSearch(const v1::SearchRequest& request,
+                                         const EngineLimits& limits,
+                                         const ItemMask& mask) {
+  QUERN_RETURN_IF_ERROR(RefuseUnknownSearchFields(request));
+  QUERN_RETURN_IF_ERROR(RequireName(request.collection(), "collection"));
+  SearchQuery query{.collection = request.collection(), .read = mask.parts()};
+  QUERN_ASSIGN_OR_RETURN(query.k,
+                         PageSize(request, kDefaultHits, limits.max_page_size));
+  if (request.has_min_score()) {
+    if (std::isnan(request.min_score())) {
+      return InvalidField("min_score", "is not a number");
+    }
+    query.min_score = request.min_score();
+  }
+  if (request.has_recall()) {
+    QUERN_RETURN_IF_ERROR(CheckShare(request.recall(), "recall"));
+  }
+  query.parts.reserve(request.query().parts_size());
+  for (int i = 0; i < request.query().parts_size(); ++i) {
+    QUERN_ASSIGN_OR_RETURN(QueryPart part,
+                           DecodePart(request.query().parts(i),
+                                      absl::StrCat("query.parts[", i, "]")));
+    query.parts.push_back(std::move(part));
+  }
+  return query;
+}
+
+absl::Status EncodeSearch(const SearchResult& result, const ItemMask& mask,
+                          const RequestContext& context,
+                          v1::SearchResponse* response) {
+  response->mutable_hits()->Reserve(static_cast<int>(result.hits.size()));
+  for (const SearchHit& hit : result.hits) {
+    v1::Hit& out = *response->add_hits();
+    out.set_score(hit.score);
+    QUERN_RETURN_IF_ERROR(EncodeItem(hit.item, mask, out.mutable_item()));
+  }
+  v1::SearchReport& report = *response->mutable_report();
+  report.mutable_model()->set_name(result.model_name);
+  report.mutable_model()->set_version(result.model_version);
+  report.mutable_model()->set_fingerprint(result.model_fingerprint);
+  report.set_shards_asked(1);
+  report.set_shards_answered(1);
+  report.set_index_version(result.index_version);
+  report.set_item_count(result.item_count);
+  report.set_query_truncated(result.query_truncated);
+  EncodeStages(context, report.mutable_stages());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<UpsertInput> DecodeUpsert(const v1::UpsertRequest& request) {
+  QUERN_RETURN_IF_ERROR(
+      RefuseFields(request, {"video", "audio", "etag", "ttl"}));
+  if (request.media_uri().size() > kMaxMediaUriBytes) {
+    return InvalidField(
+        "media_uri", absl::StrCat("has ", request.media_uri().size(),
+                                  " bytes; the limit is ", kMaxMediaUriBytes));
+  }
+  UpsertInput input{.id = request.id(),
+                    .payload = request.payload().SerializeAsString(),
+                    .media_uri = request.media_uri(),
+                    .model_fingerprint = request.model_fingerprint()};
+  switch (request.content_case()) {
+    case v1::UpsertRequest::kText:
+      input.content = TextInput{request.text()};
+      return input;
+    case v1::UpsertRequest::kImage: {
+      QUERN_ASSIGN_OR_RETURN(input.content,
+                             DecodeImage(request.image(), "image"));
+      return input;
+    }
+    case v1::UpsertRequest::kEmbedding:
+      input.content = EmbeddingInput{DecodeVector(request.embedding())};
+      return input;
+    default:
+      return NothingGiven("content", "text, image, embedding");
+  }
+}
+
+void EncodeUpsert(const UpsertResult& result, v1::UpsertResponse* response) {
+  response->set_index(result.index);
+  response->set_id(result.id);
+  *response->mutable_status() = ToRpcStatus(result.status);
+  if (!result.status.ok()) return;
+  response->set_created(result.created);
+  response->set_etag(EncodeEtag(result.update_time));
+  response->set_truncated(result.truncated);
+}
+
+absl::Status CheckNewCollection(const v1::Collection& collection) {
+  QUERN_RETURN_IF_ERROR(
+      RefuseFields(collection, {"payload_fields", "ttl"}, "collection."));
+  const v1::IndexConfig& index = collection.index();
+  if (index.kind() != v1::IndexConfig::KIND_UNSPECIFIED &&
+      index.kind() != v1::IndexConfig::KIND_EXACT) {
+    return NotInThisVersion("collection.index.kind");
+  }
+  if (index.storage() != v1::IndexConfig::STORAGE_UNSPECIFIED &&
+      index.storage() != v1::IndexConfig::STORAGE_FP32) {
+    return NotInThisVersion("collection.index.storage");
+  }
+  if (index.has_shards() && index.shards() < 1) {
+    return InvalidField(
+        "collection.index.shards",
+        absl::StrCat("is ", index.shards(), "; it must be 1 to 64"));
+  }
+  if (index.shards() > 1) return NotInThisVersion("collection.index.shards");
+  if (index.has_target_recall()) {
+    QUERN_RETURN_IF_ERROR(
+        CheckShare(index.target_recall(), "collection.index.target_recall"));
+  }
+  if (collection.parts().dense() > v1::PartsConfig::DENSE_OFF) {
+    return NotInThisVersion("collection.parts.dense");
+  }
+  return RefuseFields(collection.parts(),
+                      {"frames_per_second", "max_frames", "encoding",
+                       "searchable", "keep_media"},
+                      "collection.parts.");
+}
+
+}  // namespace quern

@@ -1,0 +1,203 @@
+#include "server/metrics.h"
+
+#include <fstream>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "prometheus/collectable.h"
+#include "prometheus/counter.h"
+#include "prometheus/exposer.h"
+#include "prometheus/family.h"
+#include "prometheus/gauge.h"
+#include "prometheus/histogram.h"
+#include "prometheus/registry.h"
+#include <unistd.h>
+
+#include "engine/base/guard.h"
+#include "server/address.h"
+#include "server/grpc_status.h"
+#include "server/version.h"
+
+namespace quern {
+namespace {
+
+constexpr absl::Duration kKnockInterval = absl::Milliseconds(5);
+
+// Seconds: three a decade, from what an embedding search takes to what a large
+// video takes.
+const prometheus::Histogram::BucketBoundaries& LatencyBuckets() {
+  static const auto* const buckets =
+      new prometheus::Histogram::BucketBoundaries{
+          0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05,
+          0.1,    0.2,    0.5,   1,     2,     5,    10,   30};
+  return *buckets;
+}
+
+// 0 where /proc is not there.
+int64_t ResidentBytes() {
+  std::ifstream statm("/proc/self/statm");
+  int64_t total_pages = 0;
+  int64_t resident_pages = 0;
+  statm >> total_pages >> resident_pages;
+  return resident_pages * sysconf(_SC_PAGESIZE);
+}
+
+prometheus::MetricFamily GaugeFamily(const std::string& name,
+                                     const std::string& help) {
+  return {.name = name,
+          .help = help,
+          .type = prometheus::MetricType::Gauge,
+          .metric = {}};
+}
+
+prometheus::ClientMetric GaugeValue(
+    int64_t value, std::vector<prometheus::ClientMetric::Label> labels = {}) {
+  prometheus::ClientMetric metric;
+  metric.label = std::move(labels);
+  metric.gauge.value = static_cast<double>(value);
+  return metric;
+}
+
+// Gauges whose truth lies elsewhere, read when asked for.
+class ScrapedGauges final : public prometheus::Collectable {
+ public:
+  explicit ScrapedGauges(std::function<ServerGauges()> gauges)
+      : gauges_(std::move(gauges)) {}
+
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    const ServerGauges gauges = gauges_();
+    auto queued =
+        GaugeFamily("quern_pool_queue_depth", "Requests waiting for a thread.");
+    queued.metric.push_back(GaugeValue(gauges.queued_requests));
+    auto in_flight =
+        GaugeFamily("quern_calls_in_flight", "Calls that have not ended.");
+    in_flight.metric.push_back(GaugeValue(gauges.calls_in_flight));
+    auto resident = GaugeFamily("process_resident_memory_bytes",
+                                "Resident memory of the process.");
+    resident.metric.push_back(GaugeValue(ResidentBytes()));
+    auto items =
+        GaugeFamily("quern_collection_items", "Items that a search can find.");
+    auto disk =
+        GaugeFamily("quern_collection_disk_bytes", "Bytes on disk, roughly.");
+    auto memory = GaugeFamily("quern_collection_memory_bytes",
+                              "Bytes of memory the index holds, roughly.");
+    for (const CollectionGauges& collection : gauges.collections) {
+      const std::vector<prometheus::ClientMetric::Label> labels = {
+          {"collection", collection.name}};
+      items.metric.push_back(GaugeValue(collection.items, labels));
+      disk.metric.push_back(GaugeValue(collection.disk_bytes, labels));
+      memory.metric.push_back(GaugeValue(collection.memory_bytes, labels));
+    }
+    return {queued, in_flight, resident, items, disk, memory};
+  }
+
+ private:
+  const std::function<ServerGauges()> gauges_;
+};
+
+}  // namespace
+
+struct Metrics::State {
+  explicit State(std::function<ServerGauges()> read_gauges)
+      : registry(std::make_shared<prometheus::Registry>()),
+        gauges(std::make_shared<ScrapedGauges>(std::move(read_gauges))),
+        requests(Counters("quern_requests_total",
+                          "Finished calls by method and status code.")),
+        received(Counters("quern_received_bytes_total",
+                          "Bytes of request messages by method.")),
+        sent(Counters("quern_sent_bytes_total",
+                      "Bytes of response messages by method.")),
+        upserts(Counters("quern_upserted_items_total",
+                         "Items of upsert streams by status code.")),
+        latency(Histograms("quern_request_seconds",
+                           "Time from a call's arrival to its answer.")),
+        stages(Histograms("quern_stage_seconds",
+                          "Time a call spent in a stage.")) {
+    prometheus::BuildGauge()
+        .Name("quern_build_info")
+        .Help("1, labelled with the server's version.")
+        .Register(*registry)
+        .Add({{"version", kVersion}})
+        .Set(1);
+  }
+
+  prometheus::Family<prometheus::Counter>& Counters(const std::string& name,
+                                                    const std::string& help) {
+    return prometheus::BuildCounter().Name(name).Help(help).Register(*registry);
+  }
+  prometheus::Family<prometheus::Histogram>& Histograms(
+      const std::string& name, const std::string& help) {
+    return prometheus::BuildHistogram().Name(name).Help(help).Register(
+        *registry);
+  }
+
+  const std::shared_ptr<prometheus::Registry> registry;
+  const std::shared_ptr<ScrapedGauges> gauges;
+  prometheus::Family<prometheus::Counter>& requests;
+  prometheus::Family<prometheus::Counter>& received;
+  prometheus::Family<prometheus::Counter>& sent;
+  prometheus::Family<prometheus::Counter>& upserts;
+  prometheus::Family<prometheus::Histogram>& latency;
+  prometheus::Family<prometheus::Histogram>& stages;
+  std::unique_ptr<prometheus::Exposer> exposer;  // Null when not serving.
+  std::string address;                           // The exposer's.
+};
+
+Metrics::Metrics(std::function<ServerGauges()> gauges)
+    : state_(std::make_unique<State>(std::move(gauges))) {}
+
+// The exporter looks whether it shall end at each connection, and otherwise
+// only every two seconds.
+Metrics::~Metrics() {
+  absl::Notification ended;
+  std::thread ends([this, &ended] {
+    state_->exposer.reset();
+    ended.Notify();
+  });
+  while (!ended.WaitForNotificationWithTimeout(kKnockInterval)) {
+    Knock(state_->address);
+  }
+  ends.join();
+}
+
+void Metrics::RecordCall(const CallRecord& call) {
+  const prometheus::Labels method = {{"method", call.method}};
+  state_->requests
+      .Add(
+          {{"method", call.method}, {"code", std::string(CodeName(call.code))}})
+      .Increment();
+  state_->latency.Add(method, LatencyBuckets())
+      .Observe(absl::ToDoubleSeconds(call.duration));
+  state_->received.Add(method).Increment(
+      static_cast<double>(call.received_bytes));
+  state_->sent.Add(method).Increment(static_cast<double>(call.sent_bytes));
+  for (const StageTime& stage : call.stages) {
+    state_->stages
+        .Add({{"method", call.method}, {"stage", stage.stage}},
+             LatencyBuckets())
+        .Observe(absl::ToDoubleSeconds(stage.duration));
+  }
+}
+
+void Metrics::RecordUpsert(absl::StatusCode code) {
+  state_->upserts.Add({{"code", std::string(CodeName(code))}}).Increment();
+}
+
+absl::StatusOr<std::string> Metrics::Serve(const std::string& address) {
+  const absl::Status status = Guard("prometheus-cpp", [&] {
+    state_->exposer = std::make_unique<prometheus::Exposer>(address);
+    state_->exposer->RegisterCollectable(state_->registry);
+    state_->exposer->RegisterCollectable(state_->gauges);
+  });
+  if (!status.ok()) {
+    return absl::UnavailableError(absl::StrCat(
+        "cannot serve metrics on ", address, ": ", ListenError(address)));
+  }
+  const std::vector<int> ports = state_->exposer->GetListeningPorts();
+  state_->address = ports.empty() ? address : WithPort(address, ports.front());
+  return state_->address;
+}
+
+}  // namespace quern

@@ -1,0 +1,171 @@
+#include "server/rpc_service.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "grpcpp/impl/codegen/proto_utils.h"
+#include "grpcpp/impl/codegen/server_callback_handlers.h"
+#include "grpcpp/impl/rpc_service_method.h"
+
+#include "engine/base/error.h"
+
+namespace quern {
+namespace {
+
+absl::Status NotAvailable(const std::string& method) {
+  return absl::UnimplementedError(
+      absl::StrCat(method, " is not available in this version"));
+}
+
+// Ends a stream as soon as it has begun.
+class RefusedStream final
+    : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  RefusedStream(const RpcEnvironment& environment, const std::string& method,
+                grpc::CallbackServerContext* server_context)
+      : scope_(environment, method, server_context) {
+    Finish(scope_.End(NotAvailable(method)));
+  }
+
+  void OnDone() override { delete this; }
+
+ private:
+  CallScope scope_;
+};
+
+}  // namespace
+
+// One unary call. It owns itself: gRPC's OnDone() is the last that happens.
+class UnaryCall final : public grpc::ServerUnaryReactor {
+ public:
+  UnaryCall(const RpcEnvironment& environment, const RpcService::Method& method,
+            grpc::CallbackServerContext* server_context,
+            const grpc::ByteBuffer& request, grpc::ByteBuffer* response)
+      : environment_(environment),
+        method_(method),
+        scope_(environment, method.name, server_context),
+        request_(request),
+        response_(response) {
+    if (request_.Valid()) {
+      scope_.AddReceivedBytes(static_cast<int64_t>(request_.Length()));
+    }
+  }
+
+  void Start() {
+    absl::Status status = scope_.admission();
+    if (status.ok()) {
+      status = environment_.pool->Submit([this] { Run(); });
+    }
+    if (!status.ok()) Finish(scope_.End(std::move(status)));
+  }
+
+  void OnCancel() override { scope_.context().Cancel(); }
+  void OnDone() override { delete this; }
+
+ private:
+  void Run() {
+    scope_.context().AddStageTime("queue",
+                                  environment_.clock->Now() - scope_.arrival());
+    absl::Status status = Answer();
+    Finish(scope_.End(std::move(status)));
+  }
+
+  absl::Status Answer() {
+    QUERN_RETURN_IF_ERROR(scope_.context().Check("work began"));
+    google::protobuf::Arena arena;
+    google::protobuf::Message* response = nullptr;
+    QUERN_RETURN_IF_ERROR(
+        method_.unary(scope_.context(), request_, arena, &response));
+    QUERN_RETURN_IF_ERROR(
+        SerializeMessage(*response, environment_.max_message_bytes, response_));
+    scope_.AddSentBytes(static_cast<int64_t>(response_->Length()));
+    return absl::OkStatus();
+  }
+
+  const RpcEnvironment& environment_;
+  const RpcService::Method& method_;
+  CallScope scope_;
+  grpc::ByteBuffer request_;  // Shares the bytes with gRPC's.
+  grpc::ByteBuffer* const response_;
+};
+
+RpcService::RpcService(const google::protobuf::ServiceDescriptor* descriptor,
+                       const RpcEnvironment* environment)
+    : descriptor_(descriptor), environment_(environment) {
+  methods_.resize(descriptor->method_count());
+  for (int i = 0; i < descriptor->method_count(); ++i) {
+    Method& method = methods_[i];
+    method.name = absl::StrCat(descriptor->full_name(), "/",
+                               descriptor->method(i)->name());
+    method.path = absl::StrCat("/", method.name);
+    method.unary = [&method](auto&&...) { return NotAvailable(method.name); };
+    method.stream = [environment](const std::string& name,
+                                  grpc::CallbackServerContext* context) {
+      return new RefusedStream(*environment, name, context);
+    };
+    Register(i);
+  }
+}
+
+void RpcService::Register(int index) {
+  using grpc::internal::RpcMethod;
+  const auto& descriptor = *descriptor_->method(index);
+  const Method& method = methods_[index];
+  // On the wire every kind of stream is a bidirectional one.
+  const bool is_unary =
+      !descriptor.client_streaming() && !descriptor.server_streaming();
+  AddMethod(new grpc::internal::RpcServiceMethod(
+      method.path.c_str(),
+      is_unary ? RpcMethod::NORMAL_RPC : RpcMethod::BIDI_STREAMING, nullptr));
+  if (is_unary) {
+    MarkMethodRawCallback(
+        index, new grpc::internal::CallbackUnaryHandler<grpc::ByteBuffer,
+                                                        grpc::ByteBuffer>(
+                   [this, &method](grpc::CallbackServerContext* context,
+                                   const grpc::ByteBuffer* request,
+                                   grpc::ByteBuffer* response) {
+                     auto* call = new UnaryCall(*environment_, method, context,
+                                                *request, response);
+                     call->Start();
+                     return call;
+                   }));
+  } else {
+    MarkMethodRawCallback(
+        index, new grpc::internal::CallbackBidiHandler<grpc::ByteBuffer,
+                                                       grpc::ByteBuffer>(
+                   [&method](grpc::CallbackServerContext* context) {
+                     return method.stream(method.name, context);
+                   }));
+  }
+}
+
+RpcService::Method& RpcService::Find(absl::string_view method) {
+  // An unknown name is a mistake in this program: it ends in the null.
+  return methods_[descriptor_->FindMethodByName(std::string(method))->index()];
+}
+
+void RpcService::SetUnary(absl::string_view method, UnaryHandler handler) {
+  Find(method).unary = std::move(handler);
+}
+
+void RpcService::HandleStream(absl::string_view method, StreamFactory factory) {
+  Find(method).stream = std::move(factory);
+}
+
+absl::Status SerializeMessage(const google::protobuf::Message& message,
+                              int64_t max_bytes, grpc::ByteBuffer* bytes) {
+  const auto size = static_cast<int64_t>(message.ByteSizeLong());
+  if (size > max_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the response has ", size, " bytes; server.max_message_bytes is ",
+        max_bytes, ": ask for fewer results or fields"));
+  }
+  bool owns = false;
+  const grpc::Status status =
+      grpc::SerializationTraits<google::protobuf::Message>::Serialize(
+          message, bytes, &owns);
+  return status.ok() ? absl::OkStatus()
+                     : absl::InternalError(status.error_message());
+}
+
+}  // namespace quern

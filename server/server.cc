@@ -1,0 +1,207 @@
+#include "server/server.h"
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "grpc/grpc.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/security/server_credentials.h"
+#include "grpcpp/server_builder.h"
+
+#include "engine/base/status_macros.h"
+#include "quern/v1/categories.pb.h"
+#include "quern/v1/grounding.pb.h"
+#include "quern/v1/scoring.pb.h"
+#include "server/address.h"
+#include "server/collections_service.h"
+#include "server/embedding_service.h"
+#include "server/items_service.h"
+#include "server/log.h"
+#include "server/models_service.h"
+#include "server/retrieval_service.h"
+
+namespace quern {
+namespace {
+
+// What calls that are not ours, such as a Watch of the health service, get
+// after the others have ended.
+constexpr absl::Duration kForeignCallGrace = absl::Milliseconds(200);
+// A connection without calls is asked for a sign of life this often; a client
+// may ask as often as the second.
+constexpr int kKeepaliveMs = 120'000;
+constexpr int kMinPingIntervalMs = 10'000;
+
+EngineLimits Limits(const v1::LimitsConfig& config) {
+  return {.max_text_bytes = config.max_text_bytes(),
+          .max_page_size = config.max_page_size(),
+          .max_payload_bytes = config.max_payload_bytes()};
+}
+
+int ThreadCount(const v1::ServerConfig& config) {
+  if (config.threads() > 0) return config.threads();
+  return std::max(1U, std::thread::hardware_concurrency());
+}
+
+// A service of which this version has no method.
+std::unique_ptr<RpcService> EmptyService(
+    const google::protobuf::Descriptor* message, const std::string& name,
+    const RpcEnvironment* environment) {
+  return std::make_unique<RpcService>(message->file()->FindServiceByName(name),
+                                      environment);
+}
+
+// Both plugins are global, and must be asked for before a builder is made.
+void EnableGrpcPlugins() {
+  static const bool enabled = [] {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    return true;
+  }();
+  static_cast<void>(enabled);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Create(const v1::Config& config,
+                                                       Backends backends) {
+  std::unique_ptr<Server> server(new Server(config, std::move(backends)));
+  QUERN_RETURN_IF_ERROR(server->Start());
+  return server;
+}
+
+Server::Server(const v1::Config& config, Backends backends)
+    : config_(config),
+      drain_timeout_(
+          absl::Seconds(config.server().drain_timeout().seconds()) +
+          absl::Nanoseconds(config.server().drain_timeout().nanos())),
+      backends_(std::move(backends)) {}
+
+Server::~Server() {
+  if (grpc_server_ != nullptr) Shutdown();
+}
+
+absl::Status Server::Start() {
+  QUERN_ASSIGN_OR_RETURN(
+      catalog_,
+      Catalog::Open({.path = config_.storage().path(),
+                     .max_collections = config_.limits().max_collections(),
+                     .factories = backends_.collections,
+                     .clock = backends_.clock.get()}));
+  engine_ = std::make_unique<Engine>(Limits(config_.limits()),
+                                     backends_.decoder.get(),
+                                     backends_.models.get(), catalog_.get());
+  pool_ = std::make_unique<ThreadPool>(ThreadPoolOptions{
+      .name = "server.threads",
+      .threads = ThreadCount(config_.server()),
+      .max_queue =
+          static_cast<size_t>(config_.server().max_queued_requests())});
+  metrics_ = std::make_unique<Metrics>([this] { return ReadGauges(); });
+  if (!config_.metrics().address().empty()) {
+    QUERN_ASSIGN_OR_RETURN(metrics_address_,
+                           metrics_->Serve(config_.metrics().address()));
+  }
+  environment_ = {.clock = backends_.clock.get(),
+                  .pool = pool_.get(),
+                  .metrics = metrics_.get(),
+                  .calls = &calls_,
+                  .max_message_bytes = config_.server().max_message_bytes()};
+  AddServices();
+  return Listen();
+}
+
+void Server::AddServices() {
+  const RpcEnvironment* environment = &environment_;
+  services_.push_back(
+      std::make_unique<RetrievalService>(environment, engine_.get()));
+  services_.push_back(std::make_unique<EmbeddingService>(
+      environment, engine_.get(), config_.limits().max_inputs()));
+  services_.push_back(std::make_unique<ItemsService>(
+      environment, engine_.get(), config_.server().stream_window()));
+  services_.push_back(
+      std::make_unique<CollectionsService>(environment, engine_.get()));
+  services_.push_back(
+      std::make_unique<ModelsService>(environment, backends_.models.get()));
+  services_.push_back(EmptyService(v1::GroundRegionsRequest::descriptor(),
+                                   "Grounding", environment));
+  services_.push_back(
+      EmptyService(v1::Taxonomy::descriptor(), "Categories", environment));
+  services_.push_back(
+      EmptyService(v1::ScoreRequest::descriptor(), "Scoring", environment));
+}
+
+absl::Status Server::Listen() {
+  EnableGrpcPlugins();
+  const auto max_message_bytes =
+      static_cast<int>(config_.server().max_message_bytes());
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort(config_.server().address(),
+                           grpc::InsecureServerCredentials(), &port);
+  builder.SetMaxReceiveMessageSize(max_message_bytes);
+  builder.SetMaxSendMessageSize(max_message_bytes);
+  // Two servers on one port would each get some of the calls.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(
+      GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+      kMinPingIntervalMs);
+  for (const std::unique_ptr<RpcService>& service : services_) {
+    builder.RegisterService(service.get());
+  }
+  grpc_server_ = builder.BuildAndStart();
+  if (grpc_server_ == nullptr || port == 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", config_.server().address(), ": ",
+                     ListenError(config_.server().address())));
+  }
+  address_ = WithPort(config_.server().address(), port);
+  for (const std::unique_ptr<RpcService>& service : services_) {
+    grpc_server_->GetHealthCheckService()->SetServingStatus(
+        service->full_name(), true);
+  }
+  return absl::OkStatus();
+}
+
+void Server::Shutdown() {
+  // Also those whose status was set by name; they cannot be set again.
+  grpc_server_->GetHealthCheckService()->Shutdown();
+  calls_.Close();
+  Log(LogLevel::kInfo, "draining",
+      {{"calls", calls_.count()},
+       {"timeout_s", absl::ToDoubleSeconds(drain_timeout_)}});
+  if (!calls_.WaitUntilIdle(drain_timeout_)) {
+    Log(LogLevel::kWarning, "cancelling", {{"calls", calls_.count()}});
+    calls_.CancelAll();
+  }
+  // Returns once every call has ended.
+  grpc_server_->Shutdown(std::chrono::system_clock::now() +
+                         absl::ToChronoMilliseconds(kForeignCallGrace));
+  grpc_server_->Wait();
+  // A thread of the pool may still be leaving its last call.
+  pool_->Shutdown();
+  grpc_server_.reset();
+  Log(LogLevel::kInfo, "stopped", {});
+}
+
+void Server::CancelCalls() { calls_.CancelAll(); }
+
+ServerGauges Server::ReadGauges() const {
+  ServerGauges gauges{.queued_requests = static_cast<int64_t>(pool_->queued()),
+                      .calls_in_flight = calls_.count()};
+  for (const v1::Collection& collection :
+       catalog_->List("", config_.limits().max_collections())) {
+    gauges.collections.push_back(
+        {.name = collection.name(),
+         .items = collection.status().item_count(),
+         .disk_bytes = collection.status().disk_bytes(),
+         .memory_bytes = collection.status().memory_bytes()});
+  }
+  return gauges;
+}
+
+}  // namespace quern

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "grpcpp/server.h"
+
+#include "engine/base/thread_pool.h"
+#include "engine/query/catalog.h"
+#include "engine/query/engine.h"
+#include "quern/v1/config.pb.h"
+#include "server/active_calls.h"
+#include "server/backends.h"
+#include "server/call_scope.h"
+#include "server/metrics.h"
+#include "server/rpc_service.h"
+
+namespace quern {
+
+// A running server: everything from the data folder to the ports. Thread-safe.
+class Server {
+ public:
+  // Opens the collections, then listens; returns a server that serves.
+  // `config` is complete (see DefaultConfig()). Errors, each a sentence for
+  // whoever started the server: those of Catalog::Open(), and kUnavailable for
+  // a port that cannot be had.
+  static absl::StatusOr<std::unique_ptr<Server>> Create(
+      const v1::Config& config, Backends backends);
+
+  // Shutdown(), unless it was called.
+  ~Server();
+
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  // host:port, with the port that was taken for 0. The metrics' is empty when
+  // they are off.
+  const std::string& address() const { return address_; }
+  const std::string& metrics_address() const { return metrics_address_; }
+
+  // Says NOT_SERVING, refuses new calls, lets those under way finish for at
+  // most server.drain_timeout, cancels the rest and stops. Called once.
+  void Shutdown();
+
+  // Cancels all calls, so that a Shutdown() under way ends soon.
+  void CancelCalls();
+
+ private:
+  Server(const v1::Config& config, Backends backends);
+
+  absl::Status Start();
+  absl::Status Listen();
+  void AddServices();
+  ServerGauges ReadGauges() const;
+
+  const v1::Config config_;
+  const absl::Duration drain_timeout_;
+  const Backends backends_;
+
+  std::string address_;
+  std::string metrics_address_;
+
+  // Each may use those above it, and ends before them.
+  std::unique_ptr<Catalog> catalog_;
+  std::unique_ptr<Engine> engine_;
+  ActiveCalls calls_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<Metrics> metrics_;
+  RpcEnvironment environment_;
+  std::vector<std::unique_ptr<RpcService>> services_;
+  std::unique_ptr<grpc::Server> grpc_server_;
+};
+
+}  // namespace quern

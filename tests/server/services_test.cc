@@ -1,0 +1,510 @@
+// Every method over a real connection, with fakes below the engine.
+
+#include <functional>
+#include <limits>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "google/protobuf/descriptor.h"
+#include "gtest/gtest.h"
+
+#include "quern/v1/categories.pb.h"
+#include "quern/v1/grounding.pb.h"
+#include "quern/v1/scoring.pb.h"
+#include "tests/server/server_fixture.h"
+
+namespace quern {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::SizeIs;
+
+class ServicesTest : public ServerTest {
+ protected:
+  void SetUp() override { StartServer(); }
+
+  // Collection "c" with three colours.
+  void FillCollection() {
+    ASSERT_TRUE(Create("c").ok());
+    v1::UpsertRequest red = TextItem("c", "1-red", "");
+    red.mutable_image()->set_content("red");
+    (*red.mutable_payload()->mutable_fields())["shelf"].set_number_value(7);
+    red.set_media_uri("red.png");
+    v1::UpsertRequest blue = TextItem("c", "2-blue", "");
+    blue.mutable_image()->set_content("blue");
+    grpc::Status status;
+    Upsert({red, blue, TextItem("c", "3-green", "green")}, &status);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+  }
+
+  void ExpectRefused(const v1::SearchRequest& request, grpc::StatusCode code,
+                     const std::string& text) {
+    v1::SearchResponse response;
+    const grpc::Status status = Search(request, &response);
+    EXPECT_EQ(status.error_code(), code) << text;
+    EXPECT_THAT(status.error_message(), HasSubstr(text));
+  }
+};
+
+TEST_F(ServicesTest, SearchFindsByEveryKindOfPart) {
+  FillCollection();
+  v1::SearchResponse response;
+  ASSERT_TRUE(Search(TextSearch("c", "red"), &response).ok());
+  ASSERT_EQ(response.hits_size(), 3);
+  const v1::Item& best = response.hits(0).item();
+  EXPECT_EQ(best.id(), "1-red");
+  EXPECT_EQ(best.payload().fields().at("shelf").number_value(), 7);
+  EXPECT_EQ(best.modality(), v1::MODALITY_IMAGE);
+  EXPECT_EQ(best.media_uri(), "red.png");
+  EXPECT_FALSE(best.has_embedding());
+  EXPECT_GT(best.create_time().seconds(), 0);
+  EXPECT_GT(response.hits(0).score(), response.hits(1).score());
+
+  const v1::SearchReport& report = response.report();
+  EXPECT_EQ(report.model().name(), "fake");
+  EXPECT_EQ(report.model().fingerprint(), "fingerprint-of-fake");
+  EXPECT_EQ(report.shards_asked(), 1);
+  EXPECT_EQ(report.shards_answered(), 1);
+  EXPECT_EQ(report.item_count(), 3);
+  std::vector<std::string> stages;
+  for (const auto& stage : report.stages()) stages.push_back(stage.stage());
+  EXPECT_THAT(stages, ElementsAre("queue", "encode", "search", "fetch"));
+
+  v1::SearchRequest by_image;
+  by_image.set_collection("c");
+  by_image.mutable_query()->add_parts()->mutable_image()->set_content("blue");
+  ASSERT_TRUE(Search(by_image, &response).ok());
+  EXPECT_EQ(response.hits(0).item().id(), "2-blue");
+
+  v1::SearchRequest by_item;
+  by_item.set_collection("c");
+  by_item.mutable_query()->add_parts()->set_item_id("1-red");
+  ASSERT_TRUE(Search(by_item, &response).ok());
+  EXPECT_EQ(response.hits_size(), 2);
+}
+
+TEST_F(ServicesTest, SearchReturnsTheFieldsOfTheMask) {
+  FillCollection();
+  v1::SearchRequest request = TextSearch("c", "red");
+  request.set_page_size(1);
+  request.mutable_read_mask()->add_paths("id");
+  request.mutable_read_mask()->add_paths("embedding");
+  v1::SearchResponse response;
+  ASSERT_TRUE(Search(request, &response).ok());
+  ASSERT_EQ(response.hits_size(), 1);
+  const v1::Item& item = response.hits(0).item();
+  EXPECT_EQ(item.id(), "1-red");
+  EXPECT_EQ(item.embedding().values_size(), kFakeDimension);
+  EXPECT_FALSE(item.has_payload());
+  EXPECT_FALSE(item.has_create_time());
+  EXPECT_EQ(item.etag(), "");
+  request.mutable_read_mask()->add_paths("payload.shelf");
+  ExpectRefused(request, grpc::StatusCode::INVALID_ARGUMENT,
+                "read_mask: \"payload.shelf\"");
+}
+
+TEST_F(ServicesTest, SearchRefusesBadValuesByName) {
+  FillCollection();
+  for (int k : {0, -1, 10'001}) {
+    v1::SearchRequest request = TextSearch("c", "red");
+    request.set_page_size(k);
+    ExpectRefused(request, grpc::StatusCode::INVALID_ARGUMENT,
+                  absl::StrCat("page_size: is ", k, "; it must be 1 to 10000"));
+  }
+  v1::SearchRequest request = TextSearch("c", "red");
+  request.set_recall(0);
+  ExpectRefused(request, grpc::StatusCode::INVALID_ARGUMENT, "recall: is 0");
+  request = TextSearch("c", "red");
+  request.set_min_score(std::numeric_limits<float>::quiet_NaN());
+  ExpectRefused(request, grpc::StatusCode::INVALID_ARGUMENT, "min_score");
+  request = TextSearch("c", "red");
+  request.mutable_query()->add_parts();
+  ExpectRefused(request, grpc::StatusCode::INVALID_ARGUMENT, "query.parts[1]");
+  ExpectRefused(TextSearch("", "red"), grpc::StatusCode::INVALID_ARGUMENT,
+                "collection: is empty");
+  ExpectRefused(TextSearch("nowhere", "red"), grpc::StatusCode::NOT_FOUND,
+                "nowhere");
+}
+
+TEST_F(ServicesTest, SearchRefusesWhatIsNotThereYet) {
+  FillCollection();
+  using Change = std::function<void(v1::SearchRequest&)>;
+  const std::vector<std::pair<std::string, Change>> changes = {
+      {"page_token", [](auto& r) { r.set_page_token("x"); }},
+      {"filter", [](auto& r) { r.set_filter("x"); }},
+      {"granularity",
+       [](auto& r) { r.set_granularity(v1::GRANULARITY_REGION); }},
+      {"rerank", [](auto& r) { r.mutable_rerank(); }},
+      {"min_probability", [](auto& r) { r.set_min_probability(0.5F); }},
+      {"category", [](auto& r) { r.mutable_category(); }},
+      {"group_by", [](auto& r) { r.mutable_group_by(); }},
+      {"explain", [](auto& r) { r.set_explain(true); }},
+      {"modalities", [](auto& r) { r.add_modalities(v1::MODALITY_TEXT); }},
+      {"query.feedback",
+       [](auto& r) { r.mutable_query()->mutable_feedback(); }},
+      {"query.parts[0].video",
+       [](auto& r) { r.mutable_query()->mutable_parts(0)->mutable_video(); }},
+      {"query.parts[0].audio",
+       [](auto& r) { r.mutable_query()->mutable_parts(0)->mutable_audio(); }},
+      {"query.parts[0].image.uri", [](auto& r) {
+         r.mutable_query()->mutable_parts(0)->mutable_image()->set_uri("x");
+       }}};
+  for (const auto& [field, change] : changes) {
+    v1::SearchRequest request = TextSearch("c", "red");
+    change(request);
+    ExpectRefused(request, grpc::StatusCode::UNIMPLEMENTED,
+                  absl::StrCat(field, ": not available in this version"));
+  }
+}
+
+TEST_F(ServicesTest, TextThatIsNotUtf8IsNamed) {
+  v1::SearchResponse response;
+  const grpc::Status status = Search(TextSearch("c", "caf\xe9"), &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(ViolatedField(status.error_details()), "query.parts[0].text");
+  EXPECT_THAT(status.error_message(), HasSubstr("not valid UTF-8"));
+}
+
+TEST_F(ServicesTest, GarbageIsRefusedWithAReason) {
+  const grpc::Status status =
+      RawCall("/quern.v1.Retrieval/Search", std::string(9, '\xff'));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), HasSubstr("malformed message"));
+}
+
+TEST_F(ServicesTest, EveryOtherMethodSaysThatItIsNotThereYet) {
+  const std::set<std::string> available = {
+      "quern.v1.Retrieval.Search",   "quern.v1.Embedding.Embed",
+      "quern.v1.Items.Upsert",       "quern.v1.Items.Get",
+      "quern.v1.Items.List",         "quern.v1.Items.Delete",
+      "quern.v1.Collections.Create", "quern.v1.Collections.Get",
+      "quern.v1.Collections.List",   "quern.v1.Collections.Delete",
+      "quern.v1.Models.List",        "quern.v1.Models.Get"};
+  int refused = 0;
+  for (const auto* file :
+       {v1::SearchRequest::descriptor()->file(),
+        v1::EmbedRequest::descriptor()->file(), v1::Item::descriptor()->file(),
+        v1::Collection::descriptor()->file(), v1::Model::descriptor()->file(),
+        v1::GroundRegionsRequest::descriptor()->file(),
+        v1::Taxonomy::descriptor()->file(),
+        v1::ScoreRequest::descriptor()->file()}) {
+    for (int i = 0; i < file->service(0)->method_count(); ++i) {
+      const auto& method = *file->service(0)->method(i);
+      if (available.contains(method.full_name())) continue;
+      const std::string name =
+          absl::StrCat(file->service(0)->full_name(), "/", method.name());
+      const grpc::Status status = RawCall("/" + name, "");
+      EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << name;
+      EXPECT_THAT(status.error_message(), HasSubstr(name));
+      ++refused;
+    }
+  }
+  const std::string metrics = ScrapeMetrics();
+  EXPECT_THAT(metrics, HasSubstr("method=\"quern.v1.Scoring/Score\""));
+  EXPECT_GT(refused, 20);
+}
+
+TEST_F(ServicesTest, EmbedAnswersForEachInput) {
+  v1::EmbedRequest request;
+  request.add_inputs()->set_text("red");
+  request.add_inputs()->set_text("");
+  request.add_inputs()->mutable_image()->set_content("blue");
+  request.add_inputs();
+  v1::EmbedResponse response;
+  ASSERT_TRUE(Embed(request, &response).ok());
+  ASSERT_EQ(response.results_size(), 4);
+  EXPECT_EQ(response.results(0).embedding().values_size(), kFakeDimension);
+  EXPECT_EQ(response.results(0).token_count(), 2);
+  EXPECT_EQ(ViolatedField(response.results(1).status().SerializeAsString()),
+            "inputs[1].text");
+  EXPECT_EQ(response.results(2).status().code(), 0);
+  EXPECT_EQ(response.results(3).status().code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(response.model().name(), "fake");
+  EXPECT_GT(response.stages_size(), 0);
+}
+
+TEST_F(ServicesTest, EmbedFailsWhenNoInputSucceeds) {
+  v1::EmbedRequest request;
+  request.add_inputs()->mutable_image()->set_content("nonsense");
+  request.add_inputs()->mutable_video();
+  v1::EmbedResponse response;
+  const grpc::Status status = Embed(request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(ViolatedField(status.error_details()), "inputs[0].image.content");
+}
+
+TEST_F(ServicesTest, EmbedRefusesBadRequests) {
+  v1::EmbedResponse response;
+  EXPECT_EQ(ViolatedField(Embed({}, &response).error_details()), "inputs");
+  v1::EmbedRequest request;
+  for (int i = 0; i < 1025; ++i) request.add_inputs()->set_text("red");
+  EXPECT_THAT(Embed(request, &response).error_message(),
+              HasSubstr("inputs: there are 1025; give 1 to 1024"));
+  request.mutable_inputs()->DeleteSubrange(1, 1024);
+  request.set_model("nobody");
+  EXPECT_EQ(Embed(request, &response).error_code(),
+            grpc::StatusCode::NOT_FOUND);
+  request.clear_model();
+  request.add_outputs(v1::EMBEDDING_OUTPUT_DENSE);
+  EXPECT_THAT(Embed(request, &response).error_message(),
+              HasSubstr("outputs[0]: not available"));
+}
+
+TEST_F(ServicesTest, ItemsAreReadListedAndDeleted) {
+  FillCollection();
+  v1::GetItemRequest get;
+  get.set_collection("c");
+  get.set_id("1-red");
+  v1::Item item;
+  ASSERT_TRUE(
+      Call(v1::Items::NewStub(channel_), &v1::Items::Stub::Get, get, &item)
+          .ok());
+  EXPECT_EQ(item.media_uri(), "red.png");
+  get.set_id("nobody");
+  grpc::Status status =
+      Call(v1::Items::NewStub(channel_), &v1::Items::Stub::Get, get, &item);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_THAT(status.error_details(), HasSubstr("google.rpc.ResourceInfo"));
+
+  v1::DeleteItemsRequest erase;
+  erase.set_collection("c");
+  erase.add_ids("1-red");
+  erase.add_ids("nobody");
+  v1::DeleteItemsResponse erased;
+  ASSERT_TRUE(Call(v1::Items::NewStub(channel_), &v1::Items::Stub::Delete,
+                   erase, &erased)
+                  .ok());
+  EXPECT_EQ(erased.deleted_count(), 1);
+  erase.add_ids("");
+  status = Call(v1::Items::NewStub(channel_), &v1::Items::Stub::Delete, erase,
+                &erased);
+  EXPECT_EQ(ViolatedField(status.error_details()), "ids[2].id");
+}
+
+TEST_F(ServicesTest, ItemPagesGoOnWhereTheLastEnded) {
+  FillCollection();
+  v1::ListItemsRequest request;
+  request.set_collection("c");
+  request.set_page_size(2);
+  const auto list = [&](v1::ListItemsResponse* response) {
+    return Call(v1::Items::NewStub(channel_), &v1::Items::Stub::List, request,
+                response);
+  };
+  v1::ListItemsResponse first, second;
+  ASSERT_TRUE(list(&first).ok());
+  ASSERT_EQ(first.items_size(), 2);
+  EXPECT_EQ(first.items(1).id(), "2-blue");
+  request.set_page_token(first.next_page_token());
+  ASSERT_TRUE(list(&second).ok());
+  ASSERT_EQ(second.items_size(), 1);
+  EXPECT_EQ(second.items(0).id(), "3-green");
+  EXPECT_EQ(second.next_page_token(), "");
+
+  ASSERT_TRUE(Create("d").ok());
+  request.set_collection("d");
+  EXPECT_EQ(ViolatedField(list(&second).error_details()), "page_token");
+  request.set_page_token("!!");
+  EXPECT_EQ(ViolatedField(list(&second).error_details()), "page_token");
+  request.clear_page_token();
+  request.set_page_size(1001);
+  EXPECT_EQ(ViolatedField(list(&second).error_details()), "page_size");
+}
+
+TEST_F(ServicesTest, CollectionsAreListedInPages) {
+  for (const char* name : {"b", "a", "c"}) ASSERT_TRUE(Create(name).ok());
+  EXPECT_EQ(Create("a").error_code(), grpc::StatusCode::ALREADY_EXISTS);
+  v1::ListCollectionsRequest request;
+  request.set_page_size(2);
+  v1::ListCollectionsResponse response;
+  const auto list = [&] {
+    return Call(v1::Collections::NewStub(channel_),
+                &v1::Collections::Stub::List, request, &response);
+  };
+  ASSERT_TRUE(list().ok());
+  ASSERT_EQ(response.collections_size(), 2);
+  EXPECT_EQ(response.collections(1).name(), "b");
+  request.set_page_token(response.next_page_token());
+  ASSERT_TRUE(list().ok());
+  ASSERT_EQ(response.collections_size(), 1);
+  EXPECT_EQ(response.collections(0).name(), "c");
+  EXPECT_EQ(response.next_page_token(), "");
+
+  v1::DeleteCollectionRequest erase;
+  erase.set_name("b");
+  v1::DeleteCollectionResponse erased;
+  ASSERT_TRUE(Call(v1::Collections::NewStub(channel_),
+                   &v1::Collections::Stub::Delete, erase, &erased)
+                  .ok());
+  v1::GetCollectionRequest get;
+  get.set_name("b");
+  v1::Collection collection;
+  EXPECT_EQ(Call(v1::Collections::NewStub(channel_),
+                 &v1::Collections::Stub::Get, get, &collection)
+                .error_code(),
+            grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(ServicesTest, CreateRefusesWhatIsNotThereYet) {
+  using Change = std::function<void(v1::Collection&)>;
+  const std::vector<std::pair<std::string, Change>> changes = {
+      {"collection.index.kind",
+       [](auto& c) {
+         c.mutable_index()->set_kind(v1::IndexConfig::KIND_HNSW);
+       }},
+      {"collection.index.storage",
+       [](auto& c) {
+         c.mutable_index()->set_storage(v1::IndexConfig::STORAGE_INT8);
+       }},
+      {"collection.index.shards",
+       [](auto& c) { c.mutable_index()->set_shards(2); }},
+      {"collection.parts.dense",
+       [](auto& c) {
+         c.mutable_parts()->set_dense(v1::PartsConfig::DENSE_7X7);
+       }},
+      {"collection.parts.searchable",
+       [](auto& c) { c.mutable_parts()->set_searchable(true); }},
+      {"collection.parts.keep_media",
+       [](auto& c) { c.mutable_parts()->set_keep_media(true); }},
+      {"collection.payload_fields", [](auto& c) { c.add_payload_fields(); }},
+      {"collection.ttl", [](auto& c) { c.mutable_ttl(); }}};
+  for (const auto& [field, change] : changes) {
+    v1::Collection collection;
+    collection.set_name("c");
+    change(collection);
+    const grpc::Status status = Create(collection);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << field;
+    EXPECT_THAT(status.error_message(), HasSubstr(field));
+  }
+  v1::Collection plain;
+  plain.set_name("c");
+  plain.mutable_index()->set_kind(v1::IndexConfig::KIND_EXACT);
+  plain.mutable_index()->set_target_recall(1);
+  plain.mutable_index()->set_shards(1);
+  EXPECT_TRUE(Create(plain).ok());
+}
+
+TEST_F(ServicesTest, ModelsAreDescribed) {
+  v1::ListModelsResponse list;
+  ASSERT_TRUE(Call(v1::Models::NewStub(channel_), &v1::Models::Stub::List,
+                   v1::ListModelsRequest(), &list)
+                  .ok());
+  ASSERT_EQ(list.models_size(), 1);
+  const v1::Model& model = list.models(0);
+  EXPECT_EQ(model.name(), "fake");
+  EXPECT_TRUE(model.is_default());
+  EXPECT_EQ(model.dimension(), kFakeDimension);
+  EXPECT_EQ(model.image_width(), 16);
+  EXPECT_EQ(model.max_tokens(), 16);
+  EXPECT_THAT(model.modalities(),
+              ElementsAre(v1::MODALITY_TEXT, v1::MODALITY_IMAGE));
+  v1::GetModelRequest get;
+  v1::Model found;
+  EXPECT_TRUE(
+      Call(v1::Models::NewStub(channel_), &v1::Models::Stub::Get, get, &found)
+          .ok());
+  get.set_name("nobody");
+  EXPECT_EQ(
+      Call(v1::Models::NewStub(channel_), &v1::Models::Stub::Get, get, &found)
+          .error_code(),
+      grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(ServicesTest, RequestIdsComeBack) {
+  const auto id_of = [this](const std::string& given) -> std::string {
+    grpc::ClientContext context;
+    if (!given.empty()) context.AddMetadata("x-request-id", given);
+    v1::ListModelsResponse response;
+    EXPECT_TRUE(
+        v1::Models::NewStub(channel_)->List(&context, {}, &response).ok());
+    const auto found = context.GetServerInitialMetadata().find("x-request-id");
+    if (found == context.GetServerInitialMetadata().end()) return "";
+    return {found->second.data(), found->second.size()};
+  };
+  EXPECT_EQ(id_of("my-id 1"), "my-id 1");
+  const std::string made = id_of("");
+  EXPECT_THAT(made, SizeIs(16));
+  EXPECT_NE(id_of(""), made);
+  EXPECT_THAT(id_of(std::string(129, 'x')), SizeIs(16));
+}
+
+TEST_F(ServicesTest, MetricsCountCallsStagesBytesAndItems) {
+  FillCollection();
+  v1::SearchResponse response;
+  ASSERT_TRUE(Search(TextSearch("c", "red"), &response).ok());
+  const std::string metrics = ScrapeMetrics();
+  for (const char* line :
+       {"quern_requests_total{code=\"OK\",method=\"quern.v1.Retrieval/"
+        "Search\"} 1",
+        "quern_request_seconds_count{method=\"quern.v1.Retrieval/Search\"} 1",
+        "quern_stage_seconds_count{method=\"quern.v1.Retrieval/Search\","
+        "stage=\"encode\"} 1",
+        "quern_upserted_items_total{code=\"OK\"} 3",
+        "quern_collection_items{collection=\"c\"} 3",
+        "quern_collection_disk_bytes{collection=\"c\"}",
+        "quern_collection_memory_bytes{collection=\"c\"}",
+        "quern_received_bytes_total{method=\"quern.v1.Items/Upsert\"}",
+        "quern_sent_bytes_total{method=\"quern.v1.Items/Upsert\"}",
+        "quern_pool_queue_depth 0",
+        "quern_build_info{version=", "process_resident_memory_bytes"}) {
+    EXPECT_THAT(metrics, HasSubstr(line));
+  }
+}
+
+class SmallMessagesTest : public ServerTest {
+ protected:
+  void SetUp() override {
+    config_.mutable_server()->set_max_message_bytes(64 << 10);
+    config_.mutable_limits()->set_max_text_bytes(1 << 20);
+    StartServer();
+    ASSERT_TRUE(Create("c").ok());
+  }
+};
+
+TEST_F(SmallMessagesTest, AMessageOverTheLimitIsRefused) {
+  v1::SearchResponse response;
+  const grpc::Status status =
+      Search(TextSearch("c", std::string(70'000, 'x')), &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(status.error_message(), HasSubstr("65536"));
+
+  grpc::Status stream_status;
+  Upsert({TextItem("c", "a", std::string(70'000, 'x'))}, &stream_status);
+  EXPECT_EQ(stream_status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+}
+
+TEST_F(SmallMessagesTest, APageEndsBeforeTheMessageIsTooLong) {
+  std::vector<v1::UpsertRequest> requests;
+  for (int i = 0; i < 10; ++i) {
+    requests.push_back(TextItem("c", absl::StrCat(i), "red"));
+    (*requests.back().mutable_payload()->mutable_fields())["x"]
+        .set_string_value(std::string(20'000, 'x'));
+  }
+  grpc::Status status;
+  Upsert(requests, &status);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  v1::ListItemsRequest list;
+  list.set_collection("c");
+  std::set<std::string> ids;
+  do {
+    v1::ListItemsResponse page;
+    ASSERT_TRUE(
+        Call(v1::Items::NewStub(channel_), &v1::Items::Stub::List, list, &page)
+            .ok());
+    for (const v1::Item& item : page.items()) ids.insert(item.id());
+    list.set_page_token(page.next_page_token());
+  } while (!list.page_token().empty());
+  EXPECT_THAT(ids, SizeIs(10));
+
+  v1::SearchResponse response;
+  const grpc::Status search = Search(TextSearch("c", "red"), &response);
+  EXPECT_EQ(search.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(search.error_message(), HasSubstr("server.max_message_bytes"));
+}
+
+}  // namespace
+}  // namespace quern

@@ -1,0 +1,158 @@
+// The upsert stream: order, one bad item, backpressure, ends.
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "tests/server/server_fixture.h"
+
+namespace quern {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+class UpsertTest : public ServerTest {
+ protected:
+  void SetUp() override {
+    config_.mutable_server()->set_stream_window(4);
+    StartServer();
+    ASSERT_TRUE(Create("c").ok());
+  }
+};
+
+TEST_F(UpsertTest, AnswersInOrderBeyondTheWindow) {
+  std::vector<v1::UpsertRequest> requests;
+  for (int i = 0; i < 100; ++i) {
+    // Only the first names the collection.
+    requests.push_back(
+        TextItem(i == 0 ? "c" : "", absl::StrCat("item-", i), "red"));
+  }
+  grpc::Status status;
+  const auto responses = Upsert(requests, &status);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  ASSERT_THAT(responses, SizeIs(100));
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_EQ(responses[i].index(), i);
+    EXPECT_EQ(responses[i].id(), absl::StrCat("item-", i));
+    EXPECT_EQ(responses[i].status().code(), 0);
+    EXPECT_TRUE(responses[i].created());
+    EXPECT_NE(responses[i].etag(), "");
+  }
+  EXPECT_THAT(ScrapeMetrics(),
+              HasSubstr("quern_upserted_items_total{code=\"OK\"} 100"));
+}
+
+TEST_F(UpsertTest, ServesACallerThatReadsOnlyAfterItHasSentAll) {
+  grpc::ClientContext context;
+  auto stream = v1::Items::NewStub(channel_)->Upsert(&context);
+  const int count = 50;
+  for (int i = 0; i < count; ++i) {
+    ASSERT_TRUE(stream->Write(TextItem("c", absl::StrCat(i), "red")));
+  }
+  stream->WritesDone();
+  v1::UpsertResponse response;
+  for (int i = 0; i < count; ++i) {
+    ASSERT_TRUE(stream->Read(&response));
+    EXPECT_EQ(response.index(), i);
+  }
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(UpsertTest, ABadItemFailsAlone) {
+  v1::UpsertRequest uri = TextItem("c", "uri", "");
+  uri.mutable_image()->set_uri("file.jpg");
+  v1::UpsertRequest picture = TextItem("c", "picture", "");
+  picture.mutable_image()->set_content("nonsense");
+  v1::UpsertRequest etag = TextItem("c", "etag", "red");
+  etag.set_etag("1");
+  grpc::Status status;
+  const auto responses = Upsert(
+      {TextItem("c", "good", "red"), TextItem("d", "elsewhere", "red"), uri,
+       picture, etag, TextItem("c", "", "red"), TextItem("c", "last", "red")},
+      &status);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  std::vector<int> codes;
+  for (const auto& response : responses) {
+    codes.push_back(response.status().code());
+  }
+  EXPECT_THAT(codes,
+              testing::ElementsAre(0, grpc::StatusCode::INVALID_ARGUMENT,
+                                   grpc::StatusCode::UNIMPLEMENTED,
+                                   grpc::StatusCode::INVALID_ARGUMENT,
+                                   grpc::StatusCode::UNIMPLEMENTED,
+                                   grpc::StatusCode::INVALID_ARGUMENT, 0));
+  EXPECT_EQ(ViolatedField(responses[1].status().SerializeAsString()),
+            "collection");
+  EXPECT_THAT(responses[2].status().message(), HasSubstr("image.uri"));
+  EXPECT_EQ(ViolatedField(responses[3].status().SerializeAsString()),
+            "image.content");
+  EXPECT_THAT(responses[4].status().message(), HasSubstr("etag"));
+}
+
+TEST_F(UpsertTest, TextThatIsNotUtf8FailsTheItemButNotTheStream) {
+  grpc::Status status;
+  const auto responses =
+      Upsert({TextItem("c", "a", "red"), TextItem("c", "b", "caf\xe9"),
+              TextItem("c", "d", "red")},
+             &status);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  ASSERT_THAT(responses, SizeIs(3));
+  EXPECT_EQ(responses[1].status().code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(ViolatedField(responses[1].status().SerializeAsString()), "text");
+  EXPECT_EQ(responses[2].status().code(), 0);
+}
+
+TEST_F(UpsertTest, OfEqualIdsTheLaterWins) {
+  grpc::Status status;
+  const auto responses = Upsert(
+      {TextItem("c", "same", "red"), TextItem("c", "same", "blue")}, &status);
+  ASSERT_THAT(responses, SizeIs(2));
+  EXPECT_TRUE(responses[0].created());
+  EXPECT_FALSE(responses[1].created());
+  v1::SearchResponse found;
+  ASSERT_TRUE(Search(TextSearch("c", "blue"), &found).ok());
+  ASSERT_EQ(found.hits_size(), 1);
+  EXPECT_NEAR(found.hits(0).score(), 1, 1e-5);
+}
+
+TEST_F(UpsertTest, TheFirstMessageMustNameACollectionThatExists) {
+  grpc::Status status;
+  EXPECT_THAT(Upsert({TextItem("", "a", "red")}, &status), IsEmpty());
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(ViolatedField(status.error_details()), "collection");
+  EXPECT_THAT(Upsert({TextItem("nowhere", "a", "red")}, &status), IsEmpty());
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_THAT(Upsert({TextItem("caf\xe9", "a", "red")}, &status), IsEmpty());
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(UpsertTest, AnEmptyStreamIsFine) {
+  grpc::Status status;
+  EXPECT_THAT(Upsert({}, &status), IsEmpty());
+  EXPECT_TRUE(status.ok());
+}
+
+TEST_F(UpsertTest, ACancelledStreamEnds) {
+  v1::UpsertRequest gate = TextItem("c", "gate", "");
+  gate.mutable_image()->set_content("gate");
+  grpc::ClientContext context;
+  auto stream = v1::Items::NewStub(channel_)->Upsert(&context);
+  for (int i = 0; i < 10; ++i) {
+    stream->Write(i == 1 ? gate : TextItem("c", absl::StrCat(i), "red"));
+  }
+  decoder_->WaitUntilReached();
+  context.TryCancel();
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  decoder_->Open();
+  server_->Shutdown();
+  EXPECT_THAT(ScrapeMetrics(), HasSubstr("quern_calls_in_flight 0"));
+}
+
+}  // namespace
+}  // namespace quern
