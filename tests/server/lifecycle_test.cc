@@ -156,20 +156,24 @@ TEST_F(LifecycleTest, ADeadlineThatPassesInTheQueueStopsTheCall) {
   config_.mutable_server()->set_threads(1);
   StartServer();
   StartGatedCall();
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() +
-                       std::chrono::milliseconds(20));
-  v1::EmbedRequest request;
-  request.add_inputs()->set_text("red");
-  v1::EmbedResponse response;
-  EXPECT_EQ(v1::Embedding::NewStub(channel_)
-                ->Embed(&context, request, &response)
-                .error_code(),
-            grpc::StatusCode::DEADLINE_EXCEEDED);
+  grpc::Status status;
+  std::thread queued([this, &status] {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() +
+                         std::chrono::minutes(10));
+    v1::EmbedRequest request;
+    request.add_inputs()->set_text("red");
+    v1::EmbedResponse response;
+    status =
+        v1::Embedding::NewStub(channel_)->Embed(&context, request, &response);
+  });
+  clock_->Advance(absl::Hours(1));
   decoder_->Open();
+  queued.join();
   gated_call_.join();
-  server_->Shutdown();
-  EXPECT_THAT(ScrapeMetrics(), HasSubstr("code=\"DEADLINE_EXCEEDED\""));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_THAT(status.error_message(), HasSubstr("before work began"));
+  EXPECT_TRUE(gated_status_.ok()) << gated_status_.error_message();
 }
 
 TEST_F(LifecycleTest, AFullQueueRefusesWithAHintWhenToRetry) {

@@ -91,7 +91,9 @@ class ServerTest : public ::testing::Test {
 
   Backends MakeBackends() {
     Backends backends;
-    backends.clock = std::make_unique<RealClock>();
+    auto clock = std::make_unique<FakeClock>(absl::Now());
+    clock_ = clock.get();
+    backends.clock = std::move(clock);
     auto decoder = std::make_unique<FakeDecoder>();
     decoder_ = decoder.get();
     backends.decoder = std::move(decoder);
@@ -245,7 +247,9 @@ class ServerTest : public ::testing::Test {
 
   TemporaryDirectory data_;
   v1::Config config_;
-  FakeDecoder* decoder_ = nullptr;  // The server's.
+  // The server's.
+  FakeClock* clock_ = nullptr;
+  FakeDecoder* decoder_ = nullptr;
   std::unique_ptr<Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
 };
