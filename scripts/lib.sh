@@ -122,3 +122,19 @@ if not found:
     sys.exit(f"{archive} holds nothing that matches {pattern}")
 PYTHON
 }
+
+# build PRESET [TARGET...]: configures where needed, then builds (everything without targets).
+build() {
+  local preset=$1
+  shift
+  step "Building ($preset)" build_preset "$preset" "$@"
+}
+
+build_preset() {
+  local preset=$1
+  shift
+  # As many objects are found again in another checkout as can be.
+  export CCACHE_BASEDIR=$QUERN_ROOT CCACHE_NOHASHDIR=1
+  (cd "$QUERN_ROOT" && quietly cmake --preset "$preset" "-DQUERN_CACHE=$QUERN_CACHE")
+  quietly cmake --build "$QUERN_ROOT/build/$preset" --parallel "$(job_count)" ${1:+--target "$@"}
+}

@@ -11,7 +11,7 @@
 #include "google/rpc/error_details.pb.h"
 
 #include "engine/base/error.h"
-#include "engine/text/tokenizer.h"
+#include "engine/base/utf8.h"
 
 namespace quern {
 namespace {

@@ -12,7 +12,7 @@
 #include "spdlog/sinks/stdout_sinks.h"
 #include "spdlog/spdlog.h"
 
-#include "engine/text/tokenizer.h"
+#include "engine/base/utf8.h"
 
 namespace quern {
 namespace {

@@ -15,7 +15,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/status_macros.h"
-#include "engine/text/tokenizer.h"
+#include "engine/base/utf8.h"
 
 namespace quern {
 namespace {

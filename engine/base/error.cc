@@ -6,6 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 
+#include "engine/base/utf8.h"
+
 namespace quern {
 namespace {
 
@@ -107,8 +109,10 @@ std::string Quoted(absl::string_view text, size_t max_bytes) {
     while (end > 0 && (text[end] & 0xC0) == 0x80) --end;
     text = text.substr(0, end);
   }
-  return absl::StrCat("\"", absl::Utf8SafeCHexEscape(text), cut ? "…" : "",
-                      "\"");
+  return absl::StrCat("\"",
+                      IsValidUtf8(text) ? absl::Utf8SafeCHexEscape(text)
+                                        : absl::CHexEscape(text),
+                      cut ? "…" : "", "\"");
 }
 
 }  // namespace quern

@@ -6,6 +6,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/utf8.h"
 
 namespace quern {
 namespace {

@@ -26,7 +26,4 @@ class Tokenizer {
   virtual int64_t max_tokens() const = 0;
 };
 
-// Whether `text` is well-formed UTF-8 (no surrogates, no overlong forms).
-bool IsValidUtf8(absl::string_view text);
-
 }  // namespace quern

@@ -74,6 +74,10 @@ TEST(ErrorTest, QuotedCutsAtACharacterBoundary) {
   EXPECT_EQ(Quoted("aéé", 2), "\"a…\"");
 }
 
+TEST(ErrorTest, QuotedEscapesBrokenUtf8) {
+  EXPECT_EQ(Quoted("caf\xe9"), "\"caf\\xe9\"");
+}
+
 TEST(ErrorTest, QuotedEscapesControlCharacters) {
   EXPECT_EQ(Quoted("a\nb\x01"), "\"a\\nb\\x01\"");
   EXPECT_EQ(Quoted("say \"hi\""), "\"say \\\"hi\\\"\"");

@@ -86,8 +86,7 @@ TEST_F(LocalServerProcessTest, AFailedStartTellsTheLog) {
 }
 
 TEST_F(LocalServerProcessTest, AStartThatTakesTooLongIsGivenUp) {
-  LocalServerOptions options =
-      Script("trap 'kill $!; exit 0' TERM\nsleep 1000 &\nwait\n");
+  LocalServerOptions options = Script("exec tail -f /dev/null\n");
   options.start_timeout = absl::Milliseconds(1);
   const auto server = LocalServer::Start(options);
   ASSERT_FALSE(server.ok());
@@ -106,8 +105,7 @@ TEST_F(LocalServerProcessTest, AServerThatDoesNotListenToSigtermIsKilled) {
 TEST_F(LocalServerProcessTest, AnInterruptEndsTheWait) {
   std::stop_source stop;
   stop.request_stop();
-  LocalServerOptions options =
-      Script("trap 'kill $!; exit 0' TERM\nsleep 1000 &\nwait\n");
+  LocalServerOptions options = Script("exec tail -f /dev/null\n");
   options.interrupt = stop.get_token();
   EXPECT_TRUE(absl::IsCancelled(LocalServer::Start(options).status()));
 }

@@ -9,7 +9,7 @@
 #include "gtest/gtest.h"
 
 #include "engine/base/error.h"
-#include "engine/text/tokenizer.h"
+#include "engine/base/utf8.h"
 #include "tests/support/status_matchers.h"
 
 namespace quern {

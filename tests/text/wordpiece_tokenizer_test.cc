@@ -8,6 +8,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "engine/base/utf8.h"
+
 namespace quern {
 namespace {
 

@@ -1,4 +1,4 @@
-#include "engine/text/tokenizer.h"
+#include "engine/base/utf8.h"
 
 #include <cstring>
 

@@ -1,0 +1,321 @@
+// What the server costs beside what it is made of: a table, each ratio from
+// rounds that alternate within one run.
+//
+//   foundation_bench [--images DIR] [--json FILE]
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "nlohmann/json.hpp"
+#include <unistd.h>
+
+#include "engine/base/file.h"
+#include "engine/index/faiss_index.h"
+#include "engine/media/vips_image_decoder.h"
+#include "engine/model/load_model.h"
+#include "tests/end_to_end/api.h"
+#include "tests/support/quernd_process.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/temporary_directory.h"
+
+namespace quern {
+namespace {
+
+constexpr int kDimension = 512;
+constexpr int kItems = 10'000;
+constexpr int kRounds = 5;
+constexpr int kSearchesPerRound = 300;
+constexpr int kPicturesPerRound = 200;
+
+struct Row {
+  std::string measure;
+  double value = 0;
+  std::string unit;
+  double goal = 0;  // 0: only context.
+  bool higher_is_better = false;
+};
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+double SecondsOf(const std::function<void()>& work) {
+  const absl::Time start = absl::Now();
+  work();
+  return absl::ToDoubleSeconds(absl::Now() - start);
+}
+
+// Directions of a mixture of 100 normals, so that neighbours exist.
+std::vector<float> MakeVectors(int rows, uint32_t seed) {
+  std::mt19937 centres_random(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> centres(100 * kDimension);
+  for (float& value : centres) value = normal(centres_random);
+  std::mt19937 random(seed);
+  std::vector<float> vectors(static_cast<size_t>(rows) * kDimension);
+  for (int row = 0; row < rows; ++row) {
+    const size_t centre = random() % 100;
+    for (int d = 0; d < kDimension; ++d) {
+      vectors[row * kDimension + d] =
+          centres[centre * kDimension + d] + normal(random);
+    }
+  }
+  return vectors;
+}
+
+std::vector<float> RowOf(const std::vector<float>& vectors, int row) {
+  return {vectors.begin() + row * kDimension,
+          vectors.begin() + (row + 1) * kDimension};
+}
+
+void Check(const grpc::Status& status) {
+  if (status.ok()) return;
+  std::cerr << status.error_message() << "\n";
+  std::exit(1);
+}
+
+// Resident bytes of a process.
+double ResidentMebibytes(pid_t pid) {
+  std::ifstream file(absl::StrCat("/proc/", pid, "/statm"));
+  int64_t size = 0, resident = 0;
+  file >> size >> resident;
+  return static_cast<double>(resident) * sysconf(_SC_PAGESIZE) / (1 << 20);
+}
+
+void Fill(const QuerndProcess& server, const std::vector<float>& vectors) {
+  Api api(server);
+  Check(api.CreateCollection("bench", kDimension));
+  std::vector<v1::UpsertRequest> requests;
+  for (int i = 0; i < kItems; ++i) {
+    requests.push_back(
+        EmbeddingUpsert("bench", absl::StrCat(i), RowOf(vectors, i)));
+    if (requests.size() < 1000) continue;
+    grpc::Status status;
+    api.Upsert(requests, &status);
+    Check(status);
+    requests.clear();
+  }
+}
+
+// One client's search by embedding against the index alone.
+void MeasureSearch(const QuerndProcess& server,
+                   const std::vector<float>& vectors, std::vector<Row>& rows) {
+  std::unique_ptr<FaissIndex> index =
+      ValueOrDie(FaissIndex::Create({.dimension = kDimension}));
+  std::vector<std::string> ids;
+  for (int i = 0; i < kItems; ++i) ids.push_back(absl::StrCat(i));
+  (void)index->Upsert(
+      ids, {.data = vectors.data(), .rows = kItems, .columns = kDimension});
+  const std::vector<float> queries = MakeVectors(kSearchesPerRound, 3);
+  const RealClock clock;
+  const RequestContext context(&clock, "bench");
+  auto stub = v1::Retrieval::NewStub(server.Channel());
+  std::vector<double> alone, served;
+  for (int round = 0; round < kRounds; ++round) {
+    std::vector<double> alone_ms, served_ms;
+    for (int i = 0; i < kSearchesPerRound; ++i) {
+      const std::vector<float> query = RowOf(queries, i);
+      alone_ms.push_back(
+          1e3 * SecondsOf([&] {
+            (void)index->Search(
+                context,
+                {.data = query.data(), .rows = 1, .columns = kDimension},
+                {.k = 10});
+          }));
+    }
+    for (int i = 0; i < kSearchesPerRound; ++i) {
+      const v1::SearchRequest request =
+          EmbeddingSearch("bench", RowOf(queries, i));
+      v1::SearchResponse response;
+      served_ms.push_back(1e3 * SecondsOf([&] {
+                            grpc::ClientContext call;
+                            Check(stub->Search(&call, request, &response));
+                          }));
+    }
+    alone.push_back(Median(alone_ms));
+    served.push_back(Median(served_ms));
+  }
+  rows.push_back(
+      {"search of 10,000 by embedding, index alone, p50", Median(alone), "ms"});
+  rows.push_back(
+      {"search of 10,000 by embedding, one client, p50", Median(served), "ms"});
+  std::vector<double> added;
+  for (int i = 0; i < kRounds; ++i) added.push_back(served[i] - alone[i]);
+  rows.push_back({"added by the server", Median(added), "ms", 0.3});
+}
+
+std::vector<std::string> ReadPictures(const std::string& folder) {
+  std::vector<std::string> paths;
+  for (const auto& entry :
+       std::filesystem::recursive_directory_iterator(folder)) {
+    const std::string extension = entry.path().extension().string();
+    if (extension == ".jpg" || extension == ".png") {
+      paths.push_back(entry.path().string());
+    }
+  }
+  std::sort(paths.begin(), paths.end());
+  std::vector<std::string> pictures;
+  for (const std::string& path : paths) {
+    if (pictures.size() == kPicturesPerRound) break;
+    pictures.push_back(ValueOrDie(ReadFile(path)));
+  }
+  return pictures;
+}
+
+// Pictures a second with as many threads as cores, from pixels in memory.
+double BareRate(const Model& model,
+                const std::vector<std::vector<float>>& pixels) {
+  std::atomic<size_t> next = 0;
+  const double seconds = SecondsOf([&] {
+    std::vector<std::thread> threads;
+    for (unsigned i = 0; i < std::thread::hardware_concurrency(); ++i) {
+      threads.emplace_back([&] {
+        for (size_t at = next++; at < pixels.size(); at = next++) {
+          (void)ValueOrDie(model.encoder().EncodeImages(
+              {.rows = 1,
+               .height = model.preprocessing().height,
+               .width = model.preprocessing().width,
+               .values = pixels[at]}));
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  });
+  return static_cast<double>(pixels.size()) / seconds;
+}
+
+double IndexingRate(const QuerndProcess& server, const std::string& collection,
+                    const std::vector<std::string>& pictures) {
+  Api api(server);
+  Check(api.CreateCollection(collection));
+  grpc::ClientContext context;
+  auto stream = v1::Items::NewStub(api.channel())->Upsert(&context);
+  const double seconds = SecondsOf([&] {
+    std::thread writer([&] {
+      for (size_t i = 0; i < pictures.size(); ++i) {
+        stream->Write(ImageUpsert(collection, absl::StrCat(i), pictures[i]));
+      }
+      stream->WritesDone();
+    });
+    v1::UpsertResponse response;
+    while (stream->Read(&response)) {
+      if (response.status().code() != 0) {
+        std::cerr << response.status().message() << "\n";
+        std::exit(1);
+      }
+    }
+    writer.join();
+    Check(stream->Finish());
+  });
+  return static_cast<double>(pictures.size()) / seconds;
+}
+
+void MeasureIndexing(const QuerndProcess& server, const std::string& folder,
+                     std::vector<Row>& rows) {
+  const std::shared_ptr<const Model> model =
+      ValueOrDie(LoadModel({.path = absl::StrCat(std::getenv("QUERN_CACHE"),
+                                                 "/models/quern-lite")}));
+  const auto decoder = ValueOrDie(VipsImageDecoder::Create({}));
+  const std::vector<std::string> pictures = ReadPictures(folder);
+  const ImagePreprocessing& wanted = model->preprocessing();
+  std::vector<std::vector<float>> pixels;
+  for (const std::string& picture : pictures) {
+    pixels.emplace_back(3 * wanted.height * wanted.width);
+    Preprocess(
+        ValueOrDie(decoder->Decode(picture, wanted.width, wanted.height)),
+        wanted, absl::MakeSpan(pixels.back()));
+  }
+  std::vector<double> bare, indexed, ratios;
+  for (int round = 0; round < kRounds; ++round) {
+    bare.push_back(BareRate(*model, pixels));
+    indexed.push_back(
+        IndexingRate(server, absl::StrCat("pictures-", round), pictures));
+    ratios.push_back(indexed.back() / bare.back());
+  }
+  rows.push_back({"image tower alone, pixels in memory", Median(bare),
+                  "pictures/s", 0, true});
+  rows.push_back({"indexing pictures through the server", Median(indexed),
+                  "pictures/s", 0, true});
+  rows.push_back(
+      {"indexing / image tower alone", Median(ratios), "", 0.85, true});
+}
+
+void Print(const std::vector<Row>& rows) {
+  for (const Row& row : rows) {
+    const std::string goal =
+        row.goal == 0
+            ? ""
+            : absl::StrFormat("%s %g",
+                              row.higher_is_better ? ">=" : "<=", row.goal);
+    absl::PrintF("%-50s %10.3f %-11s %s\n", row.measure, row.value, row.unit,
+                 goal);
+  }
+}
+
+void WriteJson(const std::vector<Row>& rows, const std::string& path) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const Row& row : rows) {
+    list.push_back(
+        {{"measure", row.measure},
+         {"value", row.value},
+         {"unit", row.unit},
+         {"goal", row.goal == 0 ? nlohmann::json() : nlohmann::json(row.goal)},
+         {"better", row.higher_is_better ? "higher" : "lower"}});
+  }
+  std::ofstream(path) << list.dump(1) << "\n";
+}
+
+int Run(const std::string& images, const std::string& json) {
+  std::vector<Row> rows;
+  TemporaryDirectory data;
+  const std::vector<float> vectors = MakeVectors(kItems, 2);
+  {
+    QuerndProcess server(data.path());
+    Fill(server, vectors);
+    server.Terminate();
+  }
+  std::vector<double> starts;
+  for (int round = 0; round < kRounds; ++round) {
+    starts.push_back(
+        SecondsOf([&] { QuerndProcess(data.path()).Terminate(); }));
+  }
+  QuerndProcess server(data.path());
+  rows.push_back(
+      {"start to READY and stop again, 10,000 items", Median(starts), "s", 3});
+  rows.push_back({"resident memory when idle, 10,000 items",
+                  ResidentMebibytes(server.pid()), "MiB", 700});
+  MeasureSearch(server, vectors, rows);
+  MeasureIndexing(server, images, rows);
+  Print(rows);
+  if (!json.empty()) WriteJson(rows, json);
+  return server.Terminate();
+}
+
+}  // namespace
+}  // namespace quern
+
+int main(int argc, char** argv) {
+  CLI::App app("What the server costs beside what it is made of");
+  std::string images =
+      absl::StrCat(std::getenv("QUERN_CACHE"), "/samples/pictures");
+  std::string json;
+  app.add_option("--images", images, "Folder of .jpg and .png pictures");
+  app.add_option("--json", json, "File to write the rows to");
+  CLI11_PARSE(app, argc, argv);
+  return quern::Run(images, json);
+}
