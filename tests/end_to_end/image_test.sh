@@ -28,10 +28,10 @@ if ! buildah inspect --type image debian:bookworm-slim >/dev/null 2>&1; then
 fi
 
 say "building the image"
-buildah bud --pull-never --layers "${extra[@]}" -f docker/Dockerfile -t quern .
+buildah bud --format docker --pull-never "${extra[@]}" -f docker/Dockerfile -t quern .
 say "image size: $(buildah images --format '{{.Size}}' quern)"
 
-container=$(buildah from --pull-never "${extra[@]}" quern)
+container=$(buildah from --pull-never quern)
 trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; buildah rm "$container" >/dev/null' EXIT
 port=$((20000 + RANDOM % 20000))
 # As the image says: its user, its configuration; another port, since the
@@ -47,6 +47,6 @@ done
 
 quern=(buildah run --user quern --volume "$QUERN_CACHE/samples/pictures:/pictures:ro" "$container" -- quern --address "127.0.0.1:$port")
 "${quern[@]}" index /pictures/food/fruit
-best=$("${quern[@]}" search "a red apple" --limit 1 --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["hits"][0]["id"])')
-[[ $best == *apple* ]] || die "the best hit for \"a red apple\" is $best"
+best=$("${quern[@]}" search "a pineapple" --limit 1 --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["hits"][0]["id"])')
+[[ $best == pineapple.png ]] || die "the best hit for \"a pineapple\" is $best"
 say "the server in the image found $best"
