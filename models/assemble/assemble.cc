@@ -1,13 +1,15 @@
-// Fills TorchScript skeletons with the tensors of safetensors files and writes a
-// model package folder.
+// Fills TorchScript skeletons with the tensors of safetensors files and writes
+// a model package folder.
 //
 //   quern-assemble --recipe FILE --weights NAME=FILE... --output DIR
 //
-// A skeleton is a TorchScript file whose parameters have their final shape but no
-// data of their own. The recipe (JSON) says which tensor fills which parameter:
+// A skeleton is a TorchScript file whose parameters have their final shape but
+// no data of their own. The recipe (JSON) says which tensor fills which
+// parameter:
 //
 //   {"modules": [{"skeleton": "skeletons/image.ts", "output": "image.ts",
-//                 "sources": [{"weights": "NAME", "from": "", "to": "backbone."}]}],
+//                 "sources": [{"weights": "NAME", "from": "", "to":
+//                 "backbone."}]}],
 //    "files": [{"input": "model.json", "output": "model.json"},
 //              {"weights": "NAME", "output": "vocab.txt"}],
 //    "ignore": [{"weights": "NAME", "tensors": ["pooler.dense.bias"]}]}
@@ -16,12 +18,9 @@
 // relative to the recipe. A parameter without a tensor, a tensor without a use
 // and a shape that differs are errors: nothing is written then.
 //
-// The package appears under --output in one rename; an interrupted run leaves at
-// most a folder beside it whose name ends in ".part", which the next run removes.
-
-#include <fcntl.h>
-#include <torch/script.h>
-#include <unistd.h>
+// The package appears under --output in one rename; an interrupted run leaves
+// at most a folder beside it whose name ends in ".part", which the next run
+// removes.
 
 #include <cerrno>
 #include <cstdint>
@@ -31,13 +30,17 @@
 #include <fstream>
 #include <iostream>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include <fcntl.h>
+#include <nlohmann/json.hpp>
+#include <torch/script.h>
+#include <unistd.h>
 
 namespace {
 
@@ -46,12 +49,15 @@ using Json = nlohmann::json;
 
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // The limit of the format.
 
-[[noreturn]] void Fail(const std::string& message) { throw std::runtime_error(message); }
+[[noreturn]] void Fail(const std::string& message) {
+  throw std::runtime_error(message);
+}
 
 std::string ReadFile(const fs::path& path) {
   std::ifstream stream(path, std::ios::binary);
   if (!stream) Fail(path.string() + ": cannot be opened");
-  std::string bytes((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
+  std::string bytes((std::istreambuf_iterator<char>(stream)),
+                    std::istreambuf_iterator<char>());
   if (stream.bad()) Fail(path.string() + ": cannot be read");
   return bytes;
 }
@@ -63,15 +69,18 @@ c10::ScalarType ScalarTypeOf(const std::string& name) {
   Fail("tensor type " + name + " is not supported");
 }
 
-// The tensors of one safetensors file: 8 bytes of little-endian header length, a
-// JSON header with type, shape and byte range of each tensor, then the data.
+// The tensors of one safetensors file: 8 bytes of little-endian header length,
+// a JSON header with type, shape and byte range of each tensor, then the data.
 class WeightFile {
  public:
-  explicit WeightFile(fs::path path) : path_(std::move(path)), bytes_(ReadFile(path_)) {
+  explicit WeightFile(fs::path path)
+      : path_(std::move(path)), bytes_(ReadFile(path_)) {
     uint64_t header_bytes = 0;
-    if (bytes_.size() < sizeof(header_bytes)) Fail(path_.string() + ": truncated");
+    if (bytes_.size() < sizeof(header_bytes))
+      Fail(path_.string() + ": truncated");
     std::memcpy(&header_bytes, bytes_.data(), sizeof(header_bytes));
-    if (header_bytes > kMaxHeaderBytes || header_bytes > bytes_.size() - sizeof(header_bytes)) {
+    if (header_bytes > kMaxHeaderBytes ||
+        header_bytes > bytes_.size() - sizeof(header_bytes)) {
       Fail(path_.string() + ": not a safetensors file");
     }
     data_ = bytes_.data() + sizeof(header_bytes) + header_bytes;
@@ -93,12 +102,15 @@ class WeightFile {
     const Json& entry = header_.at(name);
     const auto shape = entry.at("shape").get<std::vector<int64_t>>();
     const auto range = entry.at("data_offsets").get<std::vector<uint64_t>>();
-    const c10::ScalarType stored = ScalarTypeOf(entry.at("dtype").get<std::string>());
+    const c10::ScalarType stored =
+        ScalarTypeOf(entry.at("dtype").get<std::string>());
     uint64_t wanted_bytes = c10::elementSize(stored);
-    for (const int64_t side : shape) wanted_bytes *= static_cast<uint64_t>(side);
+    for (const int64_t side : shape)
+      wanted_bytes *= static_cast<uint64_t>(side);
     if (range.size() != 2 || range[0] > range[1] || range[1] > data_bytes_ ||
         range[1] - range[0] != wanted_bytes) {
-      Fail(path_.string() + ": " + name + ": byte range does not fit its shape");
+      Fail(path_.string() + ": " + name +
+           ": byte range does not fit its shape");
     }
     at::Tensor tensor = at::empty(shape, stored);
     std::memcpy(tensor.data_ptr(), data_ + range[0], wanted_bytes);
@@ -107,14 +119,15 @@ class WeightFile {
   }
 
   void Ignore(const std::string& name) {
-    if (!header_.contains(name)) Fail(path_.string() + ": no tensor " + name + " to ignore");
+    if (!header_.contains(name))
+      Fail(path_.string() + ": no tensor " + name + " to ignore");
     unused_.erase(name);
   }
 
   void CheckAllUsed() const {
     if (unused_.empty()) return;
-    Fail(path_.string() + ": " + std::to_string(unused_.size()) + " tensors left over, first " +
-         *unused_.begin());
+    Fail(path_.string() + ": " + std::to_string(unused_.size()) +
+         " tensors left over, first " + *unused_.begin());
   }
 
  private:
@@ -132,20 +145,23 @@ std::string ShapeText(at::IntArrayRef shape) {
   return text.str();
 }
 
-// The parameters and buffers of a skeleton, by dotted name, until each is filled.
+// The parameters and buffers of a skeleton, by dotted name, until each is
+// filled.
 class Slots {
  public:
   explicit Slots(const torch::jit::Module& module) { Collect(module, ""); }
 
   // False when no parameter or buffer has this name.
-  bool Fill(const std::string& name, WeightFile& weights, const std::string& tensor_name) {
+  bool Fill(const std::string& name, WeightFile& weights,
+            const std::string& tensor_name) {
     const auto slot = slots_.find(name);
     if (slot == slots_.end()) return false;
-    const at::Tensor empty = slot->second.owner.attr(slot->second.attribute).toTensor();
+    const at::Tensor empty =
+        slot->second.owner.attr(slot->second.attribute).toTensor();
     at::Tensor filled = weights.Take(tensor_name, empty.scalar_type());
     if (filled.sizes() != empty.sizes()) {
-      Fail(name + ": shape " + ShapeText(filled.sizes()) + " where " + ShapeText(empty.sizes()) +
-           " is expected");
+      Fail(name + ": shape " + ShapeText(filled.sizes()) + " where " +
+           ShapeText(empty.sizes()) + " is expected");
     }
     slot->second.owner.setattr(slot->second.attribute, filled);
     slots_.erase(slot);
@@ -154,7 +170,8 @@ class Slots {
 
   void CheckAllFilled() const {
     if (slots_.empty()) return;
-    Fail(std::to_string(slots_.size()) + " parameters not filled, first " + slots_.begin()->first);
+    Fail(std::to_string(slots_.size()) + " parameters not filled, first " +
+         slots_.begin()->first);
   }
 
  private:
@@ -180,8 +197,8 @@ class Slots {
 
 using WeightFiles = std::map<std::string, WeightFile>;
 
-void FillModule(const Json& recipe, const fs::path& folder, WeightFiles& weights,
-                const fs::path& output) {
+void FillModule(const Json& recipe, const fs::path& folder,
+                WeightFiles& weights, const fs::path& output) {
   const auto name = recipe.at("skeleton").get<std::string>();
   torch::jit::Module module = torch::jit::load((folder / name).string());
   Slots slots(module);
@@ -208,7 +225,8 @@ void Sync(const fs::path& path) {
 }
 
 void SyncTree(const fs::path& folder) {
-  for (const auto& entry : fs::recursive_directory_iterator(folder)) Sync(entry.path());
+  for (const auto& entry : fs::recursive_directory_iterator(folder))
+    Sync(entry.path());
   Sync(folder);
 }
 
@@ -224,11 +242,13 @@ void Publish(const fs::path& part, const fs::path& output) {
 }
 
 void CopyFiles(const Json& files, const fs::path& folder,
-               const std::map<std::string, fs::path>& inputs, const fs::path& part) {
+               const std::map<std::string, fs::path>& inputs,
+               const fs::path& part) {
   for (const Json& file : files) {
-    const fs::path source = file.contains("weights")
-                                ? inputs.at(file.at("weights").get<std::string>())
-                                : folder / file.at("input").get<std::string>();
+    const fs::path source =
+        file.contains("weights")
+            ? inputs.at(file.at("weights").get<std::string>())
+            : folder / file.at("input").get<std::string>();
     const fs::path target = part / file.at("output").get<std::string>();
     fs::create_directories(target.parent_path());
     fs::copy_file(source, target);
@@ -275,11 +295,13 @@ void Assemble(const Arguments& arguments) {
   fs::remove_all(part);
   fs::create_directories(part);
   for (const Json& module : recipe.at("modules")) {
-    FillModule(module, folder, weights, part / module.at("output").get<std::string>());
+    FillModule(module, folder, weights,
+               part / module.at("output").get<std::string>());
   }
   for (const Json& ignored : recipe.at("ignore")) {
     WeightFile& file = weights.at(ignored.at("weights").get<std::string>());
-    for (const Json& tensor : ignored.at("tensors")) file.Ignore(tensor.get<std::string>());
+    for (const Json& tensor : ignored.at("tensors"))
+      file.Ignore(tensor.get<std::string>());
   }
   for (const auto& [name, file] : weights) file.CheckAllUsed();
   CopyFiles(recipe.at("files"), folder, arguments.inputs, part);

@@ -10,8 +10,9 @@ source scripts/lib.sh
 export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs
 read -r -a extra <<<"${QUERN_BUILDAH_ARGUMENTS-}"
 
-command -v buildah >/dev/null && command -v debootstrap >/dev/null ||
+if ! command -v buildah >/dev/null || ! command -v debootstrap >/dev/null; then
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends buildah debootstrap
+fi
 
 # The base image, from the same archive as the machine's own packages.
 if ! buildah inspect --type image debian:bookworm-slim >/dev/null 2>&1; then

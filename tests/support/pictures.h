@@ -38,8 +38,8 @@ inline std::string PngChunk(absl::string_view type, absl::string_view data) {
   return chunk;
 }
 
-// A PNG of black 8-bit grey pixels; without its data it is a header that says how
-// large it is, and hardly more.
+// A PNG of black 8-bit grey pixels; without its data it is a header that says
+// how large it is, and hardly more.
 inline std::string BlackPng(uint32_t width, uint32_t height, bool with_data) {
   std::string header(13, '\0');
   const uint32_t sides[2] = {htonl(width), htonl(height)};
