@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -278,6 +279,9 @@ TEST(DiskTest, AFullDiskRefusesWritesKeepsReadsAndLosesNothing) {
   if (mount("tmpfs", mount_point.path().c_str(), "tmpfs", 0, "size=6m") != 0) {
     GTEST_SKIP() << "cannot mount a small file system: " << strerror(errno);
   }
+  const absl::Cleanup unmount = [&mount_point] {
+    umount2(mount_point.path().c_str(), MNT_DETACH);
+  };
   int acknowledged = 0;
   {
     QuerndProcess server(mount_point.path());
@@ -316,7 +320,6 @@ TEST(DiskTest, AFullDiskRefusesWritesKeepsReadsAndLosesNothing) {
         << i;
   }
   server.Terminate();
-  umount2(mount_point.path().c_str(), MNT_DETACH);
 }
 
 }  // namespace
