@@ -62,7 +62,11 @@ CallScope::CallScope(const RpcEnvironment& environment,
   server_context->AddInitialMetadata(kRequestIdKey, context_.id());
 }
 
-CallScope::~CallScope() { environment_.calls->Leave(&context_); }
+CallScope::~CallScope() {
+  Measure();
+  WriteLog();
+  environment_.calls->Leave(&context_);
+}
 
 grpc::Status CallScope::End(absl::Status status) {
   const absl::Time now = environment_.clock->Now();
@@ -70,26 +74,29 @@ grpc::Status CallScope::End(absl::Status status) {
   if (absl::IsCancelled(status) && now >= context_.deadline()) {
     status = absl::DeadlineExceededError("the deadline passed");
   }
-  const absl::Duration duration = now - arrival_;
+  status_ = std::move(status);
+  duration_ = now - arrival_;
+  return ToGrpcStatus(status_);
+}
+
+void CallScope::Measure() const {
   environment_.metrics->RecordCall({.method = method_,
-                                    .code = status.code(),
-                                    .duration = duration,
+                                    .code = status_.code(),
+                                    .duration = duration_,
                                     .stages = context_.stage_times(),
                                     .received_bytes = received_bytes_,
                                     .sent_bytes = sent_bytes_});
-  WriteLog(status, duration);
-  return ToGrpcStatus(status);
 }
 
-void CallScope::WriteLog(const absl::Status& status,
-                         absl::Duration duration) const {
+void CallScope::WriteLog() const {
   const LogLevel level =
-      IsServerFault(status.code()) ? LogLevel::kError : LogLevel::kInfo;
+      IsServerFault(status_.code()) ? LogLevel::kError : LogLevel::kInfo;
   if (!IsLogged(level)) return;
-  std::vector<LogField> fields = {{"method", method_},
-                                  {"id", context_.id()},
-                                  {"code", CodeName(status.code())},
-                                  {"ms", absl::ToDoubleMilliseconds(duration)}};
+  std::vector<LogField> fields = {
+      {"method", method_},
+      {"id", context_.id()},
+      {"code", CodeName(status_.code())},
+      {"ms", absl::ToDoubleMilliseconds(duration_)}};
   for (const StageTime& stage : context_.stage_times()) {
     fields.emplace_back(absl::StrCat(stage.stage, "_ms"),
                         absl::ToDoubleMilliseconds(stage.duration));
@@ -97,8 +104,8 @@ void CallScope::WriteLog(const absl::Status& status,
   fields.emplace_back("received_bytes", received_bytes_);
   fields.emplace_back("sent_bytes", sent_bytes_);
   fields.emplace_back("peer", peer_);
-  if (!status.ok()) {
-    fields.emplace_back("error", ToRpcStatus(status).message());
+  if (!status_.ok()) {
+    fields.emplace_back("error", ToRpcStatus(status_).message());
   }
   Log(level, "call", fields);
 }

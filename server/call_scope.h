@@ -26,7 +26,9 @@ struct RpcEnvironment {
 };
 
 // One call from its arrival to its answer, unary or stream: its context, and
-// what is logged and measured of it. Only context().Cancel() is thread-safe.
+// what is logged and measured of it. Lives until gRPC is done with the call, and
+// logs and measures it then, so that no caller waits for that. Only
+// context().Cancel() is thread-safe.
 class CallScope {
  public:
   // Takes the request id of the caller's `x-request-id`, if it is 1 to 128
@@ -47,11 +49,12 @@ class CallScope {
   void AddReceivedBytes(int64_t bytes) { received_bytes_ += bytes; }
   void AddSentBytes(int64_t bytes) { sent_bytes_ += bytes; }
 
-  // Logs and measures the call, and gives what to finish it with. Called once.
+  // The call's work is done: gives what to finish it with. Called once.
   grpc::Status End(absl::Status status);
 
  private:
-  void WriteLog(const absl::Status& status, absl::Duration duration) const;
+  void Measure() const;
+  void WriteLog() const;
 
   const RpcEnvironment& environment_;
   const std::string& method_;
@@ -61,6 +64,9 @@ class CallScope {
   const absl::Status admission_;
   int64_t received_bytes_ = 0;
   int64_t sent_bytes_ = 0;
+  // Given by End().
+  absl::Status status_;
+  absl::Duration duration_;
 };
 
 }  // namespace quern

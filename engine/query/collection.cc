@@ -184,11 +184,6 @@ absl::StatusOr<int64_t> Collection::Delete(absl::Span<const std::string> ids) {
   return deleted;
 }
 
-int64_t Collection::index_version() const {
-  absl::MutexLock lock(&write_mutex_);
-  return index_version_;
-}
-
 void Collection::Drop() {
   absl::MutexLock lock(&write_mutex_);
   dropped_ = true;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -71,7 +72,7 @@ class Collection {
   const VectorIndex& index() const { return *index_; }
 
   // Counts up with every change that a search can see.
-  int64_t index_version() const;
+  int64_t index_version() const { return index_version_; }
 
   // Refuses writes from now on; the last owner deletes the files. Searches
   // under way finish.
@@ -91,7 +92,8 @@ class Collection {
   // the same order.
   mutable absl::Mutex write_mutex_;
   bool dropped_ ABSL_GUARDED_BY(write_mutex_) = false;
-  int64_t index_version_ ABSL_GUARDED_BY(write_mutex_) = 0;
+  // Read without the mutex: a search must not wait for a write's fsync.
+  std::atomic<int64_t> index_version_ = 0;
 };
 
 // Whether `vector` can be stored in, or compared with, a collection of this

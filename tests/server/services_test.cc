@@ -203,6 +203,7 @@ TEST_F(ServicesTest, EveryOtherMethodSaysThatItIsNotThereYet) {
       ++refused;
     }
   }
+  server_->Shutdown();  // Calls count once gRPC is done with them.
   const std::string metrics = ScrapeMetrics();
   EXPECT_THAT(metrics, HasSubstr("method=\"quern.v1.Scoring/Score\""));
   EXPECT_GT(refused, 20);
@@ -436,6 +437,7 @@ TEST_F(ServicesTest, MetricsCountCallsStagesBytesAndItems) {
   FillCollection();
   v1::SearchResponse response;
   ASSERT_TRUE(Search(TextSearch("c", "red"), &response).ok());
+  server_->Shutdown();  // Calls count once gRPC is done with them.
   const std::string metrics = ScrapeMetrics();
   for (const char* line :
        {"quern_requests_total{code=\"OK\",method=\"quern.v1.Retrieval/"
