@@ -50,10 +50,7 @@ CollectionFactories StoreAndIndex(const v1::StorageConfig& config) {
   factories.create_index = [](const v1::Collection& record)
       -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
     return FaissIndex::Create(
-        {.dimension = record.dimension(),
-         .metric = record.metric() == v1::METRIC_DOT_PRODUCT
-                       ? Metric::kDotProduct
-                       : Metric::kCosine});
+        {.dimension = record.dimension(), .metric = MetricOf(record)});
   };
   return factories;
 }

@@ -4,8 +4,6 @@
 #include <system_error>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 
 #include "engine/base/error.h"
@@ -63,18 +61,6 @@ absl::Status LoadIndex(const ItemStore& store, int64_t dimension,
   return loader.Flush();
 }
 
-// Of items with the same id, only the last: what Put() makes of them.
-std::vector<int64_t> LastOfEachId(absl::Span<const Item> items) {
-  absl::flat_hash_map<absl::string_view, int64_t> last;
-  for (size_t i = 0; i < items.size(); ++i) last[items[i].id] = i;
-  std::vector<int64_t> rows;
-  rows.reserve(last.size());
-  for (size_t i = 0; i < items.size(); ++i) {
-    if (last[items[i].id] == static_cast<int64_t>(i)) rows.push_back(i);
-  }
-  return rows;
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Collection>> Collection::Open(
@@ -112,9 +98,9 @@ Collection::~Collection() {
   std::filesystem::remove_all(directory_, ignored);
 }
 
-Metric Collection::metric() const {
-  return record_.metric() == v1::METRIC_DOT_PRODUCT ? Metric::kDotProduct
-                                                    : Metric::kCosine;
+Metric MetricOf(const v1::Collection& record) {
+  return record.metric() == v1::METRIC_DOT_PRODUCT ? Metric::kDotProduct
+                                                   : Metric::kCosine;
 }
 
 v1::Collection Collection::Describe() const {
@@ -138,21 +124,16 @@ absl::StatusOr<std::vector<Collection::Written>> Collection::Upsert(
     absl::Span<const Item> items) {
   std::vector<std::string> ids;
   std::vector<float> values;
-  const std::vector<int64_t> rows = LastOfEachId(items);
-  ids.reserve(rows.size());
-  values.reserve(rows.size() * dimension());
-  for (int64_t row : rows) {
-    ids.push_back(items[row].id);
-    values.insert(values.end(), items[row].embedding.begin(),
-                  items[row].embedding.end());
+  ids.reserve(items.size());
+  values.reserve(items.size() * dimension());
+  for (const Item& item : items) {
+    ids.push_back(item.id);
+    values.insert(values.end(), item.embedding.begin(), item.embedding.end());
   }
 
   absl::MutexLock lock(&write_mutex_);
   if (dropped_) return NotFound("collection", name());
-  QUERN_ASSIGN_OR_RETURN(
-      const std::vector<std::optional<Item>> existing,
-      store_->Get(ids, {.payload = false, .embedding = false}));
-  QUERN_RETURN_IF_ERROR(store_->Put(items));
+  QUERN_ASSIGN_OR_RETURN(const std::vector<bool> is_new, store_->Put(items));
   // The store took these vectors, so only memory can fail here; the index is
   // then behind the store until the next start.
   QUERN_RETURN_IF_ERROR(
@@ -161,16 +142,11 @@ absl::StatusOr<std::vector<Collection::Written>> Collection::Upsert(
                                      .columns = dimension()}));
   ++index_version_;
 
-  absl::flat_hash_set<absl::string_view> known;
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (existing[i].has_value()) known.insert(ids[i]);
-  }
   std::vector<Written> written;
   written.reserve(items.size());
-  for (const Item& item : items) {
-    // The first of equal ids creates, the later ones replace.
-    written.push_back({.created = known.insert(item.id).second,
-                       .update_time = item.update_time});
+  for (size_t i = 0; i < items.size(); ++i) {
+    written.push_back(
+        {.created = is_new[i], .update_time = items[i].update_time});
   }
   return written;
 }

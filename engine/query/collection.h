@@ -30,6 +30,8 @@ struct CollectionFactories {
       create_index;
 };
 
+Metric MetricOf(const v1::Collection& record);
+
 // One collection: its record, its store (the truth) and its index (derived),
 // kept in step. Thread-safe.
 class Collection {
@@ -50,7 +52,7 @@ class Collection {
   const v1::Collection& record() const { return record_; }
   const std::string& name() const { return record_.name(); }
   int64_t dimension() const { return record_.dimension(); }
-  Metric metric() const;
+  Metric metric() const { return MetricOf(record_); }
 
   // The record with the status of this moment.
   v1::Collection Describe() const;

@@ -13,7 +13,6 @@
 namespace quern {
 namespace {
 
-constexpr size_t kMaxIdBytes = 512;
 constexpr size_t kMaxQueryParts = 16;
 constexpr float kMaxPartWeight = 10;
 constexpr int64_t kMaxDimension = 4096;
@@ -79,11 +78,7 @@ void AddScaled(absl::Span<const float> vector, float weight,
 }  // namespace
 
 absl::Status CheckItemId(absl::string_view id) {
-  if (id.empty() || id.size() > kMaxIdBytes) {
-    return InvalidField(
-        "id", absl::StrCat("has ", id.size(), " bytes; it must have 1 to ",
-                           kMaxIdBytes));
-  }
+  QUERN_RETURN_IF_ERROR(CheckIdSize(id));
   if (!IsValidUtf8(id)) return InvalidField("id", "is not valid UTF-8");
   return absl::OkStatus();
 }

@@ -25,6 +25,9 @@ struct Item {
   absl::Time update_time;        // Last upsert of the id.
 };
 
+// Errors: kInvalidArgument on "id" unless it has 1 to 512 bytes.
+absl::Status CheckIdSize(absl::string_view id);
+
 // What a read brings along. Ids and times always come.
 struct ItemParts {
   bool payload = true;
@@ -42,12 +45,15 @@ class ItemStore {
 
   // Inserts or replaces by id, all or none, and syncs to disk. Of items with
   // the same id the last one wins. `create_time` of an item that exists is
-  // kept: the one given counts only for new ids. Errors:
+  // kept: the one given counts only for new ids. Returns for each item whether
+  // its id was new; of equal ids in `items` only the first one's can be.
+  // Errors:
   //   kInvalidArgument     an id or an embedding of the wrong size
   //   kResourceExhausted   the disk is full
   //   kFailedPrecondition  the store is read-only since an earlier I/O error
   //   kDataLoss            damaged files
-  virtual absl::Status Put(absl::Span<const Item> items) = 0;
+  virtual absl::StatusOr<std::vector<bool>> Put(
+      absl::Span<const Item> items) = 0;
 
   // Removes by id, all or none, and syncs; returns how many existed. Errors as
   // for Put().

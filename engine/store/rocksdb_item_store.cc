@@ -5,10 +5,13 @@
 #include <atomic>
 #include <filesystem>
 #include <limits>
+#include <memory>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "rocksdb/cache.h"
@@ -16,6 +19,7 @@
 #include "rocksdb/env.h"
 #include "rocksdb/filter_policy.h"
 #include "rocksdb/iterator.h"
+#include "rocksdb/listener.h"
 #include "rocksdb/merge_operator.h"
 #include "rocksdb/options.h"
 #include "rocksdb/snapshot.h"
@@ -35,12 +39,17 @@ namespace {
 
 constexpr absl::string_view kLibrary = "RocksDB";
 
-constexpr size_t kMaxIdBytes = 512;
 constexpr int64_t kMinWriteBufferBytes = 64 << 10;
 constexpr int64_t kDefaultBlockCacheBytes = 8 << 20;
 constexpr double kBloomBitsPerId = 10;
 constexpr size_t kScanReadaheadBytes = 2 << 20;
 constexpr size_t kMaxInfoLogBytes = 1 << 20;
+
+// Written to find out whether a disk that was full has room.
+constexpr size_t kProbeBytes = 1 << 20;
+// How long a store that was full waits for its readers to let it be opened
+// again.
+constexpr absl::Duration kReopenTimeout = absl::Seconds(1);
 
 // The column families, one per kind of record. README.md has the layout.
 enum Family { kMeta, kItems, kPayloads, kVectors, kFamilies };
@@ -81,6 +90,17 @@ class CountMergeOperator final : public rocksdb::AssociativeMergeOperator {
   }
 };
 
+// RocksDB's own recovery from a full disk tries at once, and when the disk is
+// full still it gives up for good: facebook/rocksdb issues 11643 and 12998.
+class NoRecovery final : public rocksdb::EventListener {
+ public:
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason /*reason*/,
+                            rocksdb::Status /*error*/,
+                            bool* auto_recovery) override {
+    *auto_recovery = false;
+  }
+};
+
 rocksdb::DBOptions DatabaseOptions(const RocksdbItemStoreOptions& options) {
   rocksdb::DBOptions database;
   database.create_if_missing = true;
@@ -91,6 +111,7 @@ rocksdb::DBOptions DatabaseOptions(const RocksdbItemStoreOptions& options) {
   database.info_log_level = rocksdb::WARN_LEVEL;
   database.max_log_file_size = kMaxInfoLogBytes;
   database.keep_log_file_num = 2;
+  database.listeners.push_back(std::make_shared<NoRecovery>());
   if (options.env != nullptr) database.env = options.env;
   return database;
 }
@@ -131,11 +152,7 @@ absl::Status CheckOptions(const RocksdbItemStoreOptions& options) {
 }
 
 absl::Status CheckItem(const Item& item, int64_t dimension) {
-  if (item.id.empty() || item.id.size() > kMaxIdBytes) {
-    return InvalidField(
-        "id", absl::StrCat("has ", item.id.size(), " bytes; it must have 1 to ",
-                           kMaxIdBytes));
-  }
+  QUERN_RETURN_IF_ERROR(CheckIdSize(item.id));
   if (static_cast<int64_t>(item.embedding.size()) != dimension) {
     return InvalidField(
         "embedding",
@@ -203,7 +220,7 @@ class RocksdbItemStore::Database {
   Database(const Database&) = delete;
   Database& operator=(const Database&) = delete;
 
-  absl::Status Put(absl::Span<const Item> items);
+  absl::StatusOr<std::vector<bool>> Put(absl::Span<const Item> items);
   absl::StatusOr<int64_t> Delete(absl::Span<const std::string> ids);
   absl::StatusOr<std::vector<std::optional<Item>>> Get(
       absl::Span<const std::string> ids, ItemParts parts) const;
@@ -211,6 +228,9 @@ class RocksdbItemStore::Database {
                     const std::function<bool(Item)>& visit) const;
   int64_t count() const { return count_.load(std::memory_order_relaxed); }
   int64_t disk_bytes() const;
+
+  // A write found the disk full; every later one will fail.
+  bool disk_full() const { return disk_full_; }
 
  private:
   // What a lookup brought for one id: no value means that there is none.
@@ -252,6 +272,7 @@ class RocksdbItemStore::Database {
 
   IdLocks locks_;
   std::atomic<int64_t> count_ = 0;
+  std::atomic<bool> disk_full_ = false;
 };
 
 absl::StatusOr<std::unique_ptr<RocksdbItemStore::Database>>
@@ -389,9 +410,10 @@ absl::StatusOr<int64_t> RocksdbItemStore::Database::ReadMetaNumber(
   return number;
 }
 
-absl::Status RocksdbItemStore::Database::Put(absl::Span<const Item> items) {
+absl::StatusOr<std::vector<bool>> RocksdbItemStore::Database::Put(
+    absl::Span<const Item> items) {
   QUERN_RETURN_IF_ERROR(CheckItems(items, dimension_));
-  if (items.empty()) return absl::OkStatus();
+  if (items.empty()) return std::vector<bool>();
   const std::vector<const Item*> distinct = LastOfEachId(items);
   std::vector<absl::string_view> ids;
   ids.reserve(distinct.size());
@@ -401,18 +423,23 @@ absl::Status RocksdbItemStore::Database::Put(absl::Span<const Item> items) {
   QUERN_ASSIGN_OR_RETURN(Values headers,
                          Lookup(rocksdb::ReadOptions(), kItems, ids));
   rocksdb::WriteBatch batch;
-  int64_t inserted = 0;
+  absl::flat_hash_set<absl::string_view> created;
   for (size_t i = 0; i < distinct.size(); ++i) {
     absl::Time create_time = distinct[i]->create_time;
     if (headers[i].has_value()) {
       QUERN_ASSIGN_OR_RETURN(Item known, Decode(ids[i], ToView(*headers[i])));
       create_time = known.create_time;
     } else {
-      ++inserted;
+      created.insert(ids[i]);
     }
     QUERN_RETURN_IF_ERROR(AddToBatch(*distinct[i], create_time, batch));
   }
-  return Write(batch, inserted);
+  QUERN_RETURN_IF_ERROR(Write(batch, static_cast<int64_t>(created.size())));
+
+  std::vector<bool> is_new;
+  is_new.reserve(items.size());
+  for (const Item& item : items) is_new.push_back(created.erase(item.id) > 0);
+  return is_new;
 }
 
 absl::Status RocksdbItemStore::Database::AddToBatch(
@@ -459,7 +486,9 @@ absl::Status RocksdbItemStore::Database::Write(rocksdb::WriteBatch& batch,
   }
   rocksdb::WriteOptions options;
   options.sync = sync_;
-  QUERN_RETURN_IF_ERROR(FromWrite(db_->Write(options, &batch), path_));
+  const absl::Status status = FromWrite(db_->Write(options, &batch), path_);
+  if (absl::IsResourceExhausted(status)) disk_full_ = true;
+  QUERN_RETURN_IF_ERROR(status);
   count_.fetch_add(count_change, std::memory_order_relaxed);
   return absl::OkStatus();
 }
@@ -639,37 +668,123 @@ absl::StatusOr<std::unique_ptr<RocksdbItemStore>> RocksdbItemStore::Open(
       std::unique_ptr<Database> database,
       Guard(kLibrary, [&options] { return Database::Open(options); }));
   return std::unique_ptr<RocksdbItemStore>(
-      new RocksdbItemStore(std::move(database)));
+      new RocksdbItemStore(options, std::move(database)));
 }
 
-RocksdbItemStore::RocksdbItemStore(std::unique_ptr<Database> database)
-    : database_(std::move(database)) {}
+RocksdbItemStore::RocksdbItemStore(const RocksdbItemStoreOptions& options,
+                                   std::unique_ptr<Database> database)
+    : options_(options), database_(std::move(database)) {}
 
 RocksdbItemStore::~RocksdbItemStore() = default;
 
-absl::Status RocksdbItemStore::Put(absl::Span<const Item> items) {
-  return Guard(kLibrary, [&] { return database_->Put(items); });
+template <typename Work>
+auto RocksdbItemStore::With(Work work) const
+    -> std::invoke_result_t<Work, Database&> {
+  Database* database = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    auto open = [this]()
+                    ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !reopening_; };
+    mutex_.Await(absl::Condition(&open));
+    if (database_ == nullptr) return closed_;
+    database = database_.get();
+    ++users_;
+  }
+  auto result = Guard(kLibrary, [&] { return work(*database); });
+  absl::MutexLock lock(&mutex_);
+  --users_;
+  return result;
+}
+
+absl::Status RocksdbItemStore::CheckRoom() const {
+  rocksdb::Env* const env =
+      options_.env == nullptr ? rocksdb::Env::Default() : options_.env;
+  // What replaying the logs may write.
+  uint64_t needed = kProbeBytes;
+  std::error_code error;
+  for (const auto& file :
+       std::filesystem::directory_iterator(options_.path, error)) {
+    std::error_code gone;
+    const uint64_t bytes = file.file_size(gone);
+    if (!gone && file.path().extension() == ".log") needed += 2 * bytes;
+  }
+  uint64_t free = 0;
+  if (env->GetFreeSpace(options_.path, &free).ok() && free < needed) {
+    return FromWrite(
+        rocksdb::Status::NoSpace(absl::StrCat(free, " bytes are free, ", needed,
+                                              " are needed to go on")),
+        options_.path);
+  }
+  // A quota does not show in the free space.
+  const std::string probe = options_.path + "/room.probe";
+  rocksdb::Status written = rocksdb::WriteStringToFile(
+      env, std::string(kProbeBytes, '\0'), probe, /*should_sync=*/true);
+  (void)env->DeleteFile(probe);
+  return FromWrite(written, options_.path);
+}
+
+absl::Status RocksdbItemStore::RecoverFromFullDisk() {
+  absl::MutexLock lock(&mutex_);
+  if (database_ != nullptr && !database_->disk_full()) return absl::OkStatus();
+  QUERN_RETURN_IF_ERROR(CheckRoom());
+  reopening_ = true;
+  auto unused = [this]()
+                    ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return users_ == 0; };
+  const bool idle =
+      mutex_.AwaitWithTimeout(absl::Condition(&unused), kReopenTimeout);
+  reopening_ = false;
+  // Another writer may have done it meanwhile.
+  if (database_ != nullptr && !database_->disk_full()) return absl::OkStatus();
+  if (!idle) {
+    return Overloaded(absl::StrCat("the store at ", options_.path,
+                                   " was full, and has readers that keep it "
+                                   "from being opened again"),
+                      kReopenTimeout);
+  }
+  database_.reset();
+  absl::StatusOr<std::unique_ptr<Database>> opened = Database::Open(options_);
+  closed_ = opened.status();
+  if (opened.ok()) database_ = *std::move(opened);
+  return closed_;
+}
+
+absl::StatusOr<std::vector<bool>> RocksdbItemStore::Put(
+    absl::Span<const Item> items) {
+  QUERN_RETURN_IF_ERROR(
+      Guard(kLibrary, [this] { return RecoverFromFullDisk(); }));
+  return With([&](Database& database) { return database.Put(items); });
 }
 
 absl::StatusOr<int64_t> RocksdbItemStore::Delete(
     absl::Span<const std::string> ids) {
-  return Guard(kLibrary, [&] { return database_->Delete(ids); });
+  QUERN_RETURN_IF_ERROR(
+      Guard(kLibrary, [this] { return RecoverFromFullDisk(); }));
+  return With([&](Database& database) { return database.Delete(ids); });
 }
 
 absl::StatusOr<std::vector<std::optional<Item>>> RocksdbItemStore::Get(
     absl::Span<const std::string> ids, ItemParts parts) const {
-  return Guard(kLibrary, [&] { return database_->Get(ids, parts); });
+  return With([&](Database& database) { return database.Get(ids, parts); });
 }
 
 absl::Status RocksdbItemStore::Scan(
     absl::string_view after_id, ItemParts parts,
     const std::function<bool(Item)>& visit) const {
-  return Guard(kLibrary,
-               [&] { return database_->Scan(after_id, parts, visit); });
+  return With([&](Database& database) {
+    return database.Scan(after_id, parts, visit);
+  });
 }
 
-int64_t RocksdbItemStore::count() const { return database_->count(); }
+int64_t RocksdbItemStore::count() const {
+  absl::MutexLock lock(&mutex_);
+  return database_ == nullptr ? 0 : database_->count();
+}
 
-int64_t RocksdbItemStore::disk_bytes() const { return database_->disk_bytes(); }
+int64_t RocksdbItemStore::disk_bytes() const {
+  return With([](Database& database) -> absl::StatusOr<int64_t> {
+           return database.disk_bytes();
+         })
+      .value_or(0);
+}
 
 }  // namespace quern

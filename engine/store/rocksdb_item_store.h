@@ -5,11 +5,14 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 
 #include "engine/store/item_store.h"
@@ -48,7 +51,8 @@ struct RocksdbItemStoreOptions {
 
 // One collection's items in one RocksDB folder. The layout on disk is in
 // README.md. After an I/O error it takes no more writes and goes on reading;
-// after a full disk it takes writes again within seconds of there being room.
+// after a full disk the first write for which there is room opens the folder
+// again, and reads wait for that (milliseconds; see `write_buffer_bytes`).
 // Thread-safe.
 class RocksdbItemStore final : public ItemStore {
  public:
@@ -67,7 +71,7 @@ class RocksdbItemStore final : public ItemStore {
 
   ~RocksdbItemStore() override;
 
-  absl::Status Put(absl::Span<const Item> items) override;
+  absl::StatusOr<std::vector<bool>> Put(absl::Span<const Item> items) override;
   absl::StatusOr<int64_t> Delete(absl::Span<const std::string> ids) override;
   absl::StatusOr<std::vector<std::optional<Item>>> Get(
       absl::Span<const std::string> ids, ItemParts parts) const override;
@@ -79,9 +83,29 @@ class RocksdbItemStore final : public ItemStore {
  private:
   class Database;
 
-  explicit RocksdbItemStore(std::unique_ptr<Database> database);
+  RocksdbItemStore(const RocksdbItemStoreOptions& options,
+                   std::unique_ptr<Database> database);
 
-  const std::unique_ptr<Database> database_;
+  // Calls `work` with the open database, which stays open meanwhile.
+  template <typename Work>
+  auto With(Work work) const -> std::invoke_result_t<Work, Database&>;
+
+  // Errors: kResourceExhausted while the disk is full.
+  absl::Status CheckRoom() const;
+  // Opens the folder again where a write has found the disk full and there is
+  // room now. Errors: those of CheckRoom() and Open(); kResourceExhausted when
+  // readers do not let go of it.
+  absl::Status RecoverFromFullDisk();
+
+  const RocksdbItemStoreOptions options_;
+
+  mutable absl::Mutex mutex_;
+  std::unique_ptr<Database> database_ ABSL_GUARDED_BY(mutex_);
+  // Why `database_` is null.
+  absl::Status closed_ ABSL_GUARDED_BY(mutex_);
+  // Calls that use `database_`, and whether new ones must wait.
+  mutable int64_t users_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool reopening_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace quern

@@ -151,7 +151,8 @@ TEST_P(ItemStoreContract, IdsAreBytes) {
 
 TEST_P(ItemStoreContract, RefusesIdsOfTheWrongSizeAndStoresNothing) {
   for (const std::string& id : {std::string(), std::string(513, 'x')}) {
-    const absl::Status status = store_->Put({MakeItem("good"), MakeItem(id)});
+    const absl::Status status =
+        store_->Put({MakeItem("good"), MakeItem(id)}).status();
     EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument));
     EXPECT_EQ(GetField(status), "items[1].id");
   }
@@ -163,7 +164,7 @@ TEST_P(ItemStoreContract, RefusesEmbeddingsOfTheWrongSizeAndStoresNothing) {
   for (const size_t size : {size_t{0}, size_t{3}, size_t{5}}) {
     Item bad = MakeItem("bad");
     bad.embedding.resize(size);
-    const absl::Status status = store_->Put({MakeItem("good"), bad});
+    const absl::Status status = store_->Put({MakeItem("good"), bad}).status();
     EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument,
                                  testing::HasSubstr("4")));
     EXPECT_EQ(GetField(status), "items[1].embedding");
@@ -180,10 +181,20 @@ TEST_P(ItemStoreContract, PutReplacesAndKeepsTheFirstCreateTime) {
   EXPECT_EQ(store_->count(), 1);
 }
 
+TEST_P(ItemStoreContract, PutTellsWhichIdsWereNew) {
+  EXPECT_THAT(ValueOrDie(store_->Put(
+                  {MakeItem("a", 1), MakeItem("b", 1), MakeItem("a", 2)})),
+              testing::ElementsAre(true, true, false));
+  EXPECT_THAT(ValueOrDie(store_->Put(
+                  {MakeItem("c", 1), MakeItem("a", 3), MakeItem("c", 2)})),
+              testing::ElementsAre(true, false, false));
+}
+
 TEST_P(ItemStoreContract, ADeletedIdIsNewAgain) {
   ASSERT_THAT(store_->Put({MakeItem("a", 1)}), IsOk());
   ASSERT_EQ(ValueOrDie(store_->Delete({"a"})), 1);
-  ASSERT_THAT(store_->Put({MakeItem("a", 2)}), IsOk());
+  EXPECT_THAT(ValueOrDie(store_->Put({MakeItem("a", 2)})),
+              testing::ElementsAre(true));
   ExpectSameItem(GetWhole("a"), MakeItem("a", 2));
 }
 

@@ -18,7 +18,7 @@ class ForwardingItemStore : public ItemStore {
   explicit ForwardingItemStore(std::shared_ptr<ItemStore> store)
       : store_(std::move(store)) {}
 
-  absl::Status Put(absl::Span<const Item> items) override {
+  absl::StatusOr<std::vector<bool>> Put(absl::Span<const Item> items) override {
     return store_->Put(items);
   }
   absl::StatusOr<int64_t> Delete(absl::Span<const std::string> ids) override {

@@ -91,7 +91,8 @@ absl::Status Run(ItemStore& store, int thread, int number) {
     ids.push_back(MakeId(thread, slot));
     items.push_back(MakeItem(thread, slot, number));
   }
-  return call.is_delete ? store.Delete(ids).status() : store.Put(items);
+  return call.is_delete ? store.Delete(ids).status()
+                        : store.Put(items).status();
 }
 
 // The child. `done` is the last call of each thread that the store holds.

@@ -90,19 +90,6 @@ class RocksdbItemStoreTest : public testing::Test {
     }
   }
 
-  // RocksDB looks for room every few seconds.
-  static absl::Status PutOnceThereIsRoom(RocksdbItemStore& store,
-                                         const Item& item) {
-    const absl::Time give_up = absl::Now() + absl::Seconds(60);
-    absl::Status status;
-    do {
-      status = store.Put({item});
-      if (!absl::IsResourceExhausted(status)) break;
-      absl::SleepFor(absl::Milliseconds(50));
-    } while (absl::Now() < give_up);
-    return status;
-  }
-
   static bool Has(const ItemStore& store, const std::string& id) {
     return ValueOrDie(store.Get({id}, kWhole))[0].has_value();
   }
@@ -306,7 +293,7 @@ TEST_F(RocksdbItemStoreTest, AFullDiskRefusesWritesUntilThereIsRoom) {
   EXPECT_EQ(store->count(), 1);
 
   files_->set_fault(FaultyFileSystem::kNone);
-  ASSERT_THAT(PutOnceThereIsRoom(*store, MakeItem("after")), IsOk());
+  ASSERT_THAT(store->Put({MakeItem("after")}), IsOk());
   EXPECT_EQ(store->count(), 2);
   store = nullptr;
   store = Open();
@@ -314,6 +301,49 @@ TEST_F(RocksdbItemStoreTest, AFullDiskRefusesWritesUntilThereIsRoom) {
   EXPECT_FALSE(Has(*store, "during"));
   EXPECT_TRUE(Has(*store, "after"));
   EXPECT_EQ(store->count(), 2);
+}
+
+TEST_F(RocksdbItemStoreTest, ADiskMayFillUpAgainAndAgain) {
+  options_.write_buffer_bytes = 64 << 10;  // So that flushes meet it too.
+  auto store = Open();
+  int64_t kept = 0;
+  for (int round = 0; round < 5; ++round) {
+    for (int i = 0; i < 20; ++i) {
+      Item item = MakeItem(absl::StrCat(kept++));
+      item.payload.assign(10'000, 'x');
+      ASSERT_THAT(store->Put({item}), IsOk()) << item.id;
+    }
+    files_->set_fault(FaultyFileSystem::kDiskFull);
+    for (int i = 0; i < 5; ++i) {
+      EXPECT_THAT(store->Put({MakeItem("refused")}),
+                  StatusIs(absl::StatusCode::kResourceExhausted));
+    }
+    EXPECT_EQ(store->count(), kept);
+    files_->set_fault(FaultyFileSystem::kNone);
+  }
+  ASSERT_THAT(store->Delete({"0"}), IsOk());
+  for (int i = 1; i < kept; ++i) EXPECT_TRUE(Has(*store, absl::StrCat(i))) << i;
+  EXPECT_FALSE(Has(*store, "refused"));
+}
+
+TEST_F(RocksdbItemStoreTest, AfterAFullDiskAWriteDoesNotWaitForAReaderForever) {
+  auto store = Open();
+  ASSERT_THAT(store->Put({MakeItem("before")}), IsOk());
+  files_->set_fault(FaultyFileSystem::kDiskFull);
+  EXPECT_THAT(store->Put({MakeItem("during")}),
+              StatusIs(absl::StatusCode::kResourceExhausted));
+  files_->set_fault(FaultyFileSystem::kNone);
+  EXPECT_THAT(store->Scan("", {},
+                          [&](const Item& /*item*/) {
+                            EXPECT_THAT(
+                                store->Put({MakeItem("within")}),
+                                StatusIs(absl::StatusCode::kResourceExhausted,
+                                         HasSubstr("readers")));
+                            EXPECT_TRUE(Has(*store, "before"));
+                            return false;
+                          }),
+              IsOk());
+  EXPECT_THAT(store->Put({MakeItem("after")}), IsOk());
 }
 
 TEST_F(RocksdbItemStoreTest, OpeningOnAFullDiskSaysSo) {

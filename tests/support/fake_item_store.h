@@ -22,7 +22,7 @@ class FakeItemStore final : public ItemStore {
  public:
   explicit FakeItemStore(int64_t dimension) : dimension_(dimension) {}
 
-  absl::Status Put(absl::Span<const Item> items) override {
+  absl::StatusOr<std::vector<bool>> Put(absl::Span<const Item> items) override {
     for (size_t i = 0; i < items.size(); ++i) {
       const Item& item = items[i];
       const std::string field = absl::StrCat("items[", i, "]");
@@ -39,13 +39,17 @@ class FakeItemStore final : public ItemStore {
     }
     absl::MutexLock lock(&mutex_);
     std::map<std::string, Item> last;
-    for (const Item& item : items) last[item.id] = item;
+    std::vector<bool> is_new;
+    for (const Item& item : items) {
+      is_new.push_back(!items_.contains(item.id) && !last.contains(item.id));
+      last[item.id] = item;
+    }
     for (auto& [id, item] : last) {
       const auto known = items_.find(id);
       if (known != items_.end()) item.create_time = known->second.create_time;
       items_[id] = std::move(item);
     }
-    return absl::OkStatus();
+    return is_new;
   }
 
   absl::StatusOr<int64_t> Delete(absl::Span<const std::string> ids) override {
