@@ -67,7 +67,7 @@ class Recipe:
     posterior_weight: float = 0.3
     # Gains applied to the trained image head. Below and above 1 they give up recall on
     # photographs like the training ones for recall on things those do not show.
-    inner_gain: float = 0.4
+    inner_gain: float = 0.3
     conse_gain: float = 1.5
 
 
