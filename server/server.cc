@@ -43,7 +43,7 @@ EngineLimits Limits(const v1::LimitsConfig& config) {
 
 int ThreadCount(const v1::ServerConfig& config) {
   if (config.threads() > 0) return config.threads();
-  return std::max(1U, std::thread::hardware_concurrency());
+  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
 }
 
 // A service of which this version has no method.

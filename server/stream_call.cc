@@ -41,7 +41,7 @@ void StreamCall::OnReadDone(bool ok) {
     ++unanswered_;
     scope_.AddReceivedBytes(static_cast<int64_t>(message.Length()));
   }
-  absl::Status status = OnMessage(std::move(message));
+  absl::Status status = OnMessage(message);
   absl::MutexLock lock(&mutex_);
   // Only now: one message at a time.
   reading_ = false;

@@ -23,6 +23,8 @@ Interrupt::Interrupt() {
 
 Interrupt::~Interrupt() {
   ending_ = true;
+  // The thread waits for this signal and ends; nothing is killed.
+  // NOLINTNEXTLINE(bugprone-bad-signal-to-kill-thread)
   pthread_kill(thread_.native_handle(), SIGTERM);
   thread_.join();
   const sigset_t signals = HandledSignals();

@@ -25,9 +25,12 @@
   QUERN_ASSIGN_OR_RETURN_IMPL(QUERN_STATUS_CONCAT(quern_or_, __LINE__), lhs, \
                               expression)
 
+// Names and declarations cannot stand in parentheses.
+// NOLINTBEGIN(bugprone-macro-parentheses)
 #define QUERN_ASSIGN_OR_RETURN_IMPL(statusor, lhs, expression) \
   auto statusor = (expression);                                \
   if (!statusor.ok()) {                                        \
     return std::move(statusor).status();                       \
   }                                                            \
   lhs = std::move(statusor).value()
+// NOLINTEND(bugprone-macro-parentheses)

@@ -36,9 +36,16 @@ class ImageDecoder {
   // Errors:
   //   kInvalidArgument  not a picture, truncated or damaged (with the decoder's
   //                     reason), or beyond a limit (with value and limit)
-  virtual absl::StatusOr<Image> Decode(absl::string_view encoded,
-                                       int64_t hint_width = 0,
-                                       int64_t hint_height = 0) const = 0;
+  absl::StatusOr<Image> Decode(absl::string_view encoded,
+                               int64_t hint_width = 0,
+                               int64_t hint_height = 0) const {
+    return DoDecode(encoded, hint_width, hint_height);
+  }
+
+ private:
+  virtual absl::StatusOr<Image> DoDecode(absl::string_view encoded,
+                                         int64_t hint_width,
+                                         int64_t hint_height) const = 0;
 };
 
 }  // namespace quern

@@ -283,9 +283,9 @@ absl::StatusOr<std::unique_ptr<VipsImageDecoder>> VipsImageDecoder::Create(
   return std::unique_ptr<VipsImageDecoder>(new VipsImageDecoder(options));
 }
 
-absl::StatusOr<Image> VipsImageDecoder::Decode(absl::string_view encoded,
-                                               int64_t hint_width,
-                                               int64_t hint_height) const {
+absl::StatusOr<Image> VipsImageDecoder::DoDecode(absl::string_view encoded,
+                                                 int64_t hint_width,
+                                                 int64_t hint_height) const {
   QUERN_RETURN_IF_ERROR(CheckEncodedSize(encoded, options_.limits));
   QUERN_ASSIGN_OR_RETURN(VipsImagePtr image, Open(encoded));
   QUERN_RETURN_IF_ERROR(CheckDimensions(image.get(), options_.limits));

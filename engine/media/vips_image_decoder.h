@@ -24,12 +24,11 @@ class VipsImageDecoder final : public ImageDecoder {
   static absl::StatusOr<std::unique_ptr<VipsImageDecoder>> Create(
       Options options);
 
-  absl::StatusOr<Image> Decode(absl::string_view encoded,
-                               int64_t hint_width = 0,
-                               int64_t hint_height = 0) const override;
-
  private:
   explicit VipsImageDecoder(Options options) : options_(options) {}
+
+  absl::StatusOr<Image> DoDecode(absl::string_view encoded, int64_t hint_width,
+                                 int64_t hint_height) const override;
 
   const Options options_;
 };

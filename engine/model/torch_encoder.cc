@@ -74,7 +74,8 @@ absl::StatusOr<c10::Device> ParseDevice(const std::string& name) {
         absl::StrCat("device is ", Quoted(name), ": it must be cpu or cuda:N"));
   }
   if (!device->is_cuda()) return device;
-  const int64_t devices = at::hasCUDA() ? at::getNumGPUs() : 0;
+  const auto devices =
+      static_cast<int64_t>(at::hasCUDA() ? at::getNumGPUs() : 0);
   if (devices == 0) {
     return absl::FailedPreconditionError(
         absl::StrCat("device is ", Quoted(name),

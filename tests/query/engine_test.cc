@@ -25,8 +25,8 @@ using ::testing::Optional;
 // Reads "red" as a red picture, and so on; everything else is damaged.
 class FakeDecoder final : public ImageDecoder {
  public:
-  absl::StatusOr<Image> Decode(absl::string_view encoded, int64_t,
-                               int64_t) const override {
+  absl::StatusOr<Image> DoDecode(absl::string_view encoded, int64_t,
+                                 int64_t) const override {
     std::vector<uint8_t> color;
     if (encoded == "red") color = {255, 0, 0};
     if (encoded == "blue") color = {0, 0, 255};

@@ -39,8 +39,8 @@ constexpr int kFakeDimension = 32;
 // one that is decoded only when Open() was called. Thread-safe.
 class FakeDecoder final : public ImageDecoder {
  public:
-  absl::StatusOr<Image> Decode(absl::string_view encoded, int64_t /*width*/,
-                               int64_t /*height*/) const override {
+  absl::StatusOr<Image> DoDecode(absl::string_view encoded, int64_t /*width*/,
+                                 int64_t /*height*/) const override {
     if (encoded == "gate") {
       if (!reached_.HasBeenNotified()) reached_.Notify();
       gate_.WaitForNotification();
