@@ -206,17 +206,6 @@ absl::StatusOr<VipsImagePtr> ToSrgb(VipsImagePtr image) {
   });
 }
 
-absl::StatusOr<VipsImagePtr> OnWhite(VipsImagePtr image) {
-  if (!vips_image_hasalpha(image.get())) return image;
-  return Apply(std::move(image), [](VipsImage* in, VipsImage** out) {
-    const double white = 255;
-    VipsArrayDouble* background = vips_array_double_new(&white, 1);
-    const int failed = vips_flatten(in, out, "background", background, nullptr);
-    vips_area_unref(VIPS_AREA(background));
-    return failed;
-  });
-}
-
 absl::StatusOr<VipsImagePtr> ToBytes(VipsImagePtr image) {
   if (vips_image_get_format(image.get()) == VIPS_FORMAT_UCHAR) return image;
   return Apply(std::move(image), [](VipsImage* in, VipsImage** out) {
@@ -234,24 +223,36 @@ absl::StatusOr<VipsImagePtr> Upright(VipsImagePtr image) {
   });
 }
 
-// Three 8-bit bands of upright sRGB. For the plain JPEG or PNG each step passes
-// the picture through.
+// 8-bit bands of upright sRGB, three or, with alpha, four. For the plain JPEG
+// or PNG each step passes the picture through.
 absl::StatusOr<VipsImagePtr> Normalise(VipsImagePtr image) {
   QUERN_ASSIGN_OR_RETURN(image, ToSrgb(std::move(image)));
-  QUERN_ASSIGN_OR_RETURN(image, OnWhite(std::move(image)));
   QUERN_ASSIGN_OR_RETURN(image, ToBytes(std::move(image)));
-  if (vips_image_get_bands(image.get()) != kBands) {
+  const int colours = vips_image_get_bands(image.get()) -
+                      (vips_image_hasalpha(image.get()) ? 1 : 0);
+  if (colours != kBands) {
     return absl::InvalidArgumentError(
-        absl::StrCat("the picture has ", vips_image_get_bands(image.get()),
+        absl::StrCat("the picture has ", colours,
                      " colour channels, which is no known colour space"));
   }
   return Upright(std::move(image));
+}
+
+// `rgba` on white, rounded to the nearest: vips_flatten() rounds down.
+void PutOnWhite(absl::Span<const uint8_t> rgba, uint8_t* rgb) {
+  for (size_t i = 0; i < rgba.size(); i += kBands + 1) {
+    const int alpha = rgba[i + kBands];
+    for (int band = 0; band < kBands; ++band) {
+      *rgb++ = (rgba[i + band] * alpha + 255 * (255 - alpha) + 127) / 255;
+    }
+  }
 }
 
 // Runs the pipeline from top to bottom, on this thread.
 absl::StatusOr<Image> ReadPixels(VipsImage* source) {
   const int width = vips_image_get_width(source);
   const int height = vips_image_get_height(source);
+  const bool has_alpha = vips_image_get_bands(source) > kBands;
   const size_t row_bytes = static_cast<size_t>(width) * kBands;
   Image image{.width = width, .height = height, .rgb = {}};
   image.rgb.resize(row_bytes * height);
@@ -263,8 +264,13 @@ absl::StatusOr<Image> ReadPixels(VipsImage* source) {
                             .height = std::min(kStripRows, height - top)};
     if (vips_region_prepare(region.get(), &strip) != 0) return Damaged();
     for (int y = top; y < top + strip.height; ++y) {
-      std::memcpy(image.rgb.data() + row_bytes * y,
-                  VIPS_REGION_ADDR(region.get(), 0, y), row_bytes);
+      const uint8_t* pixels = VIPS_REGION_ADDR(region.get(), 0, y);
+      uint8_t* row = image.rgb.data() + row_bytes * y;
+      if (has_alpha) {
+        PutOnWhite({pixels, row_bytes / kBands * (kBands + 1)}, row);
+      } else {
+        std::memcpy(row, pixels, row_bytes);
+      }
     }
   }
   return image;
