@@ -20,6 +20,9 @@ struct StageTime {
   absl::Duration duration;
 };
 
+// Who waits for a request: a person or a service, or a load of many items.
+enum class Lane { kInteractive, kBulk };
+
 // What travels with a request through the layers: its deadline, whether the
 // caller has gone, its id, and the time each stage took.
 //
@@ -30,14 +33,16 @@ class RequestContext {
   // `clock` must outlive the context. A deadline of InfiniteFuture never
   // passes.
   RequestContext(const Clock* clock, std::string id,
-                 absl::Time deadline = absl::InfiniteFuture())
-      : clock_(clock), id_(std::move(id)), deadline_(deadline) {}
+                 absl::Time deadline = absl::InfiniteFuture(),
+                 Lane lane = Lane::kInteractive)
+      : clock_(clock), id_(std::move(id)), deadline_(deadline), lane_(lane) {}
 
   RequestContext(const RequestContext&) = delete;
   RequestContext& operator=(const RequestContext&) = delete;
 
   const std::string& id() const { return id_; }
   absl::Time deadline() const { return deadline_; }
+  Lane lane() const { return lane_; }
   const Clock& clock() const { return *clock_; }
 
   void Cancel() { cancelled_.store(true, std::memory_order_release); }
@@ -57,6 +62,7 @@ class RequestContext {
   const Clock* const clock_;
   const std::string id_;
   const absl::Time deadline_;
+  const Lane lane_;
   std::atomic<bool> cancelled_ = false;
   std::vector<StageTime> stage_times_;
 };

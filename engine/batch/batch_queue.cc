@@ -1,0 +1,177 @@
+#include "engine/batch/batch_queue.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "absl/strings/str_cat.h"
+
+#include "engine/base/error.h"
+
+namespace quern {
+namespace {
+
+// A row without a deadline is due this long after its arrival, so that rows
+// with deadlines do not pass it for ever.
+constexpr absl::Duration kPatience = absl::Seconds(1);
+// Of the batches taken while both lanes wait, one in this many begins with
+// bulk.
+constexpr int64_t kBulkTurn = 4;
+// Weight of the newest batch in the smoothed time.
+constexpr double kNewest = 0.2;
+constexpr absl::Duration kLeastRetryDelay = absl::Milliseconds(10);
+
+constexpr std::array<Lane, 2> kBothLanes = {Lane::kInteractive, Lane::kBulk};
+
+size_t IndexOf(Lane lane) { return static_cast<size_t>(lane); }
+
+Lane Other(Lane lane) {
+  return lane == Lane::kBulk ? Lane::kInteractive : Lane::kBulk;
+}
+
+}  // namespace
+
+absl::Status BatchQueue::Add(absl::Span<BatchItem* const> items,
+                             absl::Time now) {
+  if (items.empty()) return absl::OkStatus();
+  const auto count = static_cast<int64_t>(items.size());
+  const RequestContext& context = *items.front()->context;
+  const Lane lane = context.lane();
+  const absl::Duration wait = PredictWait(lane);
+  if (rows_ + count > options_.max_queued_rows) {
+    return Overloaded(
+        absl::StrCat(rows_, " rows wait for the model and ", count,
+                     " more came; the limit is ", options_.max_queued_rows),
+        std::max(wait, kLeastRetryDelay));
+  }
+  if (lane == Lane::kInteractive && wait > options_.max_wait) {
+    return Overloaded(
+        absl::StrCat("the model is busy for ", absl::FormatDuration(wait),
+                     "; calls wait ", absl::FormatDuration(options_.max_wait),
+                     " at most"),
+        std::max(wait - options_.max_wait, kLeastRetryDelay));
+  }
+  int64_t cost = 0;
+  for (const BatchItem* item : items) cost += item->size;
+  const absl::Duration end = wait + TimeOf(cost);
+  if (wait > absl::ZeroDuration() && now + end > context.deadline()) {
+    return Overloaded(
+        absl::StrCat("the model would be done in ", absl::FormatDuration(end),
+                     ", after the deadline"),
+        std::max(now + end - context.deadline(), kLeastRetryDelay));
+  }
+  for (BatchItem* item : items) {
+    item->arrival = now;
+    item->due = std::min(item->context->deadline(), now + kPatience);
+    item->order = next_order_++;
+    LineOf(lane, BucketOf(item->size)).insert(item);
+  }
+  rows_ += count;
+  queued_cost_[IndexOf(lane)] += cost;
+  return absl::OkStatus();
+}
+
+BatchQueue::Next BatchQueue::Take(absl::Time now, bool drain) {
+  Next next;
+  while (const BatchItem* first = ChooseFirst(now, drain)) {
+    const Lane lane = first->context->lane();
+    const int bucket = BucketOf(first->size);
+    Fill(LineOf(lane, bucket), next);
+    Fill(LineOf(Other(lane), bucket), next);
+    if (next.batch.empty()) continue;  // All of the bucket were abandoned.
+    running_cost_ += CostOf(next.batch);
+    return next;
+  }
+  next.look_again = absl::InfiniteFuture();
+  for (int bucket = 0; bucket < kBuckets; ++bucket) {
+    next.look_again = std::min(next.look_again, ReadyAt(bucket));
+  }
+  return next;
+}
+
+void BatchQueue::Ran(int64_t cost, absl::Duration duration) {
+  running_cost_ -= cost;
+  const absl::Duration newest = duration / cost;
+  time_per_cost_ = time_per_cost_ == absl::ZeroDuration()
+                       ? newest
+                       : (1 - kNewest) * time_per_cost_ + kNewest * newest;
+}
+
+int64_t BatchQueue::CostOf(absl::Span<BatchItem* const> batch) {
+  int64_t longest = 0;
+  for (const BatchItem* item : batch) longest = std::max(longest, item->size);
+  return longest * static_cast<int64_t>(batch.size());
+}
+
+absl::Duration BatchQueue::PredictWait(Lane lane) const {
+  const int64_t bulk = queued_cost_[IndexOf(Lane::kBulk)];
+  int64_t ahead = queued_cost_[IndexOf(Lane::kInteractive)];
+  // Of what waits, bulk rows go ahead of interactive ones in their turns alone.
+  ahead += lane == Lane::kBulk ? bulk : std::min(bulk, ahead / (kBulkTurn - 1));
+  return TimeOf(running_cost_ + ahead) / options_.threads;
+}
+
+int BatchQueue::BucketOf(int64_t size) {
+  const int width = std::bit_width(static_cast<uint64_t>(size - 1) >> 4);
+  return std::min(width, kBuckets - 1);
+}
+
+BatchQueue::Line& BatchQueue::LineOf(Lane lane, int bucket) {
+  return lines_[IndexOf(lane)][bucket];
+}
+
+const BatchQueue::Line& BatchQueue::LineOf(Lane lane, int bucket) const {
+  return lines_[IndexOf(lane)][bucket];
+}
+
+absl::Time BatchQueue::ReadyAt(int bucket) const {
+  int64_t rows = 0;
+  for (Lane lane : kBothLanes) {
+    rows += static_cast<int64_t>(LineOf(lane, bucket).size());
+  }
+  if (rows >= options_.max_rows) return absl::InfinitePast();
+  absl::Time oldest = absl::InfiniteFuture();
+  for (Lane lane : kBothLanes) {
+    for (const BatchItem* item : LineOf(lane, bucket)) {
+      oldest = std::min(oldest, item->arrival);
+    }
+  }
+  return oldest + options_.max_age;
+}
+
+const BatchItem* BatchQueue::ChooseFirst(absl::Time now, bool drain) {
+  std::array<const BatchItem*, kLanes> first{};
+  for (int bucket = 0; bucket < kBuckets; ++bucket) {
+    if (!drain && ReadyAt(bucket) > now) continue;
+    for (Lane lane : kBothLanes) {
+      const Line& line = LineOf(lane, bucket);
+      const BatchItem*& known = first[IndexOf(lane)];
+      if (line.empty()) continue;
+      if (known == nullptr || DueFirst()(*line.begin(), known)) {
+        known = *line.begin();
+      }
+    }
+  }
+  const BatchItem* interactive = first[IndexOf(Lane::kInteractive)];
+  const BatchItem* bulk = first[IndexOf(Lane::kBulk)];
+  if (interactive == nullptr) return bulk;
+  if (bulk == nullptr) return interactive;
+  return ++contested_ % kBulkTurn == 0 ? bulk : interactive;
+}
+
+void BatchQueue::Fill(Line& line, Next& next) {
+  while (!line.empty() &&
+         static_cast<int64_t>(next.batch.size()) < options_.max_rows) {
+    BatchItem* item = *line.begin();
+    line.erase(line.begin());
+    --rows_;
+    queued_cost_[IndexOf(item->context->lane())] -= item->size;
+    const bool is_awaited = item->context->Check("encode").ok();
+    (is_awaited ? next.batch : next.dropped).push_back(item);
+  }
+}
+
+absl::Duration BatchQueue::TimeOf(int64_t cost) const {
+  return time_per_cost_ * cost;
+}
+
+}  // namespace quern
