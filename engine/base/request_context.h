@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 
 #include "engine/base/clock.h"
+#include "engine/base/lane.h"
 
 namespace quern {
 
@@ -19,9 +20,6 @@ struct StageTime {
   std::string stage;  // "decode", "encode", "search", "fetch", ...
   absl::Duration duration;
 };
-
-// Who waits for a request: a person or a service, or a load of many items.
-enum class Lane { kInteractive, kBulk };
 
 // What travels with a request through the layers: its deadline, whether the
 // caller has gone, its id, and the time each stage took.

@@ -15,7 +15,7 @@ constexpr absl::Duration kRetryDelay = absl::Milliseconds(50);
 }  // namespace
 
 ThreadPool::ThreadPool(ThreadPoolOptions options)
-    : options_(std::move(options)) {
+    : options_(std::move(options)), running_(options_.threads) {
   threads_.reserve(options_.threads);
   for (int i = 0; i < options_.threads; ++i) {
     threads_.emplace_back([this] { Run(); });
@@ -26,18 +26,29 @@ ThreadPool::ThreadPool(ThreadPoolOptions options)
 
 ThreadPool::~ThreadPool() { Shutdown(); }
 
-absl::Status ThreadPool::Submit(Task task) {
+absl::Status ThreadPool::Submit(Task task, Lane lane) {
   absl::MutexLock lock(&mutex_);
   if (stopping_) {
     return absl::UnavailableError("the server is shutting down");
   }
-  if (queue_.size() >= options_.max_queue) {
+  if (interactive_.size() + bulk_.size() >= options_.max_queue) {
     return Overloaded(absl::StrCat("the queue of ", options_.name, " is full: ",
                                    options_.max_queue, " requests are waiting"),
                       kRetryDelay);
   }
-  queue_.push_back(std::move(task));
+  (lane == Lane::kBulk ? bulk_ : interactive_).push_back(std::move(task));
   return absl::OkStatus();
+}
+
+void ThreadPool::Resume(Task task) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (running_ > 0) {
+      resumed_.push_back(std::move(task));
+      return;
+    }
+  }
+  task();
 }
 
 void ThreadPool::Shutdown() {
@@ -52,7 +63,21 @@ void ThreadPool::Shutdown() {
 
 size_t ThreadPool::queued() const {
   absl::MutexLock lock(&mutex_);
-  return queue_.size();
+  return Waiting();
+}
+
+ThreadPool::Task ThreadPool::TakeNext() {
+  std::deque<Task>* queue = &resumed_;
+  if (resumed_.empty()) {
+    queue = interactive_.empty() ? &bulk_ : &interactive_;
+    if (!interactive_.empty() && !bulk_.empty() &&
+        ++contested_ % kBulkTurn == 0) {
+      queue = &bulk_;
+    }
+  }
+  Task task = std::move(queue->front());
+  queue->pop_front();
+  return task;
 }
 
 void ThreadPool::Run() {
@@ -61,12 +86,14 @@ void ThreadPool::Run() {
     {
       absl::MutexLock lock(&mutex_);
       auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-        return stopping_ || !queue_.empty();
+        return stopping_ || Waiting() > 0;
       };
       mutex_.Await(absl::Condition(&ready));
-      if (queue_.empty()) return;
-      task = std::move(queue_.front());
-      queue_.pop_front();
+      if (Waiting() == 0) {
+        --running_;
+        return;
+      }
+      task = TakeNext();
     }
     task();
   }

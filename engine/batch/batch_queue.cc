@@ -13,9 +13,6 @@ namespace {
 // A row without a deadline is due this long after its arrival, so that rows
 // with deadlines do not pass it for ever.
 constexpr absl::Duration kPatience = absl::Seconds(1);
-// Of the batches taken while both lanes wait, one in this many begins with
-// bulk.
-constexpr int64_t kBulkTurn = 4;
 // Weight of the newest batch in the smoothed time.
 constexpr double kNewest = 0.2;
 constexpr absl::Duration kLeastRetryDelay = absl::Milliseconds(10);
@@ -30,16 +27,12 @@ Lane Other(Lane lane) {
 
 }  // namespace
 
-absl::Status BatchQueue::Add(absl::Span<BatchItem* const> items,
-                             absl::Time now) {
-  if (items.empty()) return absl::OkStatus();
-  const auto count = static_cast<int64_t>(items.size());
-  const RequestContext& context = *items.front()->context;
-  const Lane lane = context.lane();
+absl::Status BatchQueue::Admit(const RequestContext& context, Lane lane,
+                               int64_t rows, int64_t cost, absl::Time now) {
   const absl::Duration wait = PredictWait(lane);
-  if (rows_ + count > options_.max_queued_rows) {
+  if (rows_ + rows > options_.max_queued_rows) {
     return Overloaded(
-        absl::StrCat(rows_, " rows wait for the model and ", count,
+        absl::StrCat(rows_, " rows wait for the model and ", rows,
                      " more came; the limit is ", options_.max_queued_rows),
         std::max(wait, kLeastRetryDelay));
   }
@@ -50,8 +43,6 @@ absl::Status BatchQueue::Add(absl::Span<BatchItem* const> items,
                      " at most"),
         std::max(wait - options_.max_wait, kLeastRetryDelay));
   }
-  int64_t cost = 0;
-  for (const BatchItem* item : items) cost += item->size;
   const absl::Duration end = wait + TimeOf(cost);
   if (wait > absl::ZeroDuration() && now + end > context.deadline()) {
     return Overloaded(
@@ -59,21 +50,29 @@ absl::Status BatchQueue::Add(absl::Span<BatchItem* const> items,
                      ", after the deadline"),
         std::max(now + end - context.deadline(), kLeastRetryDelay));
   }
+  rows_ += rows;
+  queued_cost_[IndexOf(lane)] += cost;
+  return absl::OkStatus();
+}
+
+void BatchQueue::Withdraw(Lane lane, int64_t rows, int64_t cost) {
+  rows_ -= rows;
+  queued_cost_[IndexOf(lane)] -= cost;
+}
+
+void BatchQueue::Add(absl::Span<BatchItem* const> items, absl::Time now) {
   for (BatchItem* item : items) {
     item->arrival = now;
     item->due = std::min(item->context->deadline(), now + kPatience);
     item->order = next_order_++;
-    LineOf(lane, BucketOf(item->size)).insert(item);
+    LineOf(item->lane, BucketOf(item->size)).insert(item);
   }
-  rows_ += count;
-  queued_cost_[IndexOf(lane)] += cost;
-  return absl::OkStatus();
 }
 
 BatchQueue::Next BatchQueue::Take(absl::Time now, bool drain) {
   Next next;
   while (const BatchItem* first = ChooseFirst(now, drain)) {
-    const Lane lane = first->context->lane();
+    const Lane lane = first->lane;
     const int bucket = BucketOf(first->size);
     Fill(LineOf(lane, bucket), next);
     Fill(LineOf(Other(lane), bucket), next);
@@ -128,7 +127,10 @@ absl::Time BatchQueue::ReadyAt(int bucket) const {
   for (Lane lane : kBothLanes) {
     rows += static_cast<int64_t>(LineOf(lane, bucket).size());
   }
-  if (rows >= options_.max_rows) return absl::InfinitePast();
+  if (rows >= options_.max_rows ||
+      (rows > 0 && options_.max_age <= absl::ZeroDuration())) {
+    return absl::InfinitePast();
+  }
   absl::Time oldest = absl::InfiniteFuture();
   for (Lane lane : kBothLanes) {
     for (const BatchItem* item : LineOf(lane, bucket)) {
@@ -163,10 +165,9 @@ void BatchQueue::Fill(Line& line, Next& next) {
          static_cast<int64_t>(next.batch.size()) < options_.max_rows) {
     BatchItem* item = *line.begin();
     line.erase(line.begin());
-    --rows_;
-    queued_cost_[IndexOf(item->context->lane())] -= item->size;
-    const bool is_awaited = item->context->Check("encode").ok();
-    (is_awaited ? next.batch : next.dropped).push_back(item);
+    Withdraw(item->lane, 1, item->size);
+    item->status = item->context->Check("encode");
+    (item->status.ok() ? next.batch : next.dropped).push_back(item);
   }
 }
 

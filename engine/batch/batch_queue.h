@@ -6,25 +6,25 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/synchronization/blocking_counter.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 
+#include "engine/base/lane.h"
 #include "engine/base/request_context.h"
 
 namespace quern {
 
 // One row that waits to be run by a tower.
 struct BatchItem {
-  // Its caller's; outlives the item.
+  // Its call's; outlives the item.
   const RequestContext* context = nullptr;
+  Lane lane = Lane::kInteractive;
   // What it costs to run: tokens of a text, 1 for a picture. A batch costs its
   // rows times its longest row. >= 1.
   int64_t size = 1;
 
-  // What became of it, set by Batcher::Run().
+  // What became of it, set by Batcher before it hands the item back.
   absl::Status status;
-  absl::BlockingCounter* unfinished = nullptr;
 
   // Set by BatchQueue::Add().
   absl::Time arrival;
@@ -49,20 +49,30 @@ struct BatchOptions {
 // lanes wait, every fourth batch begins with a bulk row; rows of the other lane
 // fill what is free.
 //
+// A row is admitted before it is made: a picture is refused before it is
+// decoded. From then on it counts as waiting.
+//
 // Not thread-safe. Items must outlive their time in the queue.
 class BatchQueue {
  public:
   explicit BatchQueue(const BatchOptions& options) : options_(options) {}
 
-  // Takes all rows of one call, or none. Errors:
+  // Lets `rows` rows of one call in, which cost `cost` together, or none.
+  // Errors:
   //   kResourceExhausted  the queue is full; an interactive call would wait
   //                       longer than max_wait; a call would end after its
   //                       deadline. With a retry delay.
-  absl::Status Add(absl::Span<BatchItem* const> items, absl::Time now);
+  absl::Status Admit(const RequestContext& context, Lane lane, int64_t rows,
+                     int64_t cost, absl::Time now);
+  // Rows that were admitted will not come.
+  void Withdraw(Lane lane, int64_t rows, int64_t cost);
+  // Rows that were admitted have come; at the cost that was announced.
+  void Add(absl::Span<BatchItem* const> items, absl::Time now);
 
   struct Next {
     std::vector<BatchItem*> batch;    // To be run now; may be empty.
-    std::vector<BatchItem*> dropped;  // Nobody waits for these any more.
+    // Nobody waits for these any more; their status says why.
+    std::vector<BatchItem*> dropped;
     absl::Time look_again;            // When the batch is empty.
   };
   // `drain`: a batch does not wait for more rows.
@@ -77,6 +87,7 @@ class BatchQueue {
   // Until a row that comes to this lane now would begin.
   absl::Duration PredictWait(Lane lane) const;
 
+  // Admitted, and not taken yet.
   int64_t rows() const { return rows_; }
 
  private:
@@ -105,7 +116,7 @@ class BatchQueue {
 
   const BatchOptions options_;
   std::array<std::array<Line, kBuckets>, kLanes> lines_;
-  std::array<int64_t, kLanes> queued_cost_{};
+  std::array<int64_t, kLanes> queued_cost_{};  // Of `rows_`.
   int64_t running_cost_ = 0;
   int64_t rows_ = 0;
   int64_t next_order_ = 0;

@@ -1,6 +1,7 @@
 #include "engine/base/thread_pool.h"
 
 #include <atomic>
+#include <string>
 #include <vector>
 
 #include "absl/synchronization/barrier.h"
@@ -63,6 +64,33 @@ TEST(ThreadPoolTest, RefusesWhatDoesNotFitIntoTheQueue) {
   release.Notify();
   pool.Shutdown();
   EXPECT_EQ(ran, 2);
+}
+
+TEST(ThreadPoolTest, ResumedWorkGoesFirstAndEveryFourthTurnIsBulk) {
+  absl::Notification started;
+  absl::Notification release;
+  std::string ran;
+  ThreadPool pool({.threads = 1, .max_queue = 9});
+  ASSERT_THAT(pool.Submit([&] {
+    started.Notify();
+    release.WaitForNotification();
+  }),
+              IsOk());
+  started.WaitForNotification();
+  const auto task = [&ran](char name) { return [&ran, name] { ran += name; }; };
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_THAT(pool.Submit(task('b'), Lane::kBulk), IsOk());
+  }
+  for (int i = 0; i < 6; ++i) ASSERT_THAT(pool.Submit(task('i')), IsOk());
+  // The queue is full, but not for these.
+  EXPECT_THAT(pool.Submit(task('x')),
+              StatusIs(absl::StatusCode::kResourceExhausted));
+  pool.Resume(task('r'));
+  release.Notify();
+  pool.Shutdown();
+  EXPECT_EQ(ran, "riiibiiibb");
+  pool.Resume(task('r'));
+  EXPECT_EQ(ran, "riiibiiibbr");
 }
 
 TEST(ThreadPoolTest, ShutdownRunsWhatIsQueuedAndRefusesTheRest) {

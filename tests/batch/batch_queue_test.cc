@@ -41,16 +41,30 @@ class BatchQueueTest : public testing::Test {
     for (int i = 0; i < count; ++i) {
       BatchItem& item = items_.emplace_back();
       item.context = &context;
+      item.lane = context.lane();
       item.size = size;
       rows.push_back(&item);
     }
     return rows;
   }
 
+  // Rows that come as soon as they are admitted.
+  absl::Status AddAll(const std::vector<BatchItem*>& rows) {
+    if (rows.empty()) return absl::OkStatus();
+    int64_t cost = 0;
+    for (const BatchItem* item : rows) cost += item->size;
+    const BatchItem& first = *rows.front();
+    absl::Status status =
+        queue_->Admit(*first.context, first.lane,
+                      static_cast<int64_t>(rows.size()), cost, now());
+    if (status.ok()) queue_->Add(rows, now());
+    return status;
+  }
+
   // Adds one row.
   BatchItem* Add(const RequestContext& context, int64_t size = 1) {
     const std::vector<BatchItem*> rows = Rows(context, 1, size);
-    EXPECT_THAT(queue_->Add(rows, now()), IsOk());
+    EXPECT_THAT(AddAll(rows), IsOk());
     return rows.front();
   }
 
@@ -209,45 +223,45 @@ TEST_F(BatchQueueTest, ABatchOfAbandonedRowsOnlyIsEmpty) {
 
 TEST_F(BatchQueueTest, RefusesWhatTheQueueCannotHold) {
   Make({.max_rows = 4, .max_queued_rows = 5});
-  EXPECT_THAT(queue_->Add(Rows(Context(), 3), now()), IsOk());
-  const absl::Status refused = queue_->Add(Rows(Context(), 3), now());
+  EXPECT_THAT(AddAll(Rows(Context(), 3)), IsOk());
+  const absl::Status refused = AddAll(Rows(Context(), 3));
   EXPECT_THAT(refused, StatusIs(absl::StatusCode::kResourceExhausted,
                                 HasSubstr("the limit is 5")));
   EXPECT_TRUE(GetRetryDelay(refused).has_value());
   EXPECT_EQ(queue_->rows(), 3);
-  EXPECT_THAT(queue_->Add(Rows(Context(), 2), now()), IsOk());
+  EXPECT_THAT(AddAll(Rows(Context(), 2)), IsOk());
 }
 
 TEST_F(BatchQueueTest, RefusesAnInteractiveCallThatWouldWaitTooLong) {
   Make({.max_rows = 4, .max_wait = absl::Milliseconds(100)});
   Learn();
-  EXPECT_THAT(queue_->Add(Rows(Context(), 10), now()), IsOk());
+  EXPECT_THAT(AddAll(Rows(Context(), 10)), IsOk());
   // 10 rows of 10 ms are ahead: exactly the limit.
   EXPECT_EQ(queue_->PredictWait(Lane::kInteractive), absl::Milliseconds(100));
-  EXPECT_THAT(queue_->Add(Rows(Context(), 3), now()), IsOk());
-  const absl::Status refused = queue_->Add(Rows(Context(), 1), now());
+  EXPECT_THAT(AddAll(Rows(Context(), 3)), IsOk());
+  const absl::Status refused = AddAll(Rows(Context(), 1));
   EXPECT_THAT(refused, StatusIs(absl::StatusCode::kResourceExhausted,
                                 HasSubstr("130ms")));
   EXPECT_EQ(GetRetryDelay(refused), absl::Milliseconds(30));
 
   const RequestContext& bulk = Context(absl::InfiniteDuration(), Lane::kBulk);
-  EXPECT_THAT(queue_->Add(Rows(bulk, 1), now()), IsOk());
+  EXPECT_THAT(AddAll(Rows(bulk, 1)), IsOk());
 }
 
 TEST_F(BatchQueueTest, RefusesWhatWouldEndAfterItsDeadline) {
   Learn();
-  EXPECT_THAT(queue_->Add(Rows(Context(), 5), now()), IsOk());
+  EXPECT_THAT(AddAll(Rows(Context(), 5)), IsOk());
   const absl::Status refused =
-      queue_->Add(Rows(Context(absl::Milliseconds(59)), 1), now());
+      AddAll(Rows(Context(absl::Milliseconds(59)), 1));
   EXPECT_THAT(refused, StatusIs(absl::StatusCode::kResourceExhausted,
                                 HasSubstr("deadline")));
-  EXPECT_THAT(queue_->Add(Rows(Context(absl::Milliseconds(60)), 1), now()),
+  EXPECT_THAT(AddAll(Rows(Context(absl::Milliseconds(60)), 1)),
               IsOk());
 }
 
 TEST_F(BatchQueueTest, AnIdleModelTriesEveryDeadline) {
   Learn();
-  EXPECT_THAT(queue_->Add(Rows(Context(absl::Milliseconds(1)), 1), now()),
+  EXPECT_THAT(AddAll(Rows(Context(absl::Milliseconds(1)), 1)),
               IsOk());
 }
 
@@ -265,13 +279,30 @@ TEST_F(BatchQueueTest, BulkDoesNotMakeInteractiveCallsWait) {
   Make({.max_rows = 4, .max_wait = absl::Milliseconds(50)});
   Learn();
   const RequestContext& bulk = Context(absl::InfiniteDuration(), Lane::kBulk);
-  EXPECT_THAT(queue_->Add(Rows(bulk, 1000), now()), IsOk());
-  EXPECT_THAT(queue_->Add(Rows(Context(), 1), now()), IsOk());
+  EXPECT_THAT(AddAll(Rows(bulk, 1000)), IsOk());
+  EXPECT_THAT(AddAll(Rows(Context(), 1)), IsOk());
   EXPECT_EQ(queue_->PredictWait(Lane::kBulk), absl::Milliseconds(10'010));
 }
 
+TEST_F(BatchQueueTest, AnAdmittedRowCountsBeforeItComes) {
+  Make({.max_rows = 4, .max_queued_rows = 2});
+  Learn();
+  const RequestContext& context = Context();
+  EXPECT_THAT(queue_->Admit(context, Lane::kInteractive, 2, 2, now()), IsOk());
+  EXPECT_EQ(queue_->PredictWait(Lane::kInteractive), absl::Milliseconds(20));
+  EXPECT_THAT(queue_->Admit(context, Lane::kInteractive, 1, 1, now()),
+              StatusIs(absl::StatusCode::kResourceExhausted));
+  EXPECT_THAT(TakeBatch(), IsEmpty());
+
+  queue_->Withdraw(Lane::kInteractive, 1, 1);
+  const std::vector<BatchItem*> rows = Rows(context, 1);
+  queue_->Add(rows, now());
+  EXPECT_THAT(TakeBatch(), SizeIs(1));
+  EXPECT_EQ(queue_->rows(), 0);
+}
+
 TEST_F(BatchQueueTest, ACallOfNoRowsIsFine) {
-  EXPECT_THAT(queue_->Add({}, now()), IsOk());
+  EXPECT_THAT(AddAll({}), IsOk());
   EXPECT_EQ(queue_->rows(), 0);
 }
 

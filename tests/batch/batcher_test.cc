@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/synchronization/blocking_counter.h"
 #include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -23,6 +24,7 @@ using testing::SizeIs;
 struct Row : BatchItem {
   int value = 0;
   int result = 0;
+  absl::BlockingCounter* unfinished = nullptr;
 };
 
 // Doubles the values; a negative one is an error of the whole batch.
@@ -31,7 +33,10 @@ class BatcherTest : public testing::Test {
   void Start(const BatchOptions& options) {
     batcher_ = std::make_unique<Batcher>(
         "test", options, &clock_,
-        [this](absl::Span<BatchItem* const> batch) { return Double(batch); });
+        [this](absl::Span<BatchItem* const> batch) { return Double(batch); },
+        [](BatchItem* item) {
+          static_cast<Row*>(item)->unfinished->DecrementCount();
+        });
   }
 
   absl::Status Double(absl::Span<BatchItem* const> batch) {
@@ -50,16 +55,28 @@ class BatcherTest : public testing::Test {
     return absl::OkStatus();
   }
 
+  // Waits for the rows; what is not admitted gets that error.
   std::vector<Row> Run(const RequestContext& context,
                        const std::vector<int>& values) {
+    const auto count = static_cast<int64_t>(values.size());
+    absl::BlockingCounter unfinished(static_cast<int>(count));
     std::vector<Row> rows(values.size());
     std::vector<BatchItem*> items;
     for (size_t i = 0; i < rows.size(); ++i) {
       rows[i].context = &context;
+      rows[i].lane = context.lane();
       rows[i].value = values[i];
+      rows[i].unfinished = &unfinished;
       items.push_back(&rows[i]);
     }
-    batcher_->Run(items);
+    const absl::Status admitted =
+        batcher_->Admit(context, context.lane(), count, count);
+    if (admitted.ok()) {
+      batcher_->Submit(items);
+      unfinished.Wait();
+    } else {
+      for (Row& row : rows) row.status = admitted;
+    }
     return rows;
   }
 
@@ -80,6 +97,10 @@ TEST_F(BatcherTest, RunsTheRowsOfACall) {
     EXPECT_EQ(row.result, 2 * row.value);
   }
   EXPECT_THAT(Run(context, {}), SizeIs(0));
+  // The third row's batch may still be counted.
+  batcher_->Shutdown();
+  EXPECT_EQ(batcher_->stats().rows, 3);
+  EXPECT_EQ(batcher_->stats().batches, batches_);
 }
 
 TEST_F(BatcherTest, APoisonedRowFailsAlone) {
@@ -112,7 +133,7 @@ TEST_F(BatcherTest, RowsOfManyCallersRunTogether) {
   started_.WaitForNotification();
   // While the first runs, the others gather.
   for (int i = 1; i < kCallers; ++i) callers.emplace_back(call, i);
-  while (batcher_->queued_rows() < kCallers - 1) std::this_thread::yield();
+  while (batcher_->stats().queued_rows < kCallers - 1) std::this_thread::yield();
   gate_.Notify();
   for (std::thread& caller : callers) caller.join();
   EXPECT_EQ(right, kCallers);
@@ -128,7 +149,7 @@ TEST_F(BatcherTest, ACancelledRowIsNotRun) {
   started_.WaitForNotification();
   std::vector<Row> rows;
   std::thread waits([&] { rows = Run(cancelled, {2, 3}); });
-  while (batcher_->queued_rows() < 2) std::this_thread::yield();
+  while (batcher_->stats().queued_rows < 2) std::this_thread::yield();
   cancelled.Cancel();
   gate_.Notify();
   runs.join();
@@ -148,17 +169,33 @@ TEST_F(BatcherTest, ShutdownRunsWhatWaitsAndRefusesTheRest) {
   std::thread runs([&] { rows = Run(context, {1, 2, 3}); });
   started_.WaitForNotification();
   std::thread stops([&] { batcher_->Shutdown(); });
-  std::vector<Row> refused;
-  do {
-    refused = Run(context, {});
-    if (batcher_->queued_rows() == 2) break;
-  } while (true);
+  while (batcher_->Admit(context, Lane::kBulk, 0, 0).ok()) {
+    std::this_thread::yield();
+  }
   gate_.Notify();
   runs.join();
   stops.join();
   for (const Row& row : rows) EXPECT_EQ(row.result, 2 * row.value);
-  refused = Run(context, {4});
+  const std::vector<Row> refused = Run(context, {4});
   EXPECT_THAT(refused[0].status, StatusIs(absl::StatusCode::kUnavailable));
+}
+
+TEST_F(BatcherTest, ARowAdmittedBeforeAShutdownComesBack) {
+  Start({.max_rows = 1});
+  const RequestContext context(&clock_, "call");
+  ASSERT_THAT(batcher_->Admit(context, Lane::kBulk, 2, 2), IsOk());
+  batcher_->Withdraw(Lane::kBulk, 1, 1);
+  batcher_->Shutdown();
+  absl::BlockingCounter unfinished(1);
+  Row row;
+  row.context = &context;
+  row.lane = Lane::kBulk;
+  row.unfinished = &unfinished;
+  BatchItem* const item = &row;
+  batcher_->Submit({&item, 1});
+  unfinished.Wait();
+  EXPECT_THAT(row.status, StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_EQ(batcher_->stats().queued_rows, 0);
 }
 
 TEST_F(BatcherTest, ManyThreadsAndCallersLoseNothing) {
