@@ -11,16 +11,35 @@
 #include "engine/media/vips_image_decoder.h"
 #include "engine/model/load_model.h"
 #include "engine/store/rocksdb_item_store.h"
+#include "server/config.h"
 
 namespace quern {
 namespace {
 
+// What LoadModel() takes of the configuration, for a package that a caller
+// names.
+LoadModelOptions ModelOptions(const v1::Config& config,
+                              const v1::LoadModelRequest& request) {
+  const v1::BatchingConfig& batching = config.batching();
+  LoadModelOptions options{.path = request.path(),
+                           .device = request.device().empty()
+                                         ? config.models().device()
+                                         : request.device()};
+  options.batching = {.max_rows = batching.max_rows(),
+                      .max_age = DurationOf(batching.max_age()),
+                      .threads = batching.threads(),
+                      .max_wait = DurationOf(batching.max_wait()),
+                      .max_queued_rows = batching.max_queued_rows()};
+  return options;
+}
+
 absl::StatusOr<std::unique_ptr<ModelRegistry>> LoadModels(
-    const v1::ModelsConfig& config) {
+    const v1::ModelsConfig& config, const ModelLoader& load) {
   auto models = std::make_unique<ModelRegistry>();
   for (const std::string& path : config.paths()) {
-    absl::StatusOr<std::shared_ptr<const Model>> model =
-        LoadModel({.path = path, .device = config.device()});
+    v1::LoadModelRequest request;
+    request.set_path(path);
+    absl::StatusOr<std::shared_ptr<const Model>> model = load(request);
     if (absl::IsNotFound(model.status())) {
       return Annotate(model.status(),
                       "run scripts/setup, or set models.paths to the folder "
@@ -65,7 +84,11 @@ absl::StatusOr<Backends> CreateBackends(const v1::Config& config) {
       VipsImageDecoder::Create(
           {.limits = {.max_bytes = config.media().max_image_bytes(),
                       .max_pixels = config.media().max_image_pixels()}}));
-  QUERN_ASSIGN_OR_RETURN(backends.models, LoadModels(config.models()));
+  backends.load_model = [config](const v1::LoadModelRequest& request) {
+    return LoadModel(ModelOptions(config, request));
+  };
+  QUERN_ASSIGN_OR_RETURN(backends.models,
+                         LoadModels(config.models(), backends.load_model));
   backends.collections = StoreAndIndex(config.storage());
   return backends;
 }

@@ -6,9 +6,11 @@
 
 #include "engine/base/clock.h"
 #include "engine/media/image.h"
+#include "engine/media/video.h"
 #include "engine/model/model_registry.h"
 #include "engine/query/collection.h"
 #include "quern/v1/config.pb.h"
+#include "server/models_service.h"
 
 namespace quern {
 
@@ -16,7 +18,9 @@ namespace quern {
 struct Backends {
   std::unique_ptr<Clock> clock;
   std::unique_ptr<ImageDecoder> decoder;
+  std::unique_ptr<VideoDecoder> videos;  // Null: none are taken.
   std::unique_ptr<ModelRegistry> models;
+  ModelLoader load_model;
   CollectionFactories collections;
 };
 

@@ -51,13 +51,13 @@ bool IsServerFault(absl::StatusCode code) {
 
 CallScope::CallScope(const RpcEnvironment& environment,
                      const std::string& method,
-                     grpc::CallbackServerContext* server_context)
+                     grpc::CallbackServerContext* server_context, Lane lane)
     : environment_(environment),
       method_(method),
       peer_(server_context->peer()),
       arrival_(environment.clock->Now()),
       context_(environment.clock, RequestId(*server_context),
-               Deadline(*server_context)),
+               Deadline(*server_context), lane),
       admission_(environment.calls->Enter(&context_)) {
   server_context->AddInitialMetadata(kRequestIdKey, context_.id());
 }

@@ -26,8 +26,8 @@ struct RpcEnvironment {
 };
 
 // One call from its arrival to its answer, unary or stream: its context, and
-// what is logged and measured of it. Lives until gRPC is done with the call, and
-// logs and measures it then, so that no caller waits for that. Only
+// what is logged and measured of it. Lives until gRPC is done with the call,
+// and logs and measures it then, so that no caller waits for that. Only
 // context().Cancel() is thread-safe.
 class CallScope {
  public:
@@ -35,7 +35,8 @@ class CallScope {
   // printable bytes, or makes one, and sends it with the answer's metadata.
   // `method` ("quern.v1.Retrieval/Search") must outlive the scope.
   CallScope(const RpcEnvironment& environment, const std::string& method,
-            grpc::CallbackServerContext* server_context);
+            grpc::CallbackServerContext* server_context,
+            Lane lane = Lane::kInteractive);
   ~CallScope();
 
   CallScope(const CallScope&) = delete;

@@ -26,16 +26,46 @@ constexpr int64_t kDefaultHits = 10;
 constexpr size_t kMaxMediaUriBytes = 4096;
 constexpr absl::string_view kPageTokenVersion = "1";
 
-// For a oneof of which one must be set.
-absl::Status NothingGiven(absl::string_view field, absl::string_view choices) {
-  return InvalidField(field, absl::StrCat("is empty; give one of: ", choices));
-}
-
 // Limits such as target_recall, which an exact search fulfils by itself.
 absl::Status CheckShare(float share, absl::string_view field) {
   if (share > 0 && share <= 1) return absl::OkStatus();
   return InvalidField(
       field, absl::StrCat("is ", share, "; it must be above 0 and at most 1"));
+}
+
+google::protobuf::Duration EncodeDuration(absl::Duration duration) {
+  google::protobuf::Duration out;
+  absl::Duration rest;
+  out.set_seconds(absl::IDivDuration(duration, absl::Seconds(1), &rest));
+  out.set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
+  return out;
+}
+
+absl::StatusOr<VideoSampling> DecodeSampling(
+    const v1::VideoSampling& sampling) {
+  constexpr float kMaxFramesPerSecond = 60;
+  constexpr int32_t kMaxFrames = 4096;
+  VideoSampling out;
+  if (sampling.has_frames_per_second()) {
+    const float rate = sampling.frames_per_second();
+    if (!(rate > 0 && rate <= kMaxFramesPerSecond)) {
+      return InvalidField(
+          "video.frames_per_second",
+          absl::StrCat("is ", rate, "; it must be above 0 and at most ",
+                       kMaxFramesPerSecond));
+    }
+    out.frames_per_second = rate;
+  }
+  if (sampling.has_max_frames()) {
+    const int32_t frames = sampling.max_frames();
+    if (frames < 1 || frames > kMaxFrames) {
+      return InvalidField(
+          "video.max_frames",
+          absl::StrCat("is ", frames, "; it must be 1 to ", kMaxFrames));
+    }
+    out.max_frames = frames;
+  }
+  return out;
 }
 
 std::vector<float> DecodeVector(const v1::Vector& vector) {
@@ -52,7 +82,14 @@ absl::StatusOr<QueryPart> DecodePart(const v1::QueryPart& part,
       return out;
     case v1::QueryPart::kImage: {
       QUERN_ASSIGN_OR_RETURN(
-          out.input, DecodeImage(part.image(), absl::StrCat(field, ".image")));
+          out.input,
+          DecodeMedia<ImageInput>(part.image(), absl::StrCat(field, ".image")));
+      return out;
+    }
+    case v1::QueryPart::kVideo: {
+      QUERN_ASSIGN_OR_RETURN(
+          out.input,
+          DecodeMedia<VideoInput>(part.video(), absl::StrCat(field, ".video")));
       return out;
     }
     case v1::QueryPart::kEmbedding:
@@ -61,14 +98,12 @@ absl::StatusOr<QueryPart> DecodePart(const v1::QueryPart& part,
     case v1::QueryPart::kItemId:
       out.input = StoredItemInput{part.item_id()};
       return out;
-    case v1::QueryPart::kVideo:
-      return NotInThisVersion(absl::StrCat(field, ".video"));
     case v1::QueryPart::kAudio:
       return NotInThisVersion(absl::StrCat(field, ".audio"));
     case v1::QueryPart::PART_NOT_SET:
       break;
   }
-  return NothingGiven(field, "text, image, embedding, item_id");
+  return NothingGiven(field, "text, image, video, embedding, item_id");
 }
 
 absl::Status RefuseUnknownSearchFields(const v1::SearchRequest& request) {
@@ -87,6 +122,10 @@ absl::Status RefuseUnknownSearchFields(const v1::SearchRequest& request) {
 absl::Status NotInThisVersion(absl::string_view field) {
   return absl::UnimplementedError(
       absl::StrCat(field, ": not available in this version"));
+}
+
+absl::Status NothingGiven(absl::string_view field, absl::string_view choices) {
+  return InvalidField(field, absl::StrCat("is empty; give one of: ", choices));
 }
 
 absl::Status RefuseFields(const Message& message,
@@ -221,25 +260,81 @@ void EncodeStages(const RequestContext& context,
   for (const StageTime& stage : context.stage_times()) {
     v1::StageTime& time = *out->Add();
     time.set_stage(stage.stage);
-    absl::Duration rest;
-    time.mutable_duration()->set_seconds(
-        absl::IDivDuration(stage.duration, absl::Seconds(1), &rest));
-    time.mutable_duration()->set_nanos(
-        static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
+    *time.mutable_duration() = EncodeDuration(stage.duration);
   }
 }
 
-absl::StatusOr<ImageInput> DecodeImage(const v1::Media& media,
-                                       absl::string_view field) {
-  switch (media.source_case()) {
-    case v1::Media::kContent:
-      return ImageInput{media.content()};
-    case v1::Media::kUri:
-      return NotInThisVersion(absl::StrCat(field, ".uri"));
-    case v1::Media::SOURCE_NOT_SET:
+absl::StatusOr<EmbedInput> DecodeInput(const v1::Input& input) {
+  switch (input.input_case()) {
+    case v1::Input::kText:
+      return TextInput{input.text()};
+    case v1::Input::kImage:
+      return DecodeMedia<ImageInput>(input.image(), "image");
+    case v1::Input::kVideo:
+      return DecodeMedia<VideoInput>(input.video(), "video");
+    case v1::Input::kAudio:
+      return NotInThisVersion("audio");
+    case v1::Input::INPUT_NOT_SET:
       break;
   }
-  return NothingGiven(field, "content");
+  return NothingGiven("input", "text, image, video");
+}
+
+absl::StatusOr<EmbedOptions> DecodeEmbedOptions(
+    const google::protobuf::RepeatedField<int>& outputs,
+    const v1::VideoSampling& sampling) {
+  EmbedOptions options;
+  options.embedding = outputs.empty();
+  for (int i = 0; i < outputs.size(); ++i) {
+    switch (outputs[i]) {
+      case v1::EMBEDDING_OUTPUT_UNSPECIFIED:
+      case v1::EMBEDDING_OUTPUT_GLOBAL:
+        options.embedding = true;
+        break;
+      case v1::EMBEDDING_OUTPUT_DENSE:
+        options.dense = true;
+        break;
+      case v1::EMBEDDING_OUTPUT_TOKENS:
+        options.tokens = true;
+        break;
+      default:
+        return InvalidField(
+            absl::StrCat("outputs[", i, "]"),
+            absl::StrCat("is ", outputs[i],
+                         "; it must be GLOBAL, DENSE or TOKENS"));
+    }
+  }
+  QUERN_ASSIGN_OR_RETURN(options.video, DecodeSampling(sampling));
+  return options;
+}
+
+void EncodeEmbedded(const Embedded& embedded, const EmbedOptions& options,
+                    int64_t dimension, v1::EmbedResult* out) {
+  if (options.embedding) {
+    out->mutable_embedding()->mutable_values()->Add(embedded.embedding.begin(),
+                                                    embedded.embedding.end());
+  }
+  if (options.dense) {
+    v1::DenseFeatures& dense = *out->mutable_dense();
+    dense.set_grid_height(static_cast<int32_t>(embedded.dense.grid_height));
+    dense.set_grid_width(static_cast<int32_t>(embedded.dense.grid_width));
+    dense.set_dimension(static_cast<int32_t>(dimension));
+    dense.mutable_values()->Add(embedded.dense.values.begin(),
+                                embedded.dense.values.end());
+    for (const absl::Duration time : embedded.times) {
+      *dense.add_times() = EncodeDuration(time);
+    }
+  }
+  if (options.tokens) {
+    v1::TokenFeatures& tokens = *out->mutable_tokens();
+    tokens.set_dimension(static_cast<int32_t>(dimension));
+    tokens.mutable_ids()->Add(embedded.token_ids.begin(),
+                              embedded.token_ids.end());
+    tokens.mutable_values()->Add(embedded.token_features.begin(),
+                                 embedded.token_features.end());
+  }
+  out->set_truncated(embedded.truncated);
+  out->set_token_count(static_cast<int32_t>(embedded.tokens));
 }
 
 absl::StatusOr<SearchQuery> DecodeSearch(const v1::SearchRequest& request,
@@ -292,8 +387,7 @@ absl::Status EncodeSearch(const SearchResult& result, const ItemMask& mask,
 }
 
 absl::StatusOr<UpsertInput> DecodeUpsert(const v1::UpsertRequest& request) {
-  QUERN_RETURN_IF_ERROR(
-      RefuseFields(request, {"video", "audio", "etag", "ttl"}));
+  QUERN_RETURN_IF_ERROR(RefuseFields(request, {"audio", "etag", "ttl"}));
   if (request.media_uri().size() > kMaxMediaUriBytes) {
     return InvalidField(
         "media_uri", absl::StrCat("has ", request.media_uri().size(),
@@ -309,14 +403,19 @@ absl::StatusOr<UpsertInput> DecodeUpsert(const v1::UpsertRequest& request) {
       return input;
     case v1::UpsertRequest::kImage: {
       QUERN_ASSIGN_OR_RETURN(input.content,
-                             DecodeImage(request.image(), "image"));
+                             DecodeMedia<ImageInput>(request.image(), "image"));
+      return input;
+    }
+    case v1::UpsertRequest::kVideo: {
+      QUERN_ASSIGN_OR_RETURN(input.content,
+                             DecodeMedia<VideoInput>(request.video(), "video"));
       return input;
     }
     case v1::UpsertRequest::kEmbedding:
       input.content = EmbeddingInput{DecodeVector(request.embedding())};
       return input;
     default:
-      return NothingGiven("content", "text, image, embedding");
+      return NothingGiven("content", "text, image, video, embedding");
   }
 }
 

@@ -87,10 +87,29 @@ v1::ModelVersion EncodeModelVersion(const ModelInfo& info);
 void EncodeStages(const RequestContext& context,
                   google::protobuf::RepeatedPtrField<v1::StageTime>* out);
 
-// The bytes of a picture. Errors: kUnimplemented for a uri, kInvalidArgument
-// for neither; `field` is the path of `media`.
-absl::StatusOr<ImageInput> DecodeImage(const v1::Media& media,
+// Where a picture or a video is: an ImageInput or a VideoInput whose views
+// point into `media`. Errors: kInvalidArgument for nothing; `field` is the path
+// of `media`.
+template <typename MediaInput>
+absl::StatusOr<MediaInput> DecodeMedia(const v1::Media& media,
                                        absl::string_view field);
+
+// Views point into `input`. Errors: kUnimplemented, kInvalidArgument; field
+// paths as in Input.
+absl::StatusOr<EmbedInput> DecodeInput(const v1::Input& input);
+
+// The outputs and the sampling of an EmbedRequest or an EmbedStreamRequest.
+absl::StatusOr<EmbedOptions> DecodeEmbedOptions(
+    const google::protobuf::RepeatedField<int>& outputs,
+    const v1::VideoSampling& sampling);
+template <typename Request>
+absl::StatusOr<EmbedOptions> DecodeEmbedOptions(const Request& request) {
+  return DecodeEmbedOptions(request.outputs(), request.video());
+}
+
+// `dimension` is that of the model.
+void EncodeEmbedded(const Embedded& embedded, const EmbedOptions& options,
+                    int64_t dimension, v1::EmbedResult* out);
 
 // The query's views point into `request`. Errors: kUnimplemented and
 // kInvalidArgument; what Engine::Search() checks is left to it.
@@ -107,6 +126,24 @@ void EncodeUpsert(const UpsertResult& result, v1::UpsertResponse* response);
 
 // Refuses what this version cannot create.
 absl::Status CheckNewCollection(const v1::Collection& collection);
+
+// kInvalidArgument on `field`: one of `choices` must be given.
+absl::Status NothingGiven(absl::string_view field, absl::string_view choices);
+
+template <typename MediaInput>
+absl::StatusOr<MediaInput> DecodeMedia(const v1::Media& media,
+                                       absl::string_view field) {
+  switch (media.source_case()) {
+    case v1::Media::kContent:
+      return MediaInput{.encoded = media.content()};
+    case v1::Media::kUri:
+      if (media.uri().empty()) break;
+      return MediaInput{.uri = media.uri()};
+    case v1::Media::SOURCE_NOT_SET:
+      break;
+  }
+  return NothingGiven(field, "content, uri");
+}
 
 template <typename Request>
 absl::StatusOr<int64_t> PageSize(const Request& request, int64_t fallback,

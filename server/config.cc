@@ -44,6 +44,14 @@ constexpr IntegerRange kIntegerRanges[] = {
     {"storage.block_cache_bytes", kMiB, kNoLimit},
     {"media.max_image_bytes", kKiB, kNoLimit},
     {"media.max_image_pixels", 1, kNoLimit},
+    {"media.max_video_bytes", kKiB, kNoLimit},
+    {"media.max_video_pixels", 1, kNoLimit},
+    {"media.max_video_decoded_bytes", kMiB, kNoLimit},
+    {"media.decode_threads", 0, 1024},
+    {"batching.max_rows", 0, 4096},
+    {"batching.max_queued_rows", 1, 10'000'000},
+    {"batching.threads", 0, 1024},
+    {"cache.text_bytes", 0, kNoLimit},
     {"limits.max_text_bytes", 1, kNoLimit},
     {"limits.max_page_size", 1, 10'000},
     {"limits.max_inputs", 1, 100'000},
@@ -51,7 +59,18 @@ constexpr IntegerRange kIntegerRanges[] = {
     {"limits.max_collections", 1, 100'000},
 };
 
-constexpr absl::Duration kMaxDrainTimeout = absl::Hours(1);
+struct DurationRange {
+  absl::string_view path;
+  absl::Duration min;
+  absl::Duration max;
+};
+constexpr DurationRange kDurationRanges[] = {
+    {"server.drain_timeout", absl::ZeroDuration(), absl::Hours(1)},
+    {"media.max_video_duration", absl::Seconds(1), absl::Hours(8760)},
+    {"media.max_video_decode_time", absl::Milliseconds(100), absl::Hours(24)},
+    {"batching.max_age", absl::ZeroDuration(), absl::Seconds(1)},
+    {"batching.max_wait", absl::Milliseconds(1), absl::Hours(1)},
+};
 
 constexpr absl::string_view kLogLevels[] = {"trace",   "debug", "info",
                                             "warning", "error", "off"};
@@ -128,15 +147,19 @@ absl::Status CheckString(absl::string_view path, const std::string& value) {
   return absl::OkStatus();
 }
 
-absl::Status CheckDrainTimeout(const v1::ServerConfig& server) {
-  const absl::Duration value =
-      absl::Seconds(server.drain_timeout().seconds()) +
-      absl::Nanoseconds(server.drain_timeout().nanos());
-  if (value >= absl::ZeroDuration() && value <= kMaxDrainTimeout) {
+absl::Status CheckDuration(absl::string_view path,
+                           const google::protobuf::Duration& duration) {
+  const absl::Duration value = DurationOf(duration);
+  const auto* range = absl::c_find_if(
+      kDurationRanges,
+      [&](const DurationRange& range) { return range.path == path; });
+  if (range == std::end(kDurationRanges) ||
+      (value >= range->min && value <= range->max)) {
     return absl::OkStatus();
   }
-  return Bad(absl::StrCat("is ", absl::FormatDuration(value),
-                          "; it must be 0s to 1h"));
+  return Bad(absl::StrCat("is ", absl::FormatDuration(value), "; it must be ",
+                          absl::FormatDuration(range->min), " to ",
+                          absl::FormatDuration(range->max)));
 }
 
 absl::Status CheckField(absl::string_view path, const Message& parent,
@@ -152,13 +175,20 @@ absl::Status CheckField(absl::string_view path, const Message& parent,
       return CheckString(path,
                          parent.GetReflection()->GetString(parent, &field));
     case FieldDescriptor::CPPTYPE_MESSAGE:
-      return CheckDrainTimeout(static_cast<const v1::ServerConfig&>(parent));
+      return CheckDuration(
+          path, static_cast<const google::protobuf::Duration&>(
+                    parent.GetReflection()->GetMessage(parent, &field)));
     default:
       return absl::OkStatus();
   }
 }
 
 }  // namespace
+
+absl::Duration DurationOf(const google::protobuf::Duration& duration) {
+  return absl::Seconds(duration.seconds()) +
+         absl::Nanoseconds(duration.nanos());
+}
 
 v1::Config DefaultConfig() {
   v1::Config config;
@@ -176,8 +206,23 @@ v1::Config DefaultConfig() {
   config.mutable_storage()->set_block_cache_bytes(64 * kMiB);
   config.mutable_models()->add_paths(DefaultModelPath());
   config.mutable_models()->set_device("cpu");
-  config.mutable_media()->set_max_image_bytes(32 * kMiB);
-  config.mutable_media()->set_max_image_pixels(100'000'000);
+  config.mutable_models()->set_precision(v1::ModelsConfig::PRECISION_AUTO);
+  v1::MediaConfig& media = *config.mutable_media();
+  media.set_max_image_bytes(32 * kMiB);
+  media.set_max_image_pixels(100'000'000);
+  media.set_max_video_bytes(1024 * kMiB);
+  media.set_max_video_pixels(int64_t{8192} * 4320);
+  media.mutable_max_video_duration()->set_seconds(4 * 3600);
+  media.set_max_video_decoded_bytes(64 * 1024 * kMiB);
+  media.mutable_max_video_decode_time()->set_seconds(60);
+  media.set_decode_threads(0);
+  v1::BatchingConfig& batching = *config.mutable_batching();
+  batching.set_max_rows(0);
+  batching.mutable_max_age()->set_seconds(0);
+  batching.mutable_max_wait()->set_nanos(500'000'000);
+  batching.set_max_queued_rows(4096);
+  batching.set_threads(0);
+  config.mutable_cache()->set_text_bytes(64 * kMiB);
   v1::LimitsConfig& limits = *config.mutable_limits();
   limits.set_max_text_bytes(64 * kKiB);
   limits.set_max_page_size(10'000);

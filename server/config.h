@@ -7,6 +7,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "google/protobuf/duration.pb.h"
 
 #include "quern/v1/config.pb.h"
 
@@ -18,6 +20,9 @@ namespace quern {
 // The values that config.proto documents. QUERN_CACHE and XDG_CACHE_HOME say
 // where the default model package lies.
 v1::Config DefaultConfig();
+
+// Of a checked configuration.
+absl::Duration DurationOf(const google::protobuf::Duration& duration);
 
 // Puts the keys of a YAML text over `config`; the others stay. `name` stands
 // for the file in errors.

@@ -52,12 +52,25 @@ prometheus::MetricFamily GaugeFamily(const std::string& name,
           .metric = {}};
 }
 
-prometheus::ClientMetric GaugeValue(
-    int64_t value, std::vector<prometheus::ClientMetric::Label> labels = {}) {
-  prometheus::ClientMetric metric;
+prometheus::MetricFamily CounterFamily(const std::string& name,
+                                       const std::string& help) {
+  return {.name = name,
+          .help = help,
+          .type = prometheus::MetricType::Counter,
+          .metric = {}};
+}
+
+using Labels = std::vector<prometheus::ClientMetric::Label>;
+
+void AddValue(prometheus::MetricFamily& family, int64_t value,
+              Labels labels = {}) {
+  prometheus::ClientMetric& metric = family.metric.emplace_back();
   metric.label = std::move(labels);
-  metric.gauge.value = static_cast<double>(value);
-  return metric;
+  if (family.type == prometheus::MetricType::Counter) {
+    metric.counter.value = static_cast<double>(value);
+  } else {
+    metric.gauge.value = static_cast<double>(value);
+  }
 }
 
 // Gauges whose truth lies elsewhere, read when asked for.
@@ -68,15 +81,71 @@ class ScrapedGauges final : public prometheus::Collectable {
 
   std::vector<prometheus::MetricFamily> Collect() const override {
     const ServerGauges gauges = gauges_();
-    auto queued =
-        GaugeFamily("quern_pool_queue_depth", "Requests waiting for a thread.");
-    queued.metric.push_back(GaugeValue(gauges.queued_requests));
-    auto in_flight =
-        GaugeFamily("quern_calls_in_flight", "Calls that have not ended.");
-    in_flight.metric.push_back(GaugeValue(gauges.calls_in_flight));
-    auto resident = GaugeFamily("process_resident_memory_bytes",
-                                "Resident memory of the process.");
-    resident.metric.push_back(GaugeValue(ResidentBytes()));
+    std::vector<prometheus::MetricFamily> families;
+    AddServer(gauges, families);
+    AddEncoding(gauges, families);
+    AddCollections(gauges, families);
+    return families;
+  }
+
+ private:
+  using Families = std::vector<prometheus::MetricFamily>;
+
+  static void AddServer(const ServerGauges& gauges, Families& families) {
+    const auto add = [&](const char* name, const char* help, int64_t value) {
+      families.push_back(GaugeFamily(name, help));
+      AddValue(families.back(), value);
+    };
+    add("quern_pool_queue_depth", "Requests waiting for a thread.",
+        gauges.queued_requests);
+    add("quern_decode_queue_depth",
+        "Pictures and videos waiting for a decoder.", gauges.queued_decodes);
+    add("quern_calls_in_flight", "Calls that have not ended.",
+        gauges.calls_in_flight);
+    add("process_resident_memory_bytes", "Resident memory of the process.",
+        ResidentBytes());
+  }
+
+  static void AddEncoding(const ServerGauges& gauges, Families& families) {
+    auto lookups = CounterFamily("quern_text_cache_lookups_total",
+                                 "Texts looked up in the text cache.");
+    AddValue(lookups, gauges.text_cache.hits, {{"result", "hit"}});
+    AddValue(lookups, gauges.text_cache.misses, {{"result", "miss"}});
+    auto entries =
+        GaugeFamily("quern_text_cache_entries", "Texts in the text cache.");
+    AddValue(entries, gauges.text_cache.entries);
+    auto bytes = GaugeFamily("quern_text_cache_bytes",
+                             "Bytes of memory the text cache holds, roughly.");
+    AddValue(bytes, gauges.text_cache.bytes);
+    auto memory = GaugeFamily("quern_model_memory_bytes",
+                              "Bytes that a model's parameters hold.");
+    for (const ModelMemory& model : gauges.model_memory) {
+      AddValue(memory, model.bytes, {{"model", model.name}});
+    }
+    auto queued = GaugeFamily("quern_tower_queued_rows",
+                              "Rows admitted to a tower that do not run yet.");
+    auto rows =
+        CounterFamily("quern_tower_rows_total", "Rows that a tower has run.");
+    auto batches = CounterFamily("quern_tower_batches_total",
+                                 "Batches that a tower has run.");
+    auto dropped =
+        CounterFamily("quern_tower_dropped_rows_total",
+                      "Rows nobody waited for any more when their turn came.");
+    auto refused = CounterFamily("quern_tower_refused_rows_total",
+                                 "Rows refused because of overload.");
+    for (const TowerGauges& tower : gauges.towers) {
+      const Labels labels = {{"model", tower.model}, {"tower", tower.tower}};
+      AddValue(queued, tower.batches.queued_rows, labels);
+      AddValue(rows, tower.batches.rows, labels);
+      AddValue(batches, tower.batches.batches, labels);
+      AddValue(dropped, tower.batches.dropped_rows, labels);
+      AddValue(refused, tower.batches.refused_rows, labels);
+    }
+    families.insert(families.end(), {lookups, entries, bytes, memory, queued,
+                                     rows, batches, dropped, refused});
+  }
+
+  static void AddCollections(const ServerGauges& gauges, Families& families) {
     auto items =
         GaugeFamily("quern_collection_items", "Items that a search can find.");
     auto disk =
@@ -84,16 +153,14 @@ class ScrapedGauges final : public prometheus::Collectable {
     auto memory = GaugeFamily("quern_collection_memory_bytes",
                               "Bytes of memory the index holds, roughly.");
     for (const CollectionGauges& collection : gauges.collections) {
-      const std::vector<prometheus::ClientMetric::Label> labels = {
-          {"collection", collection.name}};
-      items.metric.push_back(GaugeValue(collection.items, labels));
-      disk.metric.push_back(GaugeValue(collection.disk_bytes, labels));
-      memory.metric.push_back(GaugeValue(collection.memory_bytes, labels));
+      const Labels labels = {{"collection", collection.name}};
+      AddValue(items, collection.items, labels);
+      AddValue(disk, collection.disk_bytes, labels);
+      AddValue(memory, collection.memory_bytes, labels);
     }
-    return {queued, in_flight, resident, items, disk, memory};
+    families.insert(families.end(), {items, disk, memory});
   }
 
- private:
   const std::function<ServerGauges()> gauges_;
 };
 

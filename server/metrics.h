@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 
 #include "engine/base/request_context.h"
+#include "engine/batch/batcher.h"
 
 namespace quern {
 
@@ -32,9 +33,28 @@ struct CollectionGauges {
   int64_t disk_bytes = 0;
   int64_t memory_bytes = 0;
 };
+struct TextCacheGauges {
+  int64_t hits = 0;
+  int64_t misses = 0;
+  int64_t entries = 0;
+  int64_t bytes = 0;
+};
+struct ModelMemory {
+  std::string name;
+  int64_t bytes = 0;
+};
+struct TowerGauges {
+  std::string model;
+  std::string tower;  // "text" or "image".
+  BatcherStats batches;
+};
 struct ServerGauges {
   int64_t queued_requests = 0;
+  int64_t queued_decodes = 0;
   int64_t calls_in_flight = 0;
+  TextCacheGauges text_cache;
+  std::vector<ModelMemory> model_memory;
+  std::vector<TowerGauges> towers;
   std::vector<CollectionGauges> collections;
 };
 

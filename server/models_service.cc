@@ -1,25 +1,47 @@
 #include "server/models_service.h"
 
-#include <memory>
+#include <utility>
 
+#include "engine/base/error.h"
+#include "engine/base/file.h"
 #include "engine/base/status_macros.h"
+#include "server/codec.h"
 
 namespace quern {
+namespace {
+
+constexpr size_t kMaxQueuedLoads = 16;
+
+}  // namespace
 
 ModelsService::ModelsService(const RpcEnvironment* environment,
-                             const ModelRegistry* models)
+                             const Engine* engine, ModelLoader load,
+                             std::vector<std::string> roots)
     : RpcService(v1::Model::descriptor()->file()->FindServiceByName("Models"),
                  environment),
-      models_(models) {
+      engine_(engine),
+      load_(std::move(load)),
+      roots_(std::move(roots)),
+      loader_(std::make_unique<ThreadPool>(
+          ThreadPoolOptions{.name = "model-loader",
+                            .threads = 1,
+                            .max_queue = kMaxQueuedLoads})) {
   Handle("List", this, &ModelsService::List);
   Handle("Get", this, &ModelsService::Get);
+  Handle("Load", this, &ModelsService::Load);
+  Handle("Unload", this, &ModelsService::Unload);
+  Handle("SetDefault", this, &ModelsService::SetDefault);
 }
 
 absl::Status ModelsService::List(RequestContext& /*context*/,
                                  const v1::ListModelsRequest& /*request*/,
                                  v1::ListModelsResponse* response) const {
-  for (const std::shared_ptr<const Model>& model : models_->List()) {
-    Encode(*model, response->add_models());
+  for (const std::shared_ptr<const Model>& model : engine_->models().List()) {
+    Encode(*model, v1::Model::STATE_READY, response->add_models());
+  }
+  for (const std::shared_ptr<const Model>& model :
+       engine_->models().Draining()) {
+    Encode(*model, v1::Model::STATE_DRAINING, response->add_models());
   }
   return absl::OkStatus();
 }
@@ -28,12 +50,61 @@ absl::Status ModelsService::Get(RequestContext& /*context*/,
                                 const v1::GetModelRequest& request,
                                 v1::Model* response) const {
   QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model,
-                         models_->Get(request.name()));
-  Encode(*model, response);
+                         engine_->models().Get(request.name()));
+  Encode(*model, v1::Model::STATE_READY, response);
   return absl::OkStatus();
 }
 
-void ModelsService::Encode(const Model& model, v1::Model* out) const {
+void ModelsService::Load(RequestContext& context,
+                         const v1::LoadModelRequest& request,
+                         v1::Model* response, Done done) const {
+  const auto shared_done = std::make_shared<const Done>(std::move(done));
+  const absl::Status submitted =
+      loader_->Submit([this, &context, &request, response, shared_done] {
+        (*shared_done)(LoadNow(context, request, response));
+      });
+  if (!submitted.ok()) (*shared_done)(submitted);
+}
+
+absl::Status ModelsService::LoadNow(const RequestContext& context,
+                                    const v1::LoadModelRequest& request,
+                                    v1::Model* response) const {
+  QUERN_RETURN_IF_ERROR(context.Check("load"));
+  QUERN_RETURN_IF_ERROR(RequireName(request.path(), "path"));
+  v1::LoadModelRequest resolved = request;
+  absl::StatusOr<std::string> path = ResolveBelow(request.path(), roots_);
+  if (absl::IsInvalidArgument(path.status())) {
+    return InvalidField("path", path.status().message());
+  }
+  if (!path.ok()) return Annotate(path.status(), "path");
+  resolved.set_path(*std::move(path));
+  QUERN_ASSIGN_OR_RETURN(std::shared_ptr<const Model> model, load_(resolved));
+  Encode(*model, v1::Model::STATE_READY, response);
+  engine_->models().Put(std::move(model));
+  response->set_is_default(response->name() ==
+                           engine_->models().default_name());
+  return absl::OkStatus();
+}
+
+absl::Status ModelsService::Unload(
+    RequestContext& /*context*/, const v1::UnloadModelRequest& request,
+    v1::UnloadModelResponse* /*response*/) const {
+  QUERN_RETURN_IF_ERROR(RequireName(request.name(), "name"));
+  return engine_->UnloadModel(request.name(), request.force());
+}
+
+absl::Status ModelsService::SetDefault(
+    RequestContext& context, const v1::SetDefaultModelRequest& request,
+    v1::Model* response) const {
+  QUERN_RETURN_IF_ERROR(RequireName(request.name(), "name"));
+  QUERN_RETURN_IF_ERROR(engine_->models().SetDefault(request.name()));
+  v1::GetModelRequest get;
+  get.set_name(request.name());
+  return Get(context, get, response);
+}
+
+void ModelsService::Encode(const Model& model, v1::Model::State state,
+                           v1::Model* out) const {
   const ModelInfo& info = model.info();
   out->set_name(info.name);
   out->set_version(info.version);
@@ -55,9 +126,10 @@ void ModelsService::Encode(const Model& model, v1::Model* out) const {
   out->set_device(info.device);
   out->set_precision(v1::Model::PRECISION_FP32);
   out->set_memory_bytes(info.memory_bytes);
-  out->set_is_default(info.name == models_->default_name());
-  // The registry holds only models whose canary has passed.
-  out->set_state(v1::Model::STATE_READY);
+  out->set_state(state);
+  out->set_is_default(state == v1::Model::STATE_READY &&
+                      info.name == engine_->models().default_name());
+  *out->mutable_load_time() = EncodeTime(info.load_time);
 }
 
 }  // namespace quern

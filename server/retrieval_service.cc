@@ -1,6 +1,8 @@
 #include "server/retrieval_service.h"
 
-#include "engine/base/status_macros.h"
+#include <memory>
+#include <utility>
+
 #include "server/codec.h"
 
 namespace quern {
@@ -14,16 +16,23 @@ RetrievalService::RetrievalService(const RpcEnvironment* environment,
   Handle("Search", this, &RetrievalService::Search);
 }
 
-absl::Status RetrievalService::Search(RequestContext& context,
-                                      const v1::SearchRequest& request,
-                                      v1::SearchResponse* response) const {
-  QUERN_ASSIGN_OR_RETURN(const ItemMask mask,
-                         ItemMask::FromPaths(request.read_mask()));
-  QUERN_ASSIGN_OR_RETURN(const SearchQuery query,
-                         DecodeSearch(request, engine_->limits(), mask));
-  QUERN_ASSIGN_OR_RETURN(const SearchResult result,
-                         engine_->Search(context, query));
-  return EncodeSearch(result, mask, context, response);
+void RetrievalService::Search(RequestContext& context,
+                              const v1::SearchRequest& request,
+                              v1::SearchResponse* response, Done done) const {
+  const absl::StatusOr<ItemMask> mask =
+      ItemMask::FromPaths(request.read_mask());
+  if (!mask.ok()) return done(mask.status());
+  absl::StatusOr<SearchQuery> query =
+      DecodeSearch(request, engine_->limits(), *mask);
+  if (!query.ok()) return done(query.status());
+  const auto kept = std::make_shared<const SearchQuery>(*std::move(query));
+  engine_->Search(
+      context, *kept,
+      [&context, response, kept, mask = *mask,
+       done = std::move(done)](absl::StatusOr<SearchResult> result) {
+        done(result.ok() ? EncodeSearch(*result, mask, context, response)
+                         : result.status());
+      });
 }
 
 }  // namespace quern

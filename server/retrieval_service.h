@@ -15,8 +15,8 @@ class RetrievalService final : public RpcService {
   RetrievalService(const RpcEnvironment* environment, const Engine* engine);
 
  private:
-  absl::Status Search(RequestContext& context, const v1::SearchRequest& request,
-                      v1::SearchResponse* response) const;
+  void Search(RequestContext& context, const v1::SearchRequest& request,
+              v1::SearchResponse* response, Done done) const;
 
   const Engine* const engine_;
 };

@@ -66,18 +66,20 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   void Run() {
     scope_.context().AddStageTime("queue",
                                   environment_.clock->Now() - scope_.arrival());
-    absl::Status status = Answer();
+    absl::Status status = scope_.context().Check("work began");
+    if (!status.ok()) return Answer(std::move(status));
+    method_.unary(scope_.context(), request_, arena_, &message_,
+                  [this](absl::Status status) { Answer(std::move(status)); });
+  }
+
+  void Answer(absl::Status status) {
+    if (status.ok()) status = Serialize();
     Finish(scope_.End(std::move(status)));
   }
 
-  absl::Status Answer() {
-    QUERN_RETURN_IF_ERROR(scope_.context().Check("work began"));
-    google::protobuf::Arena arena;
-    google::protobuf::Message* response = nullptr;
+  absl::Status Serialize() {
     QUERN_RETURN_IF_ERROR(
-        method_.unary(scope_.context(), request_, arena, &response));
-    QUERN_RETURN_IF_ERROR(
-        SerializeMessage(*response, environment_.max_message_bytes, response_));
+        SerializeMessage(*message_, environment_.max_message_bytes, response_));
     scope_.AddSentBytes(static_cast<int64_t>(response_->Length()));
     return absl::OkStatus();
   }
@@ -86,6 +88,8 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   const RpcService::Method& method_;
   CallScope scope_;
   grpc::ByteBuffer request_;  // Shares the bytes with gRPC's.
+  google::protobuf::Arena arena_;
+  google::protobuf::Message* message_ = nullptr;  // The response, on `arena_`.
   grpc::ByteBuffer* const response_;
 };
 
@@ -98,7 +102,11 @@ RpcService::RpcService(const google::protobuf::ServiceDescriptor* descriptor,
     method.name = absl::StrCat(descriptor->full_name(), "/",
                                descriptor->method(i)->name());
     method.path = absl::StrCat("/", method.name);
-    method.unary = [&method](auto&&...) { return NotAvailable(method.name); };
+    method.unary = [&method](RequestContext&, grpc::ByteBuffer&,
+                             google::protobuf::Arena&,
+                             google::protobuf::Message**, const Done& done) {
+      done(NotAvailable(method.name));
+    };
     method.stream = [environment](const std::string& name,
                                   grpc::CallbackServerContext* context) {
       return new RefusedStream(*environment, name, context);

@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -26,7 +27,8 @@ namespace quern {
 // with its name.
 //
 // Life of a unary call: arrival (gRPC's thread) -> a place in the pool's queue
-// -> parse, handler, serialise (the pool's thread) -> answer, log, metrics.
+// -> parse, handler (the pool's thread) -> serialise, answer (there, or where
+// an asynchronous handler ends) -> log, metrics.
 //
 // Handlers are set before the service is registered and called from many
 // threads at once.
@@ -46,21 +48,34 @@ class RpcService : public grpc::Service {
   using StreamFactory = std::function<BidiReactor*(
       const std::string& method, grpc::CallbackServerContext*)>;
 
+  // Ends a call: called once, from any thread.
+  using Done = std::function<void(absl::Status)>;
+
   // `handler` is a method of `service`, a class derived from this one.
   template <typename Service, typename Request, typename Response>
   void Handle(absl::string_view method, const Service* service,
               absl::Status (Service::*handler)(RequestContext&, const Request&,
                                                Response*) const) {
-    SetUnary(method, [service, handler](RequestContext& context,
-                                        grpc::ByteBuffer& bytes,
-                                        google::protobuf::Arena& arena,
-                                        google::protobuf::Message** response) {
-      auto* request = google::protobuf::Arena::CreateMessage<Request>(&arena);
-      QUERN_RETURN_IF_ERROR(ParseMessage(bytes, *request));
-      auto* answer = google::protobuf::Arena::CreateMessage<Response>(&arena);
-      *response = answer;
-      return (service->*handler)(context, *request, answer);
-    });
+    SetHandler<Request, Response>(
+        method,
+        [service, handler](RequestContext& context, const Request& request,
+                           Response* response, const Done& done) {
+          done((service->*handler)(context, request, response));
+        });
+  }
+
+  // Likewise, for a handler that may end after it has returned; its request and
+  // response live until then.
+  template <typename Service, typename Request, typename Response>
+  void Handle(absl::string_view method, const Service* service,
+              void (Service::*handler)(RequestContext&, const Request&,
+                                       Response*, Done) const) {
+    SetHandler<Request, Response>(
+        method,
+        [service, handler](RequestContext& context, const Request& request,
+                           Response* response, Done done) {
+          (service->*handler)(context, request, response, std::move(done));
+        });
   }
 
   void HandleStream(absl::string_view method, StreamFactory factory);
@@ -70,9 +85,10 @@ class RpcService : public grpc::Service {
  private:
   friend class UnaryCall;
   // `*response` lives on the arena.
-  using UnaryHandler = std::function<absl::Status(
-      RequestContext&, grpc::ByteBuffer& request,
-      google::protobuf::Arena& arena, google::protobuf::Message** response)>;
+  using UnaryHandler =
+      std::function<void(RequestContext&, grpc::ByteBuffer& request,
+                         google::protobuf::Arena& arena,
+                         google::protobuf::Message** response, Done)>;
 
   struct Method {
     std::string name;  // "quern.v1.Retrieval/Search"
@@ -81,6 +97,20 @@ class RpcService : public grpc::Service {
     StreamFactory stream;
   };
 
+  template <typename Request, typename Response, typename Handler>
+  void SetHandler(absl::string_view method, Handler handler) {
+    SetUnary(method, [handler = std::move(handler)](
+                         RequestContext& context, grpc::ByteBuffer& bytes,
+                         google::protobuf::Arena& arena,
+                         google::protobuf::Message** response, Done done) {
+      auto* request = google::protobuf::Arena::CreateMessage<Request>(&arena);
+      absl::Status status = ParseMessage(bytes, *request);
+      if (!status.ok()) return done(std::move(status));
+      auto* answer = google::protobuf::Arena::CreateMessage<Response>(&arena);
+      *response = answer;
+      handler(context, *request, answer, std::move(done));
+    });
+  }
   void SetUnary(absl::string_view method, UnaryHandler handler);
   Method& Find(absl::string_view method);
   void Register(int index);

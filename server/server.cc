@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <thread>
 #include <utility>
 
@@ -18,6 +19,7 @@
 #include "quern/v1/scoring.pb.h"
 #include "server/address.h"
 #include "server/collections_service.h"
+#include "server/config.h"
 #include "server/embedding_service.h"
 #include "server/items_service.h"
 #include "server/log.h"
@@ -36,14 +38,27 @@ constexpr int kKeepaliveMs = 120'000;
 constexpr int kMinPingIntervalMs = 10'000;
 
 EngineLimits Limits(const v1::LimitsConfig& config) {
-  return {.max_text_bytes = config.max_text_bytes(),
-          .max_page_size = config.max_page_size(),
+  return {.max_page_size = config.max_page_size(),
           .max_payload_bytes = config.max_payload_bytes()};
 }
 
-int ThreadCount(const v1::ServerConfig& config) {
-  if (config.threads() > 0) return config.threads();
+// Zero: one per core.
+int ThreadCount(int threads) {
+  if (threads > 0) return threads;
   return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+}
+
+// Folders below which Models.Load may look: as configured, or those that the
+// packages loaded at the start lie in.
+std::vector<std::string> ModelRoots(const v1::ModelsConfig& config) {
+  if (config.roots_size() > 0) {
+    return {config.roots().begin(), config.roots().end()};
+  }
+  std::vector<std::string> roots;
+  for (const std::string& path : config.paths()) {
+    roots.push_back(std::filesystem::path(path) / "..");
+  }
+  return roots;
 }
 
 // A service of which this version has no method.
@@ -75,9 +90,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Create(const v1::Config& config,
 
 Server::Server(const v1::Config& config, Backends backends)
     : config_(config),
-      drain_timeout_(
-          absl::Seconds(config.server().drain_timeout().seconds()) +
-          absl::Nanoseconds(config.server().drain_timeout().nanos())),
+      drain_timeout_(DurationOf(config.server().drain_timeout())),
       backends_(std::move(backends)) {}
 
 Server::~Server() {
@@ -91,14 +104,22 @@ absl::Status Server::Start() {
                      .max_collections = config_.limits().max_collections(),
                      .factories = backends_.collections,
                      .clock = backends_.clock.get()}));
-  engine_ = std::make_unique<Engine>(Limits(config_.limits()),
-                                     backends_.decoder.get(),
-                                     backends_.models.get(), catalog_.get());
   pool_ = std::make_unique<ThreadPool>(ThreadPoolOptions{
       .name = "server.threads",
-      .threads = ThreadCount(config_.server()),
+      .threads = ThreadCount(config_.server().threads()),
       .max_queue =
           static_cast<size_t>(config_.server().max_queued_requests())});
+  embedder_ = std::make_unique<Embedder>(
+      EmbedderOptions{
+          .max_text_bytes = config_.limits().max_text_bytes(),
+          .max_image_bytes = config_.media().max_image_bytes(),
+          .decode_threads = ThreadCount(config_.media().decode_threads()),
+          .text_cache_bytes = config_.cache().text_bytes(),
+          .media_roots = {config_.media().roots().begin(),
+                          config_.media().roots().end()}},
+      backends_.decoder.get(), backends_.videos.get(), pool_.get());
+  engine_ = std::make_unique<Engine>(Limits(config_.limits()), embedder_.get(),
+                                     backends_.models.get(), catalog_.get());
   metrics_ = std::make_unique<Metrics>([this] { return ReadGauges(); });
   if (!config_.metrics().address().empty()) {
     QUERN_ASSIGN_OR_RETURN(metrics_address_,
@@ -118,13 +139,15 @@ void Server::AddServices() {
   services_.push_back(
       std::make_unique<RetrievalService>(environment, engine_.get()));
   services_.push_back(std::make_unique<EmbeddingService>(
-      environment, engine_.get(), config_.limits().max_inputs()));
+      environment, engine_.get(), config_.limits().max_inputs(),
+      config_.server().stream_window()));
   services_.push_back(std::make_unique<ItemsService>(
       environment, engine_.get(), config_.server().stream_window()));
   services_.push_back(
       std::make_unique<CollectionsService>(environment, engine_.get()));
-  services_.push_back(
-      std::make_unique<ModelsService>(environment, backends_.models.get()));
+  services_.push_back(std::make_unique<ModelsService>(
+      environment, engine_.get(), backends_.load_model,
+      ModelRoots(config_.models())));
   services_.push_back(EmptyService(v1::GroundRegionsRequest::descriptor(),
                                    "Grounding", environment));
   services_.push_back(
@@ -192,7 +215,25 @@ void Server::CancelCalls() { calls_.CancelAll(); }
 
 ServerGauges Server::ReadGauges() const {
   ServerGauges gauges{.queued_requests = static_cast<int64_t>(pool_->queued()),
+                      .queued_decodes = embedder_->queued_decodes(),
                       .calls_in_flight = calls_.count()};
+  const TextCache::Stats cache = embedder_->cache_stats();
+  gauges.text_cache = {.hits = cache.hits,
+                       .misses = cache.misses,
+                       .entries = cache.entries,
+                       .bytes = cache.bytes};
+  for (const std::shared_ptr<const Model>& model : backends_.models->List()) {
+    gauges.model_memory.push_back(
+        {.name = model->info().name, .bytes = model->info().memory_bytes});
+    const auto add = [&](const char* tower, const Batcher* batcher) {
+      if (batcher == nullptr) return;
+      gauges.towers.push_back({.model = model->info().name,
+                               .tower = tower,
+                               .batches = batcher->stats()});
+    };
+    add("text", model->text_batcher());
+    add("image", model->image_batcher());
+  }
   for (const v1::Collection& collection :
        catalog_->List("", config_.limits().max_collections())) {
     gauges.collections.push_back(

@@ -65,9 +65,10 @@ class Server {
 
   // Each may use those above it, and ends before them.
   std::unique_ptr<Catalog> catalog_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<Embedder> embedder_;
   std::unique_ptr<Engine> engine_;
   ActiveCalls calls_;
-  std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Metrics> metrics_;
   RpcEnvironment environment_;
   std::vector<std::unique_ptr<RpcService>> services_;

@@ -12,7 +12,7 @@ StreamCall::StreamCall(const RpcEnvironment& environment,
                        int64_t window)
     : environment_(environment),
       window_(window),
-      scope_(environment, method, server_context) {
+      scope_(environment, method, server_context, Lane::kBulk) {
   absl::MutexLock lock(&mutex_);
   context_ = &scope_.context();
   failure_ = scope_.admission();

@@ -1,5 +1,6 @@
 #include "engine/base/file.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <filesystem>
@@ -8,6 +9,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include <fcntl.h>
@@ -16,10 +18,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/base/error.h"
 #include "engine/base/status_macros.h"
 
 namespace quern {
 namespace {
+
+namespace fs = std::filesystem;
 
 constexpr size_t kReadBytes = 1 << 16;
 constexpr mode_t kFileMode = 0644;
@@ -168,12 +173,62 @@ absl::Status EnsureDirectory(const std::string& path) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
+absl::StatusOr<std::string> ReadFile(const std::string& path,
+                                     int64_t max_bytes) {
   std::string contents;
-  QUERN_RETURN_IF_ERROR(ReadPieces(path, [&contents](absl::string_view piece) {
-    absl::StrAppend(&contents, piece);
+  bool is_too_long = false;
+  QUERN_RETURN_IF_ERROR(ReadPieces(path, [&](absl::string_view piece) {
+    is_too_long |=
+        static_cast<int64_t>(contents.size() + piece.size()) > max_bytes;
+    if (!is_too_long) absl::StrAppend(&contents, piece);
   }));
+  if (is_too_long) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, " has more than ", max_bytes, " bytes, which is the limit"));
+  }
   return contents;
+}
+
+absl::StatusOr<std::string> ResolveBelow(absl::string_view path,
+                                         absl::Span<const std::string> roots) {
+  constexpr size_t kMaxPathBytes = 4096;
+  const std::string shown = Quoted(path);
+  if (path.empty() || path.size() > kMaxPathBytes ||
+      absl::StrContains(path, absl::string_view("\0", 1))) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        shown, " is no path: give 1 to ", kMaxPathBytes, " bytes without NUL"));
+  }
+  absl::ConsumePrefix(&path, "file://");
+  bool is_missing = false;
+  for (const std::string& root : roots) {
+    std::error_code error;
+    const fs::path real_root = fs::canonical(root, error);
+    if (error) continue;
+    // An absolute path replaces the root.
+    const fs::path wanted = real_root / std::string(path);
+    const fs::path real = fs::canonical(wanted, error);
+    const fs::path& judged = error ? wanted.lexically_normal() : real;
+    const auto [end, ignored] = std::mismatch(
+        real_root.begin(), real_root.end(), judged.begin(), judged.end());
+    if (end != real_root.end()) continue;
+    if (error) {
+      is_missing = true;
+      continue;
+    }
+    // A pipe would be read for ever.
+    if (!fs::is_regular_file(real, error) && !fs::is_directory(real, error)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(shown, " is neither a file nor a folder"));
+    }
+    return real.string();
+  }
+  if (is_missing) {
+    return absl::NotFoundError(absl::StrCat(shown, " does not exist"));
+  }
+  return absl::PermissionDeniedError(
+      absl::StrCat(shown,
+                   " is below none of the folders that the server may "
+                   "read from; its configuration lists them"));
 }
 
 absl::Status WriteFileAtomically(const std::string& path,

@@ -1,11 +1,14 @@
 #pragma once
 
+#include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 
 // Files and folders, with errors that name the path. Unless a function says
 // otherwise, its errors are those of the system call: kNotFound,
@@ -19,8 +22,21 @@ namespace quern {
 //   writable kFailedPrecondition  something else than a folder has that name
 absl::Status EnsureDirectory(const std::string& path);
 
-// The whole file.
-absl::StatusOr<std::string> ReadFile(const std::string& path);
+// The whole file. Errors: also kInvalidArgument when it has more than
+// `max_bytes`.
+absl::StatusOr<std::string> ReadFile(
+    const std::string& path,
+    int64_t max_bytes = std::numeric_limits<int64_t>::max());
+
+// The real path of what a caller named: "file:///a/b", "/a/b", or "b", which is
+// looked for below each root in turn. Symbolic links are followed before it is
+// decided what lies where. Errors:
+//   kInvalidArgument    `path` is empty, longer than 4,096 bytes, or has a NUL
+//   kNotFound           nothing is there
+//   kPermissionDenied   it lies below none of `roots`; also for what is not
+//                       there, so that a caller learns nothing of the rest
+absl::StatusOr<std::string> ResolveBelow(absl::string_view path,
+                                         absl::Span<const std::string> roots);
 
 // Replaces the file at `path`, or creates it: after a crash there is the old
 // file or the new one, whole; after OK there is the new one. Two writers of one

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 
 #include "engine/base/error.h"
 #include "engine/base/file.h"
@@ -20,6 +22,9 @@ namespace quern {
 namespace {
 
 constexpr size_t kMaxShownPath = 4096;
+constexpr int64_t kCpuTextRows = 16;
+constexpr int64_t kCpuImageRows = 4;
+constexpr int64_t kGpuRows = 64;
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(
     const ModelPackage& package) {
@@ -171,11 +176,30 @@ ModelInfo InfoOf(const ModelPackage& package, const std::string& device,
       .device = device,
       .memory_bytes = memory_bytes,
       .max_tokens = spec.text.has_value() ? spec.text->tokenizer.max_tokens : 0,
+      .load_time = absl::Now(),
   };
 }
 
+// The towers' batchers, with what was left open filled in.
+ModelBatching BatchingOf(const LoadModelOptions& options) {
+  const bool is_cpu = options.device == "cpu";
+  ModelBatching batching{.text = options.batching, .image = options.batching};
+  for (BatchOptions* tower : {&batching.text, &batching.image}) {
+    if (tower->threads == 0) {
+      tower->threads =
+          is_cpu ? std::max(1U, std::thread::hardware_concurrency()) : 1;
+    }
+  }
+  if (options.batching.max_rows == 0) {
+    batching.text.max_rows = is_cpu ? kCpuTextRows : kGpuRows;
+    batching.image.max_rows = is_cpu ? kCpuImageRows : kGpuRows;
+  }
+  return batching;
+}
+
 absl::StatusOr<std::shared_ptr<const Model>> BuildModel(
-    const ModelPackage& package, const std::string& device) {
+    const ModelPackage& package, const LoadModelOptions& options) {
+  const std::string& device = options.device;
   QUERN_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
                          MakeTokenizer(package));
   QUERN_ASSIGN_OR_RETURN(std::unique_ptr<TorchEncoder> encoder,
@@ -187,7 +211,7 @@ absl::StatusOr<std::shared_ptr<const Model>> BuildModel(
                                      : ImagePreprocessing();
   return std::make_shared<const Model>(
       InfoOf(package, device, encoder->memory_bytes()), preprocessing,
-      std::move(tokenizer), std::move(encoder));
+      std::move(tokenizer), std::move(encoder), BatchingOf(options));
 }
 
 }  // namespace
@@ -197,7 +221,7 @@ absl::StatusOr<std::shared_ptr<const Model>> LoadModel(
   QUERN_ASSIGN_OR_RETURN(const ModelPackage package,
                          ReadModelPackage(options.path));
   absl::StatusOr<std::shared_ptr<const Model>> model =
-      BuildModel(package, options.device);
+      BuildModel(package, options);
   if (!model.ok()) {
     return Annotate(
         model.status(),

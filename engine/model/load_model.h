@@ -12,6 +12,9 @@ namespace quern {
 struct LoadModelOptions {
   std::string path;            // A package's folder.
   std::string device = "cpu";  // "cpu" or "cuda:N".
+  // Of both towers. Zero for `max_rows` takes what is fastest, for `threads`
+  // one per core, or one on a GPU.
+  BatchOptions batching = {.max_rows = 0, .threads = 0};
 };
 
 // Reads a package, builds its parts and has them repeat the canary: the

@@ -11,15 +11,116 @@
 namespace quern {
 namespace {
 
-absl::Status RequireCapability(const ModelInfo& info,
-                               absl::string_view capability) {
-  if (info.Has(capability)) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("model ", Quoted(info.name), " lacks the capability ",
-                   capability, ": use a model that has it"));
+const Clock* RealTime() {
+  static const RealClock clock;
+  return &clock;
+}
+
+void CallBack(BatchItem* item) { static_cast<EncodeRow*>(item)->on_done(); }
+
+// Rows of the batch for which `wants` is set.
+template <typename Row>
+std::vector<Row*> Wanting(absl::Span<BatchItem* const> batch,
+                          bool Row::*wants) {
+  std::vector<Row*> rows;
+  for (BatchItem* item : batch) {
+    auto* row = static_cast<Row*>(item);
+    if (row->*wants) rows.push_back(row);
+  }
+  return rows;
 }
 
 }  // namespace
+
+Model::Model(ModelInfo info, ImagePreprocessing preprocessing,
+             std::unique_ptr<Tokenizer> tokenizer,
+             std::unique_ptr<Encoder> encoder, const ModelBatching& batching)
+    : info_(std::move(info)),
+      preprocessing_(preprocessing),
+      tokenizer_(std::move(tokenizer)),
+      encoder_(std::move(encoder)) {
+  const Clock* clock = batching.clock == nullptr ? RealTime() : batching.clock;
+  if (tokenizer_ != nullptr) {
+    text_batcher_ = std::make_unique<Batcher>(
+        "text-tower", batching.text, clock,
+        [this](absl::Span<BatchItem* const> batch) { return RunTexts(batch); },
+        CallBack);
+  }
+  if (info_.Has("image.global") || info_.Has("image.dense")) {
+    image_batcher_ = std::make_unique<Batcher>(
+        "image-tower", batching.image, clock,
+        [this](absl::Span<BatchItem* const> batch) { return RunImages(batch); },
+        CallBack);
+  }
+}
+
+absl::Status Model::Require(absl::string_view capability) const {
+  if (info_.Has(capability)) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("model ", Quoted(info_.name), " lacks the capability ",
+                   capability, ": use a model that has it"));
+}
+
+absl::Status Model::RunTexts(absl::Span<BatchItem* const> batch) const {
+  const std::vector<TextRow*> rows = Wanting(batch, &TextRow::wants_embedding);
+  if (!rows.empty()) {
+    std::vector<Tokens> texts;
+    texts.reserve(rows.size());
+    // Lent, not given: a batch that fails is run again in halves.
+    for (TextRow* row : rows) texts.push_back(std::move(row->tokens));
+    const absl::StatusOr<Matrix> matrix = encoder_->EncodeText(texts);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      rows[i]->tokens = std::move(texts[i]);
+    }
+    QUERN_RETURN_IF_ERROR(matrix.status());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const auto values = matrix->row(static_cast<int64_t>(i));
+      rows[i]->embedding.assign(values.begin(), values.end());
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Model::RunImages(absl::Span<BatchItem* const> batch) const {
+  // One buffer a thread, as large as its largest batch.
+  thread_local PixelBatch images;
+  images.height = preprocessing_.height;
+  images.width = preprocessing_.width;
+  const auto gather = [&](const std::vector<ImageRow*>& rows) {
+    images.rows = static_cast<int64_t>(rows.size());
+    images.values.clear();
+    for (const ImageRow* row : rows) {
+      images.values.insert(images.values.end(), row->pixels.begin(),
+                           row->pixels.end());
+    }
+  };
+  const std::vector<ImageRow*> global =
+      Wanting(batch, &ImageRow::wants_embedding);
+  if (!global.empty()) {
+    gather(global);
+    QUERN_ASSIGN_OR_RETURN(const Matrix matrix, encoder_->EncodeImages(images));
+    for (size_t i = 0; i < global.size(); ++i) {
+      const auto values = matrix.row(static_cast<int64_t>(i));
+      global[i]->embedding.assign(values.begin(), values.end());
+    }
+  }
+  const std::vector<ImageRow*> dense = Wanting(batch, &ImageRow::wants_dense);
+  if (!dense.empty()) {
+    if (dense != global) gather(dense);
+    QUERN_ASSIGN_OR_RETURN(const DenseMaps maps, encoder_->EncodeDense(images));
+    const size_t map_size = maps.values.size() / dense.size();
+    auto values = maps.values.begin();
+    for (ImageRow* row : dense) {
+      row->dense = {.rows = 1,
+                    .grid_height = maps.grid_height,
+                    .grid_width = maps.grid_width,
+                    .dimension = maps.dimension,
+                    .values = {values, values + map_size}};
+      values += map_size;
+    }
+  }
+  return absl::OkStatus();
+}
 
 bool ModelInfo::Has(absl::string_view capability) const {
   return std::find(capabilities.begin(), capabilities.end(), capability) !=
@@ -28,7 +129,7 @@ bool ModelInfo::Has(absl::string_view capability) const {
 
 absl::StatusOr<Model::TextEmbedding> Model::EmbedText(
     absl::string_view text) const {
-  QUERN_RETURN_IF_ERROR(RequireCapability(info_, "text.global"));
+  QUERN_RETURN_IF_ERROR(Require("text.global"));
   if (!IsValidUtf8(text)) {
     return absl::InvalidArgumentError(
         absl::StrCat("text ", Quoted(text), " is not valid UTF-8"));
@@ -41,7 +142,7 @@ absl::StatusOr<Model::TextEmbedding> Model::EmbedText(
 }
 
 absl::StatusOr<std::vector<float>> Model::EmbedImage(const Image& image) const {
-  QUERN_RETURN_IF_ERROR(RequireCapability(info_, "image.global"));
+  QUERN_RETURN_IF_ERROR(Require("image.global"));
   PixelBatch pixels{.rows = 1,
                     .height = preprocessing_.height,
                     .width = preprocessing_.width};

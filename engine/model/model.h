@@ -1,13 +1,17 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 
+#include "engine/base/clock.h"
+#include "engine/batch/batcher.h"
 #include "engine/media/image.h"
 #include "engine/media/preprocess.h"
 #include "engine/model/encoder.h"
@@ -30,24 +34,66 @@ struct ModelInfo {
   std::string device;        // Where it runs: "cpu" or "cuda:N".
   int64_t memory_bytes = 0;  // Size of the parameters.
   int64_t max_tokens = 0;    // Longest text read; 0 without a text tower.
+  absl::Time load_time;      // When its canary had passed.
 
   bool Has(absl::string_view capability) const;
 };
 
-// A loaded model: tokeniser, preprocessing and towers as one. Immutable after
-// Create(); thread-safe.
+// One row on its way through a tower: filled by the caller, who keeps it alive
+// until `on_done` has been called.
+struct EncodeRow : BatchItem {
+  // Called once, on a batcher's thread, when `status` is set. Must be quick.
+  std::function<void()> on_done;
+};
+
+struct TextRow : EncodeRow {
+  Tokens tokens;  // `size` is their number.
+  // In the order of EmbeddingOutput: what to compute.
+  bool wants_embedding = true;
+  bool wants_tokens = false;
+
+  std::vector<float> embedding;  // [dimension], L2-normalised.
+  std::vector<float> features;   // [tokens, dimension].
+};
+
+struct ImageRow : EncodeRow {
+  std::vector<float> pixels;  // As Preprocess() writes them; `size` is 1.
+  bool wants_embedding = true;
+  bool wants_dense = false;
+
+  std::vector<float> embedding;  // [dimension], L2-normalised.
+  DenseMaps dense;               // One row.
+};
+
+struct ModelBatching {
+  BatchOptions text;
+  BatchOptions image;
+  const Clock* clock = nullptr;  // Outlives the model; null: the real time.
+};
+
+// A loaded model: tokeniser, preprocessing and towers as one, with a batcher
+// before each tower. What it is never changes. Thread-safe.
+//
+// Whoever holds a model may submit rows; the last holder's release runs what
+// waits and joins the batchers' threads, so it must not come from on_done.
 class Model {
  public:
   Model(ModelInfo info, ImagePreprocessing preprocessing,
-        std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<Encoder> encoder)
-      : info_(std::move(info)),
-        preprocessing_(preprocessing),
-        tokenizer_(std::move(tokenizer)),
-        encoder_(std::move(encoder)) {}
+        std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<Encoder> encoder,
+        const ModelBatching& batching = {});
 
   const ModelInfo& info() const { return info_; }
   const ImagePreprocessing& preprocessing() const { return preprocessing_; }
   const Encoder& encoder() const { return *encoder_; }
+  // Null without a text tower.
+  const Tokenizer* tokenizer() const { return tokenizer_.get(); }
+
+  // kFailedPrecondition naming the model and the capability it lacks.
+  absl::Status Require(absl::string_view capability) const;
+
+  // For TextRows and ImageRows. Null without the tower.
+  Batcher* text_batcher() const { return text_batcher_.get(); }
+  Batcher* image_batcher() const { return image_batcher_.get(); }
 
   struct TextEmbedding {
     std::vector<float> embedding;  // [dimension], L2-normalised.
@@ -55,17 +101,24 @@ class Model {
     int64_t tokens = 0;            // Read, special tokens included.
   };
 
-  // Errors: kFailedPrecondition naming the missing capability, else as Encoder.
+  // On the caller's thread, past the batchers. Errors: kFailedPrecondition
+  // naming the missing capability, else as Encoder.
   absl::StatusOr<TextEmbedding> EmbedText(absl::string_view text) const;
 
-  // [dimension], L2-normalised.
+  // [dimension], L2-normalised. Likewise.
   absl::StatusOr<std::vector<float>> EmbedImage(const Image& image) const;
 
  private:
+  absl::Status RunTexts(absl::Span<BatchItem* const> batch) const;
+  absl::Status RunImages(absl::Span<BatchItem* const> batch) const;
+
   const ModelInfo info_;
   const ImagePreprocessing preprocessing_;
   const std::unique_ptr<Tokenizer> tokenizer_;
   const std::unique_ptr<Encoder> encoder_;
+  // Last: their threads use the others.
+  std::unique_ptr<Batcher> text_batcher_;
+  std::unique_ptr<Batcher> image_batcher_;
 };
 
 }  // namespace quern

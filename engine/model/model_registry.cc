@@ -13,6 +13,7 @@ void ModelRegistry::Put(std::shared_ptr<const Model> model) {
   absl::MutexLock lock(&mutex_);
   // The old model, if any, leaves with `model`: after the lock is released.
   models_[name].swap(model);
+  if (model != nullptr) Leave(model);
   if (default_name_.empty()) default_name_ = name;
 }
 
@@ -36,6 +37,21 @@ std::vector<std::shared_ptr<const Model>> ModelRegistry::List() const {
   return models;
 }
 
+void ModelRegistry::Leave(const std::shared_ptr<const Model>& model) {
+  std::erase_if(leaving_, [](const auto& left) { return left.expired(); });
+  leaving_.push_back(model);
+}
+
+std::vector<std::shared_ptr<const Model>> ModelRegistry::Draining() const {
+  std::vector<std::shared_ptr<const Model>> models;
+  absl::MutexLock lock(&mutex_);
+  for (const std::weak_ptr<const Model>& leaving : leaving_) {
+    std::shared_ptr<const Model> model = leaving.lock();
+    if (model != nullptr) models.push_back(std::move(model));
+  }
+  return models;
+}
+
 absl::Status ModelRegistry::Remove(absl::string_view name) {
   // Outlives the lock: freeing a model takes a while.
   std::shared_ptr<const Model> removed;
@@ -48,6 +64,7 @@ absl::Status ModelRegistry::Remove(absl::string_view name) {
                      " is the default: make another model the default first"));
   }
   removed = std::move(found->second);
+  Leave(removed);
   models_.erase(found);
   return absl::OkStatus();
 }

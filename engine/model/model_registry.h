@@ -32,7 +32,11 @@ class ModelRegistry {
   // In byte order of their names.
   std::vector<std::shared_ptr<const Model>> List() const;
 
-  // Errors: kNotFound; kFailedPrecondition for the default model.
+  // Those that were swapped out or removed and still have users.
+  std::vector<std::shared_ptr<const Model>> Draining() const;
+
+  // Calls under way finish on it. Errors: kNotFound; kFailedPrecondition for
+  // the default model.
   absl::Status Remove(absl::string_view name);
 
   // Errors: kNotFound.
@@ -45,8 +49,12 @@ class ModelRegistry {
   using ModelMap =
       std::map<std::string, std::shared_ptr<const Model>, std::less<>>;
 
+  void Leave(const std::shared_ptr<const Model>& model)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   mutable absl::Mutex mutex_;
   ModelMap models_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::weak_ptr<const Model>> leaving_ ABSL_GUARDED_BY(mutex_);
   std::string default_name_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -26,19 +27,6 @@ struct Visitor : Cases... {
 };
 template <typename... Cases>
 Visitor(Cases...) -> Visitor<Cases...>;
-
-absl::Status CheckText(absl::string_view text, int64_t max_bytes) {
-  if (text.empty()) {
-    return InvalidField("text", "is empty; give at least one byte");
-  }
-  if (static_cast<int64_t>(text.size()) > max_bytes) {
-    return InvalidField(
-        "text", absl::StrCat("has ", text.size(),
-                             " bytes; limits.max_text_bytes is ", max_bytes));
-  }
-  if (!IsValidUtf8(text)) return InvalidField("text", "is not valid UTF-8");
-  return absl::OkStatus();
-}
 
 absl::Status CheckQuery(const SearchQuery& query, int64_t max_page_size) {
   if (query.parts.empty() || query.parts.size() > kMaxQueryParts) {
@@ -83,39 +71,6 @@ absl::Status CheckItemId(absl::string_view id) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Embedded> Engine::EmbedText(RequestContext& context,
-                                           const Model& model,
-                                           absl::string_view text) const {
-  QUERN_RETURN_IF_ERROR(CheckText(text, limits_.max_text_bytes));
-  QUERN_RETURN_IF_ERROR(context.Check("encode"));
-  StageTimer timer(context, "encode");
-  QUERN_ASSIGN_OR_RETURN(Model::TextEmbedding embedded, model.EmbedText(text));
-  return Embedded{.embedding = std::move(embedded.embedding),
-                  .truncated = embedded.truncated,
-                  .tokens = embedded.tokens};
-}
-
-absl::StatusOr<Embedded> Engine::EmbedImage(RequestContext& context,
-                                            const Model& model,
-                                            absl::string_view encoded) const {
-  QUERN_RETURN_IF_ERROR(context.Check("decode"));
-  Image image;
-  {
-    StageTimer timer(context, "decode");
-    absl::StatusOr<Image> decoded = decoder_->Decode(
-        encoded, model.preprocessing().width, model.preprocessing().height);
-    if (absl::IsInvalidArgument(decoded.status())) {
-      return InvalidField("image.content", decoded.status().message());
-    }
-    QUERN_RETURN_IF_ERROR(decoded.status());
-    image = *std::move(decoded);
-  }
-  QUERN_RETURN_IF_ERROR(context.Check("encode"));
-  StageTimer timer(context, "encode");
-  QUERN_ASSIGN_OR_RETURN(std::vector<float> embedding, model.EmbedImage(image));
-  return Embedded{.embedding = std::move(embedding)};
-}
-
 absl::StatusOr<std::shared_ptr<const Model>> Engine::ModelOf(
     const Collection& collection) const {
   const v1::Collection& record = collection.record();
@@ -145,130 +100,252 @@ absl::StatusOr<std::shared_ptr<const Model>> Engine::ModelOf(
   return model;
 }
 
-absl::StatusOr<std::vector<float>> Engine::EncodeQuery(
-    RequestContext& context, const Collection& collection,
-    absl::Span<const QueryPart> parts, std::vector<std::string>& excluded,
-    bool& truncated) const {
-  const auto encode_stored =
-      [&](const StoredItemInput& input) -> absl::StatusOr<std::vector<float>> {
-    excluded.push_back(input.id);
+// One search: the parts' vectors, those that need the model from the embedder,
+// then their sum, the index, and the hits' items.
+class Engine::SearchCall {
+ public:
+  SearchCall(const Engine& engine, RequestContext& context,
+             const SearchQuery& query, SearchDone done)
+      : engine_(engine),
+        context_(context),
+        query_(query),
+        done_(std::move(done)),
+        vectors_(query.parts.size()) {}
+
+  static void Start(std::shared_ptr<SearchCall> call) {
+    const absl::Status status = call->Prepare();
+    if (!status.ok() || call->inputs_.empty()) {
+      call->Finish(status);
+      return;
+    }
+    SearchCall& raw = *call;
+    raw.engine_.embedder_->Embed(
+        raw.context_, raw.model_, raw.inputs_, {},
+        [call =
+             std::move(call)](std::vector<absl::StatusOr<Embedded>> embedded) {
+          call->Finish(call->TakeEmbedded(std::move(embedded)));
+        });
+  }
+
+ private:
+  absl::Status Prepare() {
+    QUERN_RETURN_IF_ERROR(CheckQuery(query_, engine_.limits_.max_page_size));
+    QUERN_ASSIGN_OR_RETURN(collection_,
+                           engine_.catalog_->Get(query_.collection));
+    const v1::Collection& record = collection_->record();
+    result_.model_name = record.model();
+    result_.model_fingerprint = record.model_fingerprint();
+    if (absl::StatusOr<std::shared_ptr<const Model>> model =
+            engine_.models_->Get(result_.model_name);
+        model.ok()) {
+      result_.model_version = (*model)->info().version;
+    }
+    result_.index_version = collection_->index_version();
+    result_.item_count = collection_->index().size();
+    for (size_t i = 0; i < query_.parts.size(); ++i) {
+      const absl::Status status =
+          std::visit([&](const auto& input) { return PreparePart(input, i); },
+                     query_.parts[i].input);
+      QUERN_RETURN_IF_ERROR(OfPart(i, status));
+    }
+    return absl::OkStatus();
+  }
+
+  static std::string PathOfPart(size_t i) {
+    return absl::StrCat("query.parts[", i, "]");
+  }
+
+  static absl::Status OfPart(size_t i, const absl::Status& status) {
+    if (!absl::IsInvalidArgument(status)) return status;
+    return InField(status, PathOfPart(i));
+  }
+
+  absl::Status PreparePart(const StoredItemInput& input, size_t i) {
+    excluded_.push_back(input.id);
     QUERN_ASSIGN_OR_RETURN(
         std::vector<std::optional<Item>> items,
-        collection.store().Get({input.id},
-                               {.payload = false, .embedding = true}));
+        collection_->store().Get({input.id},
+                                 {.payload = false, .embedding = true}));
     if (!items.front().has_value()) return NotFound("item", input.id);
-    return std::move(items.front()->embedding);
-  };
-  const auto encode_embedding =
-      [&](const EmbeddingInput& input) -> absl::StatusOr<std::vector<float>> {
-    const absl::Status status =
-        CheckVector(input.values, collection.dimension(), collection.metric());
+    vectors_[i] = std::move(items.front()->embedding);
+    return absl::OkStatus();
+  }
+
+  absl::Status PreparePart(const EmbeddingInput& input, size_t i) {
+    const absl::Status status = CheckVector(
+        input.values, collection_->dimension(), collection_->metric());
     if (!status.ok()) return InvalidField("embedding", status.message());
-    return input.values;
-  };
-  const auto encode_text =
-      [&](const TextInput& input) -> absl::StatusOr<std::vector<float>> {
-    QUERN_ASSIGN_OR_RETURN(std::shared_ptr<const Model> model,
-                           ModelOf(collection));
-    QUERN_ASSIGN_OR_RETURN(Embedded embedded,
-                           EmbedText(context, *model, input.text));
-    truncated = truncated || embedded.truncated;
-    return std::move(embedded.embedding);
-  };
-  const auto encode_image =
-      [&](const ImageInput& input) -> absl::StatusOr<std::vector<float>> {
-    QUERN_ASSIGN_OR_RETURN(std::shared_ptr<const Model> model,
-                           ModelOf(collection));
-    QUERN_ASSIGN_OR_RETURN(Embedded embedded,
-                           EmbedImage(context, *model, input.encoded));
-    return std::move(embedded.embedding);
-  };
+    vectors_[i] = input.values;
+    return absl::OkStatus();
+  }
 
-  std::vector<float> sum(collection.dimension());
-  for (size_t i = 0; i < parts.size(); ++i) {
-    absl::StatusOr<std::vector<float>> vector = std::visit(
-        Visitor{encode_text, encode_image, encode_embedding, encode_stored},
-        parts[i].input);
-    if (absl::IsInvalidArgument(vector.status())) {
-      return InField(vector.status(), absl::StrCat("query.parts[", i, "]"));
+  template <typename MediaInput>
+  absl::Status PreparePart(const MediaInput& input, size_t i) {
+    if (model_ == nullptr) {
+      QUERN_ASSIGN_OR_RETURN(model_, engine_.ModelOf(*collection_));
     }
-    QUERN_RETURN_IF_ERROR(vector.status());
-    if (parts.size() > 1 && collection.metric() == Metric::kCosine) {
-      Normalise(*vector);
+    inputs_.push_back(input);
+    part_of_input_.push_back(i);
+    return absl::OkStatus();
+  }
+
+  absl::Status TakeEmbedded(std::vector<absl::StatusOr<Embedded>> embedded) {
+    for (size_t i = 0; i < embedded.size(); ++i) {
+      const size_t part = part_of_input_[i];
+      if (!embedded[i].ok()) {
+        return absl::IsPermissionDenied(embedded[i].status()) ||
+                       absl::IsNotFound(embedded[i].status())
+                   ? InField(embedded[i].status(), PathOfPart(part))
+                   : OfPart(part, embedded[i].status());
+      }
+      for (const StageTime& stage : embedded[i]->stages) {
+        context_.AddStageTime(stage.stage, stage.duration);
+      }
+      result_.query_truncated |= embedded[i]->truncated;
+      vectors_[part] = std::move(embedded[i]->embedding);
     }
-    AddScaled(*vector, parts[i].weight, sum);
+    return absl::OkStatus();
   }
-  const absl::Status status =
-      CheckVector(sum, collection.dimension(), collection.metric());
-  if (!status.ok()) {
-    return InvalidField("query.parts",
-                        absl::StrCat("their sum: ", status.message()));
+
+  void Finish(absl::Status status) {
+    if (status.ok()) status = SearchAndFetch();
+    if (status.ok()) {
+      done_(std::move(result_));
+    } else {
+      done_(std::move(status));
+    }
   }
-  return sum;
+
+  // The weighted sum of the parts' vectors.
+  absl::StatusOr<std::vector<float>> QueryVector() {
+    std::vector<float> sum(collection_->dimension());
+    for (size_t i = 0; i < vectors_.size(); ++i) {
+      if (vectors_.size() > 1 && collection_->metric() == Metric::kCosine) {
+        Normalise(vectors_[i]);
+      }
+      AddScaled(vectors_[i], query_.parts[i].weight, sum);
+    }
+    const absl::Status status =
+        CheckVector(sum, collection_->dimension(), collection_->metric());
+    if (!status.ok()) {
+      return InvalidField("query.parts",
+                          absl::StrCat("their sum: ", status.message()));
+    }
+    return sum;
+  }
+
+  absl::Status SearchAndFetch() {
+    QUERN_ASSIGN_OR_RETURN(const std::vector<float> vector, QueryVector());
+    QUERN_RETURN_IF_ERROR(context_.Check("search"));
+    std::vector<ScoredId> found;
+    {
+      StageTimer timer(context_, "search");
+      const MatrixView queries{.data = vector.data(),
+                               .rows = 1,
+                               .columns = collection_->dimension()};
+      QUERN_ASSIGN_OR_RETURN(
+          std::vector<std::vector<ScoredId>> lists,
+          collection_->index().Search(
+              context_, queries,
+              {.k = query_.k + static_cast<int64_t>(excluded_.size())}));
+      found = std::move(lists.front());
+    }
+    std::erase_if(found, [&](const ScoredId& hit) {
+      return std::find(excluded_.begin(), excluded_.end(), hit.id) !=
+                 excluded_.end() ||
+             (query_.min_score.has_value() && hit.score < *query_.min_score);
+    });
+    if (static_cast<int64_t>(found.size()) > query_.k) found.resize(query_.k);
+    return Fetch(found);
+  }
+
+  absl::Status Fetch(const std::vector<ScoredId>& found) {
+    QUERN_RETURN_IF_ERROR(context_.Check("fetch"));
+    StageTimer timer(context_, "fetch");
+    std::vector<std::string> ids;
+    ids.reserve(found.size());
+    for (const ScoredId& hit : found) ids.push_back(hit.id);
+    QUERN_ASSIGN_OR_RETURN(std::vector<std::optional<Item>> items,
+                           collection_->store().Get(ids, query_.read));
+    result_.hits.reserve(found.size());
+    for (size_t i = 0; i < found.size(); ++i) {
+      // One that was deleted since the index was searched is left out.
+      if (!items[i].has_value()) continue;
+      result_.hits.push_back(
+          {.item = *std::move(items[i]), .score = found[i].score});
+    }
+    return absl::OkStatus();
+  }
+
+  const Engine& engine_;
+  RequestContext& context_;
+  const SearchQuery& query_;
+  const SearchDone done_;
+
+  std::shared_ptr<Collection> collection_;
+  std::shared_ptr<const Model> model_;       // Null when no part needs one.
+  std::vector<std::vector<float>> vectors_;  // One per part.
+  std::vector<std::string> excluded_;        // Stored items of the query.
+  std::vector<EmbedInput> inputs_;           // Parts that need the model.
+  std::vector<size_t> part_of_input_;
+  SearchResult result_;
+};
+
+void Engine::Search(RequestContext& context, const SearchQuery& query,
+                    SearchDone done) const {
+  SearchCall::Start(
+      std::make_shared<SearchCall>(*this, context, query, std::move(done)));
 }
 
-absl::StatusOr<SearchResult> Engine::Search(RequestContext& context,
-                                            const SearchQuery& query) const {
-  QUERN_RETURN_IF_ERROR(CheckQuery(query, limits_.max_page_size));
-  QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<Collection> collection,
-                         catalog_->Get(query.collection));
-  SearchResult result;
-  result.model_name = collection->record().model();
-  result.model_fingerprint = collection->record().model_fingerprint();
-  if (absl::StatusOr<std::shared_ptr<const Model>> model =
-          models_->Get(result.model_name);
-      model.ok()) {
-    result.model_version = (*model)->info().version;
+void Engine::PrepareItem(const RequestContext& context,
+                         const Collection& collection, const UpsertInput& input,
+                         PrepareDone done) const {
+  absl::Status status = CheckUpsert(collection, input);
+  if (!status.ok()) return done(std::move(status));
+  PreparedItem prepared{.item = {.id = input.id,
+                                 .payload = input.payload,
+                                 .media_uri = input.media_uri,
+                                 .create_time = context.clock().Now()}};
+  prepared.item.update_time = prepared.item.create_time;
+  if (const auto* embedding = std::get_if<EmbeddingInput>(&input.content)) {
+    status = CheckVector(embedding->values, collection.dimension(),
+                         collection.metric());
+    if (!status.ok()) return done(InvalidField("embedding", status.message()));
+    prepared.item.embedding = embedding->values;
+    prepared.item.modality = v1::MODALITY_EMBEDDING;
+    return done(std::move(prepared));
   }
-  result.index_version = collection->index_version();
-  result.item_count = collection->index().size();
-
-  std::vector<std::string> excluded;
-  QUERN_ASSIGN_OR_RETURN(const std::vector<float> vector,
-                         EncodeQuery(context, *collection, query.parts,
-                                     excluded, result.query_truncated));
-
-  QUERN_RETURN_IF_ERROR(context.Check("search"));
-  std::vector<ScoredId> found;
-  {
-    StageTimer timer(context, "search");
-    const MatrixView queries{
-        .data = vector.data(), .rows = 1, .columns = collection->dimension()};
-    QUERN_ASSIGN_OR_RETURN(
-        std::vector<std::vector<ScoredId>> lists,
-        collection->index().Search(
-            context, queries,
-            {.k = query.k + static_cast<int64_t>(excluded.size())}));
-    found = std::move(lists.front());
-  }
-  std::erase_if(found, [&](const ScoredId& hit) {
-    return std::find(excluded.begin(), excluded.end(), hit.id) !=
-               excluded.end() ||
-           (query.min_score.has_value() && hit.score < *query.min_score);
-  });
-  if (static_cast<int64_t>(found.size()) > query.k) found.resize(query.k);
-
-  QUERN_RETURN_IF_ERROR(context.Check("fetch"));
-  StageTimer timer(context, "fetch");
-  std::vector<std::string> ids;
-  ids.reserve(found.size());
-  for (const ScoredId& hit : found) ids.push_back(hit.id);
-  QUERN_ASSIGN_OR_RETURN(std::vector<std::optional<Item>> items,
-                         collection->store().Get(ids, query.read));
-  result.hits.reserve(found.size());
-  for (size_t i = 0; i < found.size(); ++i) {
-    // One that was deleted since the index was searched is left out.
-    if (!items[i].has_value()) continue;
-    result.hits.push_back(
-        {.item = *std::move(items[i]), .score = found[i].score});
-  }
-  return result;
+  absl::StatusOr<std::shared_ptr<const Model>> model = ModelOf(collection);
+  if (!model.ok()) return done(model.status());
+  const EmbedInput media = std::visit(
+      Visitor{[&](const TextInput& text) -> EmbedInput {
+                prepared.item.modality = v1::MODALITY_TEXT;
+                return text;
+              },
+              [&](const ImageInput& image) -> EmbedInput {
+                prepared.item.modality = v1::MODALITY_IMAGE;
+                return image;
+              },
+              [&](const VideoInput& video) -> EmbedInput {
+                prepared.item.modality = v1::MODALITY_VIDEO;
+                return video;
+              },
+              [](const EmbeddingInput&) -> EmbedInput { return TextInput(); }},
+      input.content);
+  embedder_->Embed(context, *std::move(model), {media}, {},
+                   [prepared = std::move(prepared), done = std::move(done)](
+                       std::vector<absl::StatusOr<Embedded>> results) mutable {
+                     absl::StatusOr<Embedded>& embedded = results.front();
+                     if (!embedded.ok()) return done(embedded.status());
+                     prepared.item.embedding = std::move(embedded->embedding);
+                     prepared.truncated = embedded->truncated;
+                     prepared.stages = std::move(embedded->stages);
+                     done(std::move(prepared));
+                   });
 }
 
-absl::StatusOr<Item> Engine::PrepareItem(RequestContext& context,
-                                         const Collection& collection,
-                                         const UpsertInput& input,
-                                         bool* truncated) const {
+absl::Status Engine::CheckUpsert(const Collection& collection,
+                                 const UpsertInput& input) const {
   QUERN_RETURN_IF_ERROR(CheckItemId(input.id));
   if (static_cast<int64_t>(input.payload.size()) > limits_.max_payload_bytes) {
     return InvalidField("payload",
@@ -284,39 +361,20 @@ absl::StatusOr<Item> Engine::PrepareItem(RequestContext& context,
                      ", ", Quoted(collection.record().model_fingerprint(), 64),
                      ": make the embedding with the collection's model"));
   }
-  Item item{
-      .id = input.id, .payload = input.payload, .media_uri = input.media_uri};
-  const auto take = [&](absl::StatusOr<Embedded> embedded,
-                        v1::Modality modality) -> absl::Status {
-    QUERN_RETURN_IF_ERROR(embedded.status());
-    item.embedding = std::move(embedded->embedding);
-    item.modality = modality;
-    if (truncated != nullptr) *truncated = embedded->truncated;
-    return absl::OkStatus();
-  };
-  const auto prepare_text = [&](const TextInput& text) -> absl::Status {
-    QUERN_ASSIGN_OR_RETURN(std::shared_ptr<const Model> model,
-                           ModelOf(collection));
-    return take(EmbedText(context, *model, text.text), v1::MODALITY_TEXT);
-  };
-  const auto prepare_image = [&](const ImageInput& image) -> absl::Status {
-    QUERN_ASSIGN_OR_RETURN(std::shared_ptr<const Model> model,
-                           ModelOf(collection));
-    return take(EmbedImage(context, *model, image.encoded), v1::MODALITY_IMAGE);
-  };
-  const auto prepare_embedding =
-      [&](const EmbeddingInput& embedding) -> absl::Status {
-    const absl::Status status = CheckVector(
-        embedding.values, collection.dimension(), collection.metric());
-    if (!status.ok()) return InvalidField("embedding", status.message());
-    item.embedding = embedding.values;
-    item.modality = v1::MODALITY_EMBEDDING;
-    return absl::OkStatus();
-  };
-  QUERN_RETURN_IF_ERROR(std::visit(
-      Visitor{prepare_text, prepare_image, prepare_embedding}, input.content));
-  item.create_time = item.update_time = context.clock().Now();
-  return item;
+  return absl::OkStatus();
+}
+
+absl::Status Engine::UnloadModel(absl::string_view name, bool force) const {
+  if (!force) {
+    for (const v1::Collection& collection :
+         catalog_->List("", std::numeric_limits<int64_t>::max())) {
+      if (collection.model() != name) continue;
+      return absl::FailedPreconditionError(absl::StrCat(
+          "collection ", Quoted(collection.name()), " needs model ",
+          Quoted(name), ": delete it, or unload with force"));
+    }
+  }
+  return models_->Remove(name);
 }
 
 absl::StatusOr<v1::Collection> Engine::CreateCollection(

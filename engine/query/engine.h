@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,8 +15,7 @@
 #include "absl/types/span.h"
 
 #include "engine/base/request_context.h"
-#include "engine/base/thread_pool.h"
-#include "engine/media/image.h"
+#include "engine/embed/embedder.h"
 #include "engine/model/model_registry.h"
 #include "engine/query/catalog.h"
 
@@ -24,13 +24,6 @@
 
 namespace quern {
 
-// Views point into the caller's request, which outlives the call.
-struct TextInput {
-  absl::string_view text;
-};
-struct ImageInput {
-  absl::string_view encoded;  // The file's bytes.
-};
 struct EmbeddingInput {
   std::vector<float> values;
 };
@@ -39,7 +32,9 @@ struct StoredItemInput {
 };
 
 struct QueryPart {
-  std::variant<TextInput, ImageInput, EmbeddingInput, StoredItemInput> input;
+  std::variant<TextInput, ImageInput, VideoInput, EmbeddingInput,
+               StoredItemInput>
+      input;
   float weight = 1;
 };
 
@@ -67,64 +62,59 @@ struct SearchResult {
   bool query_truncated = false;
 };
 
-struct Embedded {
-  std::vector<float> embedding;  // [dimension], L2-normalised.
-  bool truncated = false;        // A text was longer than the model reads.
-  int64_t tokens = 0;            // 0 for a picture.
-};
-
 // What an upsert says of one item.
 struct UpsertInput {
   std::string id;
-  std::variant<TextInput, ImageInput, EmbeddingInput> content;
+  std::variant<TextInput, ImageInput, VideoInput, EmbeddingInput> content;
   std::string payload;  // A serialised google.protobuf.Struct.
   std::string media_uri;
   std::string model_fingerprint;  // Empty: not checked.
 };
 
+// One item, ready to be stored.
+struct PreparedItem {
+  Item item;
+  bool truncated = false;
+  std::vector<StageTime> stages;
+};
+
 struct EngineLimits {
-  int64_t max_text_bytes = 65'536;
   int64_t max_page_size = 10'000;
   int64_t max_payload_bytes = 65'536;
 };
 
-// Thread-safe. Every call works on the caller's thread; RequestContext::Check()
+// Thread-safe. A call that needs a model calls back from another thread, one
+// that does not before it returns; no thread waits. RequestContext::Check()
 // runs between the stages, and its errors are among those of every call.
 class Engine {
  public:
   // All must outlive the engine.
-  Engine(EngineLimits limits, const ImageDecoder* decoder,
-         const ModelRegistry* models, Catalog* catalog)
+  Engine(EngineLimits limits, Embedder* embedder, ModelRegistry* models,
+         Catalog* catalog)
       : limits_(limits),
-        decoder_(decoder),
+        embedder_(embedder),
         models_(models),
         catalog_(catalog) {}
 
+  using SearchDone = std::function<void(absl::StatusOr<SearchResult>)>;
+  using PrepareDone = std::function<void(absl::StatusOr<PreparedItem>)>;
+
   // Finds the best items of a collection. Stages: decode, encode, search,
-  // fetch. Errors:
+  // fetch. `context`, whose stage times it writes, and `query` must live until
+  // `done` is called, once. Errors:
   //   kNotFound            no such collection; a stored item of the query
   //   kInvalidArgument     a part, the number of parts or k (with field paths
   //   as
   //                        in quern.v1.SearchRequest)
   //   kFailedPrecondition  the collection's model is not loaded, is another
   //                        version, or lacks the tower
-  absl::StatusOr<SearchResult> Search(RequestContext& context,
-                                      const SearchQuery& query) const;
+  void Search(RequestContext& context, const SearchQuery& query,
+              SearchDone done) const;
 
-  // Stages: decode, encode. Errors as in Model, with no field path before
-  // "text" or "image.content".
-  absl::StatusOr<Embedded> EmbedText(RequestContext& context,
-                                     const Model& model,
-                                     absl::string_view text) const;
-  absl::StatusOr<Embedded> EmbedImage(RequestContext& context,
-                                      const Model& model,
-                                      absl::string_view encoded) const;
-
-  // Checks and encodes one item; nothing is stored. `truncated` may be null.
-  absl::StatusOr<Item> PrepareItem(RequestContext& context,
-                                   const Collection& collection,
-                                   const UpsertInput& input,
-                                   bool* truncated) const;
+  // Checks and encodes one item; nothing is stored. `context`, `collection` and
+  // `input` must live until `done` is called, once.
+  void PrepareItem(const RequestContext& context, const Collection& collection,
+                   const UpsertInput& input, PrepareDone done) const;
 
   // Completes a record that a caller wants created: model, fingerprint,
   // dimension and metric; then creates it. Errors: kInvalidArgument with field
@@ -132,8 +122,14 @@ class Engine {
   // of Catalog::Create().
   absl::StatusOr<v1::Collection> CreateCollection(v1::Collection wanted) const;
 
+  // Takes a model out of service; calls under way finish. Errors: kNotFound;
+  // kFailedPrecondition while it is the default, or, unless `force`, while a
+  // collection needs it.
+  absl::Status UnloadModel(absl::string_view name, bool force) const;
+
   Catalog& catalog() const { return *catalog_; }
-  const ModelRegistry& models() const { return *models_; }
+  ModelRegistry& models() const { return *models_; }
+  Embedder& embedder() const { return *embedder_; }
   const EngineLimits& limits() const { return limits_; }
 
  private:
@@ -141,16 +137,14 @@ class Engine {
   absl::StatusOr<std::shared_ptr<const Model>> ModelOf(
       const Collection& collection) const;
 
-  // The weighted sum of the parts' vectors. `excluded` takes the ids of stored
-  // items among the parts.
-  absl::StatusOr<std::vector<float>> EncodeQuery(
-      RequestContext& context, const Collection& collection,
-      absl::Span<const QueryPart> parts, std::vector<std::string>& excluded,
-      bool& truncated) const;
+  absl::Status CheckUpsert(const Collection& collection,
+                           const UpsertInput& input) const;
+
+  class SearchCall;
 
   const EngineLimits limits_;
-  const ImageDecoder* const decoder_;
-  const ModelRegistry* const models_;
+  Embedder* const embedder_;
+  ModelRegistry* const models_;
   Catalog* const catalog_;
 };
 

@@ -39,31 +39,33 @@ void UpsertSession::Add(UpsertInput input, std::shared_ptr<const void> owner) {
     index = next_added_++;
   }
   std::string id = input.id;
-  absl::Status submitted =
-      pool_->Submit([self = shared_from_this(), index, input = std::move(input),
-                     owner = std::move(owner)] {
-        Prepared prepared{.result = {.index = index, .id = input.id}};
-        // Each item has a context of its own: stages of several run at once.
-        RequestContext context(&self->context_->clock(), self->context_->id(),
-                               self->context_->deadline());
-        absl::StatusOr<Item> item =
-            self->context_->cancelled()
-                ? absl::CancelledError("the caller cancelled the stream")
-                : self->engine_->PrepareItem(context, *self->collection_, input,
-                                             &prepared.result.truncated);
-        if (item.ok()) {
-          prepared.item = *std::move(item);
-        } else {
-          prepared.result.status = item.status();
-        }
-        prepared.result.stages = context.stage_times();
-        self->Enqueue(index, std::move(prepared));
-      });
+  const auto work = std::make_shared<Work>(Work{
+      .index = index, .input = std::move(input), .owner = std::move(owner)});
+  absl::Status submitted = pool_->Submit(
+      [self = shared_from_this(), work] { self->Prepare(work); }, Lane::kBulk);
   if (!submitted.ok()) {
     Enqueue(index, {.result = {.index = index,
                                .id = std::move(id),
                                .status = std::move(submitted)}});
   }
+}
+
+void UpsertSession::Prepare(const std::shared_ptr<const Work>& work) {
+  const auto enqueue = [self = shared_from_this(),
+                        work](absl::StatusOr<PreparedItem> item) {
+    Prepared prepared{.result = {.index = work->index, .id = work->input.id}};
+    if (item.ok()) {
+      prepared.item = std::move(item->item);
+      prepared.result.truncated = item->truncated;
+      prepared.result.stages = std::move(item->stages);
+    } else {
+      prepared.result.status = item.status();
+    }
+    self->Enqueue(work->index, std::move(prepared));
+  };
+  const absl::Status awaited = context_->Check("encode");
+  if (!awaited.ok()) return enqueue(awaited);
+  engine_->PrepareItem(*context_, *collection_, work->input, enqueue);
 }
 
 void UpsertSession::AddRefused(std::string id, absl::Status status) {

@@ -29,9 +29,9 @@ struct UpsertResult {
 
 // One stream of upserts.
 //
-// Life of an item: Add() -> PrepareItem() on the pool, many at once -> a place
-// in line by its index -> Collection::Upsert() together with every prepared
-// neighbour in line (one fsync for all) -> on_results, in the order of Add().
+// Life of an item: Add() -> PrepareItem(), many at once -> a place in line by
+// its index -> Collection::Upsert() together with every prepared neighbour in
+// line (one fsync for all) -> on_results, in the order of Add().
 //
 // Thread-safe. Callbacks run on the pool's threads, one at a time, and may call
 // Add().
@@ -65,6 +65,14 @@ class UpsertSession : public std::enable_shared_from_this<UpsertSession> {
   UpsertSession(const Engine* engine, ThreadPool* pool, RequestContext* context,
                 std::shared_ptr<Collection> collection, OnResults on_results);
 
+  // An item from Add() to its place in line.
+  struct Work {
+    int64_t index = 0;
+    UpsertInput input;
+    std::shared_ptr<const void> owner;  // Of what `input` points into.
+  };
+
+  void Prepare(const std::shared_ptr<const Work>& work);
   // Puts an item in line and, unless another thread is at it, commits all that
   // stands first in line.
   void Enqueue(int64_t index, Prepared prepared);

@@ -10,6 +10,7 @@
 
 #include "engine/base/error.h"
 #include "tests/query/fake_collection.h"
+#include "tests/support/await.h"
 #include "tests/support/fake_encoder.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_directory.h"
@@ -45,10 +46,9 @@ class EngineTest : public ::testing::Test {
       : catalog_(ValueOrDie(Catalog::Open({.path = directory_.path() + "/data",
                                            .factories = disk_.Factories(),
                                            .clock = &clock_}))),
-        engine_({.max_text_bytes = 100,
-                 .max_page_size = 50,
-                 .max_payload_bytes = 20},
-                &decoder_, &models_, catalog_.get()) {
+        embedder_({.max_text_bytes = 100}, &decoder_, nullptr, &calls_),
+        engine_({.max_page_size = 50, .max_payload_bytes = 20}, &embedder_,
+                &models_, catalog_.get()) {
     models_.Put(MakeFakeModel("fake", 32));
   }
 
@@ -70,15 +70,23 @@ class EngineTest : public ::testing::Test {
 
   absl::Status Put(Collection& collection, const UpsertInput& input) {
     RequestContext context(&clock_, "test");
-    absl::StatusOr<Item> item =
-        engine_.PrepareItem(context, collection, input, nullptr);
+    const auto item =
+        Await<absl::StatusOr<PreparedItem>>([&](const auto& done) {
+          engine_.PrepareItem(context, collection, input, done);
+        });
     if (!item.ok()) return item.status();
-    return collection.Upsert({*item}).status();
+    return collection.Upsert({item->item}).status();
   }
 
   absl::StatusOr<SearchResult> Search(const SearchQuery& query) {
     RequestContext context(&clock_, "test");
-    return engine_.Search(context, query);
+    return Search(context, query);
+  }
+
+  absl::StatusOr<SearchResult> Search(RequestContext& context,
+                                      const SearchQuery& query) {
+    return Await<absl::StatusOr<SearchResult>>(
+        [&](const auto& done) { engine_.Search(context, query, done); });
   }
 
   std::vector<std::string> Ids(const SearchQuery& query) {
@@ -99,6 +107,8 @@ class EngineTest : public ::testing::Test {
   TemporaryDirectory directory_;
   FakeDisk disk_;
   std::unique_ptr<Catalog> catalog_;
+  ThreadPool calls_{{.name = "calls"}};
+  Embedder embedder_;
   Engine engine_;
 };
 
@@ -150,7 +160,7 @@ TEST_F(EngineTest, ReportsStagesVersionAndCount) {
   CreatePoints();
   RequestContext context(&clock_, "test");
   const SearchResult result =
-      ValueOrDie(engine_.Search(context, Points({{EmbeddingInput{{1, 0}}}})));
+      ValueOrDie(Search(context, Points({{EmbeddingInput{{1, 0}}}})));
   EXPECT_EQ(result.item_count, 3);
   EXPECT_EQ(result.index_version, 1);
   ASSERT_EQ(context.stage_times().size(), 2);
@@ -226,10 +236,9 @@ TEST_F(EngineTest, StopsForCallersWhoHaveGoneAndForDeadlines) {
   const SearchQuery query = Points({{EmbeddingInput{{1, 0}}}});
   RequestContext cancelled(&clock_, "test");
   cancelled.Cancel();
-  EXPECT_THAT(engine_.Search(cancelled, query),
-              StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_THAT(Search(cancelled, query), StatusIs(absl::StatusCode::kCancelled));
   RequestContext late(&clock_, "test", absl::InfinitePast());
-  EXPECT_THAT(engine_.Search(late, query),
+  EXPECT_THAT(Search(late, query),
               StatusIs(absl::StatusCode::kDeadlineExceeded));
 }
 

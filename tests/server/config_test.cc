@@ -108,7 +108,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadYaml{"server:\n  stream_window: 1025\n",
                 "q.yaml:2: server.stream_window: is 1025"},
         BadYaml{"server:\n  drain_timeout: -1s\n",
-                "q.yaml:2: server.drain_timeout: is -1s; it must be 0s to 1h"},
+                "q.yaml:2: server.drain_timeout: is -1s; it must be 0 to 1h"},
         BadYaml{"server:\n  drain_timeout: 61m\n",
                 "q.yaml:2: server.drain_timeout: is 1h1m"},
         BadYaml{"server:\n  address: localhost\n",

@@ -28,6 +28,7 @@
 #include "tests/support/fake_encoder.h"
 #include "tests/support/fake_item_store.h"
 #include "tests/support/fake_vector_index.h"
+#include "tests/support/fake_video_decoder.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_directory.h"
 
@@ -97,8 +98,17 @@ class ServerTest : public ::testing::Test {
     auto decoder = std::make_unique<FakeDecoder>();
     decoder_ = decoder.get();
     backends.decoder = std::move(decoder);
+    backends.videos = std::make_unique<FakeVideoDecoder>();
     backends.models = std::make_unique<ModelRegistry>();
     backends.models->Put(MakeFakeModel("fake", kFakeDimension));
+    backends.load_model = [](const v1::LoadModelRequest& request)
+        -> absl::StatusOr<std::shared_ptr<const Model>> {
+      // A folder's name is its model's.
+      const size_t slash = request.path().rfind('/');
+      const std::string name = request.path().substr(slash + 1);
+      if (name == "damaged") return absl::DataLossError("the canary failed");
+      return MakeFakeModel(name, kFakeDimension);
+    };
     backends.collections.open_store = [](const std::string& /*path*/,
                                          const v1::Collection& record)
         -> absl::StatusOr<std::unique_ptr<ItemStore>> {

@@ -4,6 +4,7 @@
 #include <limits>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -146,13 +147,8 @@ TEST_F(ServicesTest, SearchRefusesWhatIsNotThereYet) {
       {"modalities", [](auto& r) { r.add_modalities(v1::MODALITY_TEXT); }},
       {"query.feedback",
        [](auto& r) { r.mutable_query()->mutable_feedback(); }},
-      {"query.parts[0].video",
-       [](auto& r) { r.mutable_query()->mutable_parts(0)->mutable_video(); }},
       {"query.parts[0].audio",
-       [](auto& r) { r.mutable_query()->mutable_parts(0)->mutable_audio(); }},
-      {"query.parts[0].image.uri", [](auto& r) {
-         r.mutable_query()->mutable_parts(0)->mutable_image()->set_uri("x");
-       }}};
+       [](auto& r) { r.mutable_query()->mutable_parts(0)->mutable_audio(); }}};
   for (const auto& [field, change] : changes) {
     v1::SearchRequest request = TextSearch("c", "red");
     change(request);
@@ -177,13 +173,22 @@ TEST_F(ServicesTest, GarbageIsRefusedWithAReason) {
 }
 
 TEST_F(ServicesTest, EveryOtherMethodSaysThatItIsNotThereYet) {
-  const std::set<std::string> available = {
-      "quern.v1.Retrieval.Search",   "quern.v1.Embedding.Embed",
-      "quern.v1.Items.Upsert",       "quern.v1.Items.Get",
-      "quern.v1.Items.List",         "quern.v1.Items.Delete",
-      "quern.v1.Collections.Create", "quern.v1.Collections.Get",
-      "quern.v1.Collections.List",   "quern.v1.Collections.Delete",
-      "quern.v1.Models.List",        "quern.v1.Models.Get"};
+  const std::set<std::string> available = {"quern.v1.Retrieval.Search",
+                                           "quern.v1.Embedding.Embed",
+                                           "quern.v1.Items.Upsert",
+                                           "quern.v1.Items.Get",
+                                           "quern.v1.Items.List",
+                                           "quern.v1.Items.Delete",
+                                           "quern.v1.Collections.Create",
+                                           "quern.v1.Collections.Get",
+                                           "quern.v1.Collections.List",
+                                           "quern.v1.Collections.Delete",
+                                           "quern.v1.Models.List",
+                                           "quern.v1.Models.Get",
+                                           "quern.v1.Embedding.EmbedStream",
+                                           "quern.v1.Models.Load",
+                                           "quern.v1.Models.Unload",
+                                           "quern.v1.Models.SetDefault"};
   int refused = 0;
   for (const auto* file :
        {v1::SearchRequest::descriptor()->file(),
@@ -251,9 +256,116 @@ TEST_F(ServicesTest, EmbedRefusesBadRequests) {
   EXPECT_EQ(Embed(request, &response).error_code(),
             grpc::StatusCode::NOT_FOUND);
   request.clear_model();
-  request.add_outputs(v1::EMBEDDING_OUTPUT_DENSE);
+  request.add_outputs(v1::EMBEDDING_OUTPUT_TOKENS);
   EXPECT_THAT(Embed(request, &response).error_message(),
-              HasSubstr("outputs[0]: not available"));
+              HasSubstr("text.tokens"));
+  request.add_outputs(static_cast<v1::EmbeddingOutput>(9));
+  EXPECT_EQ(ViolatedField(Embed(request, &response).error_details()),
+            "outputs[1]");
+  request.clear_outputs();
+  request.mutable_video()->set_frames_per_second(61);
+  EXPECT_EQ(ViolatedField(Embed(request, &response).error_details()),
+            "video.frames_per_second");
+  request.mutable_video()->clear_frames_per_second();
+  request.mutable_video()->set_max_frames(0);
+  EXPECT_EQ(ViolatedField(Embed(request, &response).error_details()),
+            "video.max_frames");
+}
+
+TEST_F(ServicesTest, EmbedGivesGridsAndFrames) {
+  v1::EmbedRequest request;
+  request.add_inputs()->mutable_image()->set_content("blue");
+  request.add_inputs()->mutable_video()->set_content("red blue red");
+  request.add_outputs(v1::EMBEDDING_OUTPUT_DENSE);
+  request.mutable_video()->set_max_frames(2);
+  v1::EmbedResponse response;
+  ASSERT_TRUE(Embed(request, &response).ok());
+  const v1::DenseFeatures& grid = response.results(0).dense();
+  EXPECT_FALSE(response.results(0).has_embedding());
+  EXPECT_EQ(grid.grid_height(), 2);
+  EXPECT_EQ(grid.grid_width(), 2);
+  EXPECT_EQ(grid.dimension(), kFakeDimension);
+  EXPECT_EQ(grid.values_size(), 4 * kFakeDimension);
+  EXPECT_EQ(grid.times_size(), 0);
+  const v1::DenseFeatures& frames = response.results(1).dense();
+  EXPECT_EQ(frames.values_size(), 2 * kFakeDimension);
+  ASSERT_EQ(frames.times_size(), 2);
+  EXPECT_EQ(frames.times(1).nanos(), 500'000'000);
+}
+
+TEST_F(ServicesTest, EmbedStreamAnswersInOrderAndABadInputFailsAlone) {
+  grpc::ClientContext context;
+  auto stream = v1::Embedding::NewStub(channel_)->EmbedStream(&context);
+  constexpr int kMessages = 200;
+  std::thread writer([&] {
+    for (int i = 0; i < kMessages; ++i) {
+      v1::EmbedStreamRequest request;
+      if (i % 3 == 0) {
+        request.mutable_input()->set_text(absl::StrCat("text ", i));
+      } else {
+        request.mutable_input()->mutable_image()->set_content(
+            i % 3 == 1 ? "red" : "nonsense");
+      }
+      ASSERT_TRUE(stream->Write(request));
+    }
+    stream->WritesDone();
+  });
+  v1::EmbedStreamResponse response;
+  for (int i = 0; i < kMessages; ++i) {
+    ASSERT_TRUE(stream->Read(&response));
+    EXPECT_EQ(response.index(), i);
+    EXPECT_EQ(response.has_model(), i == 0);
+    EXPECT_EQ(response.result().status().code(), i % 3 == 2 ? 3 : 0);
+    if (i % 3 == 2) {
+      EXPECT_EQ(ViolatedField(response.result().status().SerializeAsString()),
+                "input.image.content");
+    } else {
+      EXPECT_EQ(response.result().embedding().values_size(), kFakeDimension);
+    }
+  }
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_TRUE(stream->Finish().ok());
+  writer.join();
+}
+
+TEST_F(ServicesTest, EmbedStreamEndsWhenItsFirstMessageIsWrong) {
+  grpc::ClientContext context;
+  auto stream = v1::Embedding::NewStub(channel_)->EmbedStream(&context);
+  v1::EmbedStreamRequest request;
+  request.set_model("nobody");
+  stream->Write(request);
+  v1::EmbedStreamResponse response;
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(ServicesTest, VideosAreStoredAndSearchedWith) {
+  ASSERT_TRUE(Create("c").ok());
+  v1::UpsertRequest red = TextItem("c", "red", "");
+  red.mutable_video()->set_content("red red");
+  v1::UpsertRequest blue = TextItem("c", "blue", "");
+  blue.mutable_video()->set_content("blue");
+  grpc::Status status;
+  for (const auto& response : Upsert({red, blue}, &status)) {
+    EXPECT_EQ(response.status().code(), 0) << response.status().message();
+  }
+  v1::SearchResponse response;
+  ASSERT_TRUE(Search(TextSearch("c", "blue"), &response).ok());
+  EXPECT_EQ(response.hits(0).item().id(), "blue");
+  EXPECT_EQ(response.hits(0).item().modality(), v1::MODALITY_VIDEO);
+  v1::SearchRequest by_video;
+  by_video.set_collection("c");
+  by_video.mutable_query()->add_parts()->mutable_video()->set_content("red");
+  ASSERT_TRUE(Search(by_video, &response).ok());
+  EXPECT_EQ(response.hits(0).item().id(), "red");
+}
+
+TEST_F(ServicesTest, MediaOutsideTheRootsAreRefusedWithTheirField) {
+  ASSERT_TRUE(Create("c").ok());
+  v1::SearchRequest request = TextSearch("c", "red");
+  request.mutable_query()->mutable_parts(0)->mutable_image()->set_uri("/etc");
+  ExpectRefused(request, grpc::StatusCode::PERMISSION_DENIED,
+                "query.parts[0]: image.uri: ");
 }
 
 TEST_F(ServicesTest, ItemsAreReadListedAndDeleted) {

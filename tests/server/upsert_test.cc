@@ -83,7 +83,7 @@ TEST_F(UpsertTest, ABadItemFailsAlone) {
   }
   EXPECT_THAT(codes,
               testing::ElementsAre(0, grpc::StatusCode::INVALID_ARGUMENT,
-                                   grpc::StatusCode::UNIMPLEMENTED,
+                                   grpc::StatusCode::PERMISSION_DENIED,
                                    grpc::StatusCode::INVALID_ARGUMENT,
                                    grpc::StatusCode::UNIMPLEMENTED,
                                    grpc::StatusCode::INVALID_ARGUMENT, 0));

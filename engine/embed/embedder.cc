@@ -1,0 +1,496 @@
+#include "engine/embed/embedder.h"
+
+#include <atomic>
+#include <cmath>
+#include <deque>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "engine/base/error.h"
+#include "engine/base/file.h"
+#include "engine/base/status_macros.h"
+#include "engine/base/utf8.h"
+
+namespace quern {
+namespace {
+
+// A call of more inputs is a load, not somebody who waits.
+constexpr size_t kMaxInteractiveInputs = 64;
+// Pictures admitted but not decoded yet are bounded by the batchers' queues.
+constexpr size_t kMaxQueuedDecodes = 1'000'000;
+constexpr size_t kMaxQueuedVideos = 1024;
+// Frames of one video between its decoder and the model.
+constexpr int kFramesInFlight = 32;
+constexpr size_t kKeptBuffers = 64;
+
+absl::Status CheckText(absl::string_view text, int64_t max_bytes) {
+  if (text.empty()) {
+    return InvalidField("text", "is empty; give at least one byte");
+  }
+  if (static_cast<int64_t>(text.size()) > max_bytes) {
+    return InvalidField(
+        "text", absl::StrCat("has ", text.size(),
+                             " bytes; limits.max_text_bytes is ", max_bytes));
+  }
+  if (!IsValidUtf8(text)) return InvalidField("text", "is not valid UTF-8");
+  return absl::OkStatus();
+}
+
+// The weighted mean of the rows, of length one. Rows that cancel out have none.
+absl::StatusOr<std::vector<float>> MeanDirection(
+    const MatrixView& rows, const std::vector<int64_t>& weights) {
+  const int64_t dimension = rows.columns;
+  std::vector<double> sum(dimension);
+  for (int64_t i = 0; i < rows.rows; ++i) {
+    for (int64_t j = 0; j < dimension; ++j) {
+      sum[j] += static_cast<double>(weights[i]) * rows.row(i)[j];
+    }
+  }
+  double squares = 0;
+  for (const double value : sum) squares += value * value;
+  const double norm = std::sqrt(squares);
+  if (!(norm > 0)) {
+    return absl::InvalidArgumentError("its frames' embeddings cancel out");
+  }
+  std::vector<float> mean(dimension);
+  for (int64_t i = 0; i < dimension; ++i) {
+    mean[i] = static_cast<float>(sum[i] / norm);
+  }
+  return mean;
+}
+
+// What the caller reads as an error of its field, where it is one.
+absl::Status OfField(absl::string_view field, absl::Status status) {
+  if (!absl::IsInvalidArgument(status)) return status;
+  return InvalidField(field, status.message());
+}
+
+}  // namespace
+
+// One call of Embed(). It owns itself until the last input is done.
+class Embedder::Call {
+ public:
+  Call(Embedder& embedder, const RequestContext& context,
+       std::shared_ptr<const Model> model,
+       const std::vector<EmbedInput>& inputs, const EmbedOptions& options,
+       Done done)
+      : embedder_(embedder),
+        context_(context),
+        model_(std::move(model)),
+        inputs_(inputs),
+        options_(options),
+        done_(std::move(done)),
+        lane_(inputs.size() > kMaxInteractiveInputs ? Lane::kBulk
+                                                    : context.lane()),
+        start_(context.clock().Now()),
+        slots_(inputs.size()),
+        // One more, for Start() itself.
+        unfinished_(static_cast<int64_t>(inputs.size()) + 1) {}
+
+  static void Start(std::unique_ptr<Call> call) {
+    // From the first row on, another thread may end the call.
+    Call* raw = call.release();
+    raw->Prepare();
+    raw->AdmitAndSubmit();
+    if (--raw->unfinished_ == 0) raw->End();
+  }
+
+ private:
+  struct Slot {
+    absl::StatusOr<Embedded> result = absl::UnknownError("not done");
+    bool is_finished = false;  // Before any row was submitted.
+    std::optional<TextRow> text;
+    std::optional<ImageRow> image;
+    std::string cache_key;  // Empty: not for the cache.
+    absl::Time decoded;
+  };
+
+  // Checks and tokenises; what fails, or is known, is finished.
+  void Prepare() {
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      Slot& slot = slots_[i];
+      absl::Status status = context_.Check("encode");
+      if (status.ok()) {
+        status = std::visit(
+            [&](const auto& input) { return PrepareInput(input, slot); },
+            inputs_[i]);
+      }
+      if (!status.ok()) slot.result = std::move(status);
+      slot.is_finished = !status.ok() || slot.result.ok();
+    }
+  }
+
+  absl::Status PrepareInput(const TextInput& input, Slot& slot) {
+    QUERN_RETURN_IF_ERROR(
+        CheckText(input.text, embedder_.options_.max_text_bytes));
+    if (options_.dense) {
+      return InvalidField("outputs",
+                          "has DENSE, which a text does not have; its tokens' "
+                          "vectors are TOKENS");
+    }
+    QUERN_RETURN_IF_ERROR(model_->Require("text.global"));
+    if (options_.tokens) QUERN_RETURN_IF_ERROR(model_->Require("text.tokens"));
+    if (!options_.tokens) {
+      slot.cache_key = TextCache::KeyOf(model_->info().fingerprint, input.text);
+      std::optional<TextCache::Entry> known =
+          embedder_.cache_.Get(slot.cache_key);
+      if (known.has_value()) {
+        slot.result = Embedded{.embedding = std::move(known->embedding),
+                               .truncated = known->truncated,
+                               .tokens = known->tokens};
+        return absl::OkStatus();
+      }
+    }
+    TextRow& row = slot.text.emplace();
+    row.tokens = model_->tokenizer()->Tokenize(input.text);
+    row.wants_embedding = options_.embedding;
+    row.wants_tokens = options_.tokens;
+    InitRow(row, slot, static_cast<int64_t>(row.tokens.ids.size()));
+    return absl::OkStatus();
+  }
+
+  absl::Status PrepareInput(const ImageInput& /*input*/, Slot& slot) {
+    QUERN_RETURN_IF_ERROR(RequirePixels());
+    ImageRow& row = slot.image.emplace();
+    row.wants_embedding = options_.embedding;
+    row.wants_dense = options_.dense;
+    InitRow(row, slot, 1);
+    return absl::OkStatus();
+  }
+
+  absl::Status PrepareInput(const VideoInput& /*input*/, Slot& /*slot*/) {
+    if (embedder_.videos_ == nullptr) {
+      return absl::UnimplementedError("video: this server decodes no videos");
+    }
+    QUERN_RETURN_IF_ERROR(model_->Require("image.global"));
+    return RequirePixels();
+  }
+
+  absl::Status RequirePixels() const {
+    if (options_.tokens) {
+      return InvalidField("outputs", "has TOKENS, which only a text has");
+    }
+    if (options_.embedding) {
+      QUERN_RETURN_IF_ERROR(model_->Require("image.global"));
+    }
+    if (options_.dense) QUERN_RETURN_IF_ERROR(model_->Require("image.dense"));
+    return absl::OkStatus();
+  }
+
+  void InitRow(EncodeRow& row, Slot& slot, int64_t size) {
+    row.context = &context_;
+    row.lane = lane_;
+    row.size = size;
+    row.on_done = [this, &slot] { FinishRow(slot); };
+  }
+
+  // All texts and pictures are let in, or none of them.
+  void AdmitAndSubmit() {
+    std::vector<BatchItem*> texts;
+    int64_t text_cost = 0;
+    int64_t images = 0;
+    for (Slot& slot : slots_) {
+      if (slot.is_finished) continue;
+      if (slot.text.has_value()) {
+        texts.push_back(&*slot.text);
+        text_cost += slot.text->size;
+      }
+      if (slot.image.has_value()) ++images;
+    }
+    const absl::Status admitted =
+        Admit(static_cast<int64_t>(texts.size()), text_cost, images);
+    // A row's end may end the call, but not before Start() has.
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      Slot& slot = slots_[i];
+      const bool has_row = slot.text.has_value() || slot.image.has_value();
+      if (slot.is_finished) {
+        FinishSlot();
+      } else if (has_row && !admitted.ok()) {
+        slot.result = admitted;
+        FinishSlot();
+      } else if (slot.image.has_value()) {
+        Decode(embedder_.image_threads_, lane_, slot,
+               [this, i] { DecodeImage(i); });
+      } else if (!slot.text.has_value()) {
+        Decode(embedder_.video_threads_, lane_, slot,
+               [this, i] { RunVideo(i); });
+      }
+    }
+    if (admitted.ok() && !texts.empty()) model_->text_batcher()->Submit(texts);
+  }
+
+  absl::Status Admit(int64_t texts, int64_t text_cost, int64_t images) {
+    if (texts > 0) {
+      QUERN_RETURN_IF_ERROR(
+          model_->text_batcher()->Admit(context_, lane_, texts, text_cost));
+    }
+    if (images == 0) return absl::OkStatus();
+    absl::Status status =
+        model_->image_batcher()->Admit(context_, lane_, images, images);
+    if (!status.ok() && texts > 0) {
+      model_->text_batcher()->Withdraw(lane_, texts, text_cost);
+    }
+    return status;
+  }
+
+  void Decode(ThreadPool& threads, Lane lane, Slot& slot,
+              ThreadPool::Task task) {
+    const absl::Status status = threads.Submit(std::move(task), lane);
+    if (status.ok()) return;
+    if (slot.image.has_value()) WithdrawImage();
+    slot.result = status;
+    FinishSlot();
+  }
+
+  void WithdrawImage() { model_->image_batcher()->Withdraw(lane_, 1, 1); }
+
+  // On a decoder's thread.
+  void DecodeImage(size_t i) {
+    Slot& slot = slots_[i];
+    absl::Status status =
+        ReadPixels(std::get<ImageInput>(inputs_[i]), slot.image->pixels);
+    slot.decoded = context_.clock().Now();
+    if (!status.ok()) {
+      WithdrawImage();
+      slot.result = std::move(status);
+      FinishSlot();
+      return;
+    }
+    BatchItem* const item = &*slot.image;
+    model_->image_batcher()->Submit({&item, 1});
+  }
+
+  absl::Status ReadPixels(const ImageInput& input, std::vector<float>& pixels) {
+    QUERN_RETURN_IF_ERROR(context_.Check("decode"));
+    std::string file;
+    absl::string_view encoded = input.encoded;
+    if (!input.uri.empty()) {
+      QUERN_ASSIGN_OR_RETURN(const std::string path,
+                             ResolveUri(input.uri, "image.uri"));
+      QUERN_ASSIGN_OR_RETURN(
+          file, ReadFile(path, embedder_.options_.max_image_bytes));
+      encoded = file;
+    }
+    const ImagePreprocessing& preprocessing = model_->preprocessing();
+    absl::StatusOr<Image> image = embedder_.images_->Decode(
+        encoded, preprocessing.width, preprocessing.height);
+    if (!image.ok()) {
+      return OfField(input.uri.empty() ? "image.content" : "image.uri",
+                     image.status());
+    }
+    WritePixels(*image, pixels);
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::string> ResolveUri(absl::string_view uri,
+                                         absl::string_view field) const {
+    absl::StatusOr<std::string> path =
+        ResolveBelow(uri, embedder_.options_.media_roots);
+    if (!path.ok()) return Annotate(path.status(), field);
+    return path;
+  }
+
+  void WritePixels(const Image& image, std::vector<float>& pixels) {
+    const ImagePreprocessing& preprocessing = model_->preprocessing();
+    pixels =
+        embedder_.buffers_.Take(3 * preprocessing.height * preprocessing.width);
+    Preprocess(image, preprocessing, absl::MakeSpan(pixels));
+  }
+
+  // On a decoder's thread, which waits here while the model is behind.
+  void RunVideo(size_t i) {
+    Slot& slot = slots_[i];
+    slot.result = EmbedVideo(std::get<VideoInput>(inputs_[i]));
+    FinishSlot();
+  }
+
+  struct Frames {
+    absl::Mutex mutex;
+    int in_flight ABSL_GUARDED_BY(mutex) = 0;
+    absl::Status failure ABSL_GUARDED_BY(mutex);
+    std::deque<ImageRow> rows;  // Grows on the decoder's thread alone.
+    std::vector<absl::Duration> times;
+    std::vector<int64_t> weights;  // At how many sampled times each is shown.
+  };
+
+  absl::StatusOr<Embedded> EmbedVideo(const VideoInput& input) {
+    VideoSource source{.content = input.encoded};
+    const absl::string_view field =
+        input.uri.empty() ? "video.content" : "video.uri";
+    if (!input.uri.empty()) {
+      QUERN_ASSIGN_OR_RETURN(source.path, ResolveUri(input.uri, field));
+    }
+    const absl::Time began = context_.clock().Now();
+    Frames frames;
+    const auto check = [&]() -> absl::Status {
+      QUERN_RETURN_IF_ERROR(context_.Check("decode"));
+      absl::MutexLock lock(&frames.mutex);
+      return frames.failure;
+    };
+    const absl::StatusOr<VideoInfo> info = embedder_.videos_->Decode(
+        source, options_.video, model_->preprocessing().width,
+        model_->preprocessing().height, check, [&](VideoFrame frame) {
+          return EncodeFrame(std::move(frame), frames);
+        });
+    const absl::Time decoded = context_.clock().Now();
+    absl::Status status = AwaitFrames(frames, 0);
+    status.Update(info.status());
+    if (!status.ok()) return OfField(field, std::move(status));
+    QUERN_ASSIGN_OR_RETURN(Embedded embedded, PoolFrames(frames, field));
+    embedded.stages = {{"decode", decoded - began},
+                       {"encode", context_.clock().Now() - decoded}};
+    return embedded;
+  }
+
+  // Waits until `max_in_flight` or fewer frames are under way.
+  static absl::Status AwaitFrames(Frames& frames, int max_in_flight) {
+    absl::MutexLock lock(&frames.mutex);
+    const auto is_free = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(frames.mutex) {
+      return frames.in_flight <= max_in_flight;
+    };
+    frames.mutex.Await(absl::Condition(&is_free));
+    return frames.failure;
+  }
+
+  absl::Status EncodeFrame(VideoFrame frame, Frames& frames) {
+    QUERN_RETURN_IF_ERROR(AwaitFrames(frames, kFramesInFlight - 1));
+    QUERN_RETURN_IF_ERROR(
+        model_->image_batcher()->Admit(context_, Lane::kBulk, 1, 1));
+    ImageRow& row = frames.rows.emplace_back();
+    frames.times.push_back(frame.time);
+    frames.weights.push_back(frame.samples);
+    row.context = &context_;
+    row.lane = Lane::kBulk;
+    WritePixels(frame.image, row.pixels);
+    row.on_done = [this, &row, &frames] {
+      embedder_.buffers_.Give(std::move(row.pixels));
+      absl::MutexLock lock(&frames.mutex);
+      frames.failure.Update(row.status);
+      --frames.in_flight;
+    };
+    {
+      absl::MutexLock lock(&frames.mutex);
+      ++frames.in_flight;
+    }
+    BatchItem* const item = &row;
+    model_->image_batcher()->Submit({&item, 1});
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Embedded> PoolFrames(Frames& frames,
+                                      absl::string_view field) const {
+    const int64_t dimension = model_->info().dimension;
+    Embedded embedded;
+    embedded.times = std::move(frames.times);
+    embedded.dense = {.rows = static_cast<int64_t>(frames.rows.size()),
+                      .grid_height = 1,
+                      .grid_width = 1,
+                      .dimension = dimension};
+    std::vector<float>& values = embedded.dense.values;
+    values.reserve(frames.rows.size() * dimension);
+    for (const ImageRow& row : frames.rows) {
+      values.insert(values.end(), row.embedding.begin(), row.embedding.end());
+    }
+    absl::StatusOr<std::vector<float>> mean =
+        MeanDirection({.data = values.data(),
+                       .rows = embedded.dense.rows,
+                       .columns = dimension},
+                      frames.weights);
+    if (!mean.ok()) return OfField(field, mean.status());
+    embedded.embedding = *std::move(mean);
+    return embedded;
+  }
+
+  // A text or a picture comes back from its tower.
+  void FinishRow(Slot& slot) {
+    const absl::Time now = context_.clock().Now();
+    EncodeRow& row = slot.text.has_value() ? static_cast<EncodeRow&>(*slot.text)
+                                           : *slot.image;
+    if (!row.status.ok()) {
+      slot.result = row.status;
+    } else if (slot.text.has_value()) {
+      slot.result = TakeText(slot, now);
+    } else {
+      slot.result = Embedded{.embedding = std::move(slot.image->embedding),
+                             .dense = std::move(slot.image->dense),
+                             .stages = {{"decode", slot.decoded - start_},
+                                        {"encode", now - slot.decoded}}};
+    }
+    if (slot.image.has_value()) {
+      embedder_.buffers_.Give(std::move(slot.image->pixels));
+    }
+    FinishSlot();
+  }
+
+  Embedded TakeText(Slot& slot, absl::Time now) {
+    TextRow& row = *slot.text;
+    Embedded embedded{.embedding = std::move(row.embedding),
+                      .truncated = row.tokens.truncated,
+                      .tokens = static_cast<int64_t>(row.tokens.ids.size()),
+                      .token_features = std::move(row.features),
+                      .stages = {{"encode", now - start_}}};
+    if (options_.tokens) embedded.token_ids = std::move(row.tokens.ids);
+    if (!slot.cache_key.empty()) {
+      embedder_.cache_.Put(std::move(slot.cache_key),
+                           {.embedding = embedded.embedding,
+                            .truncated = embedded.truncated,
+                            .tokens = embedded.tokens});
+    }
+    return embedded;
+  }
+
+  void FinishSlot() {
+    // The last one may delete this object: nothing is touched after it.
+    if (--unfinished_ > 0) return;
+    // Not on a tower's thread: its next batch waits.
+    embedder_.calls_->Resume([this] { End(); });
+  }
+
+  void End() {
+    const std::unique_ptr<Call> self(this);
+    std::vector<absl::StatusOr<Embedded>> results;
+    results.reserve(slots_.size());
+    for (Slot& slot : slots_) results.push_back(std::move(slot.result));
+    done_(std::move(results));
+  }
+
+  Embedder& embedder_;
+  const RequestContext& context_;
+  const std::shared_ptr<const Model> model_;
+  const std::vector<EmbedInput> inputs_;
+  const EmbedOptions options_;
+  const Done done_;
+  const Lane lane_;
+  const absl::Time start_;
+  std::vector<Slot> slots_;
+  std::atomic<int64_t> unfinished_;
+};
+
+Embedder::Embedder(EmbedderOptions options, const ImageDecoder* images,
+                   const VideoDecoder* videos, ThreadPool* calls)
+    : options_(std::move(options)),
+      images_(images),
+      videos_(videos),
+      calls_(calls),
+      cache_(options_.text_cache_bytes),
+      buffers_(kKeptBuffers),
+      image_threads_({.name = "image-decoders",
+                      .threads = options_.decode_threads,
+                      .max_queue = kMaxQueuedDecodes}),
+      video_threads_({.name = "video-decoders",
+                      .threads = options_.decode_threads,
+                      .max_queue = kMaxQueuedVideos}) {}
+
+Embedder::~Embedder() = default;
+
+void Embedder::Embed(const RequestContext& context,
+                     std::shared_ptr<const Model> model,
+                     const std::vector<EmbedInput>& inputs,
+                     const EmbedOptions& options, Done done) {
+  Call::Start(std::make_unique<Call>(*this, context, std::move(model), inputs,
+                                     options, std::move(done)));
+}
+
+}  // namespace quern
