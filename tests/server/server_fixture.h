@@ -25,6 +25,7 @@
 #include "server/config.h"
 #include "server/log.h"
 #include "server/server.h"
+#include "tests/query/fake_collection.h"
 #include "tests/support/fake_encoder.h"
 #include "tests/support/fake_item_store.h"
 #include "tests/support/fake_vector_index.h"
@@ -69,6 +70,31 @@ class FakeDecoder final : public ImageDecoder {
   absl::Notification gate_;
 };
 
+// What a test opens for somebody who waits there.
+struct Gate {
+  absl::Notification reached;
+  absl::Notification open;
+};
+
+// An empty store in which a read of the item "gate" waits at a gate.
+class GatedItemStore final : public ForwardingItemStore {
+ public:
+  GatedItemStore(std::shared_ptr<ItemStore> store, Gate* gate)
+      : ForwardingItemStore(std::move(store)), gate_(gate) {}
+
+  absl::StatusOr<std::vector<std::optional<Item>>> Get(
+      absl::Span<const std::string> ids, ItemParts parts) const override {
+    if (!ids.empty() && ids.front() == "gate") {
+      gate_->reached.Notify();
+      gate_->open.WaitForNotification();
+    }
+    return ForwardingItemStore::Get(ids, parts);
+  }
+
+ private:
+  Gate* const gate_;
+};
+
 // A server over fakes on a free port, and what a client needs to talk to it.
 class ServerTest : public ::testing::Test {
  protected:
@@ -109,10 +135,11 @@ class ServerTest : public ::testing::Test {
       if (name == "damaged") return absl::DataLossError("the canary failed");
       return MakeFakeModel(name, kFakeDimension);
     };
-    backends.collections.open_store = [](const std::string& /*path*/,
-                                         const v1::Collection& record)
+    backends.collections.open_store = [this](const std::string& /*path*/,
+                                             const v1::Collection& record)
         -> absl::StatusOr<std::unique_ptr<ItemStore>> {
-      return std::make_unique<FakeItemStore>(record.dimension());
+      return std::make_unique<GatedItemStore>(
+          std::make_shared<FakeItemStore>(record.dimension()), &gate_);
     };
     backends.collections.create_index = [](const v1::Collection& record)
         -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
@@ -255,6 +282,7 @@ class ServerTest : public ::testing::Test {
     return text;
   }
 
+  Gate gate_;
   TemporaryDirectory data_;
   v1::Config config_;
   // The server's.
