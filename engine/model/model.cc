@@ -21,6 +21,18 @@ absl::Status RequireCapability(const ModelInfo& info,
 
 }  // namespace
 
+absl::string_view PrecisionName(Precision precision) {
+  switch (precision) {
+    case Precision::kAuto:
+      return "auto";
+    case Precision::kFp32:
+      return "fp32";
+    case Precision::kBf16:
+      return "bf16";
+  }
+  return "";
+}
+
 bool ModelInfo::Has(absl::string_view capability) const {
   return std::find(capabilities.begin(), capabilities.end(), capability) !=
          capabilities.end();
