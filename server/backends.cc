@@ -8,6 +8,7 @@
 #include "engine/base/error.h"
 #include "engine/base/status_macros.h"
 #include "engine/index/faiss_index.h"
+#include "engine/media/ffmpeg_video_decoder.h"
 #include "engine/media/vips_image_decoder.h"
 #include "engine/model/load_model.h"
 #include "engine/store/rocksdb_item_store.h"
@@ -16,15 +17,40 @@
 namespace quern {
 namespace {
 
+absl::StatusOr<Precision> PrecisionOf(const v1::ModelsConfig& config,
+                                      v1::Model::Precision wanted) {
+  switch (wanted) {
+    case v1::Model::PRECISION_FP32:
+      return Precision::kFp32;
+    case v1::Model::PRECISION_BF16:
+      return Precision::kBf16;
+    case v1::Model::PRECISION_UNSPECIFIED:
+      break;
+    default:
+      return absl::UnimplementedError(
+          "precision: this version has FP32 and BF16");
+  }
+  switch (config.precision()) {
+    case v1::ModelsConfig::PRECISION_FP32:
+      return Precision::kFp32;
+    case v1::ModelsConfig::PRECISION_BF16:
+      return Precision::kBf16;
+    default:
+      return Precision::kAuto;
+  }
+}
+
 // What LoadModel() takes of the configuration, for a package that a caller
 // names.
-LoadModelOptions ModelOptions(const v1::Config& config,
-                              const v1::LoadModelRequest& request) {
+absl::StatusOr<LoadModelOptions> ModelOptions(
+    const v1::Config& config, const v1::LoadModelRequest& request) {
   const v1::BatchingConfig& batching = config.batching();
   LoadModelOptions options{.path = request.path(),
                            .device = request.device().empty()
                                          ? config.models().device()
                                          : request.device()};
+  QUERN_ASSIGN_OR_RETURN(options.precision,
+                         PrecisionOf(config.models(), request.precision()));
   options.batching = {.max_rows = batching.max_rows(),
                       .max_age = DurationOf(batching.max_age()),
                       .threads = batching.threads(),
@@ -84,8 +110,22 @@ absl::StatusOr<Backends> CreateBackends(const v1::Config& config) {
       VipsImageDecoder::Create(
           {.limits = {.max_bytes = config.media().max_image_bytes(),
                       .max_pixels = config.media().max_image_pixels()}}));
-  backends.load_model = [config](const v1::LoadModelRequest& request) {
-    return LoadModel(ModelOptions(config, request));
+  const v1::MediaConfig& media = config.media();
+  QUERN_ASSIGN_OR_RETURN(
+      backends.videos,
+      FfmpegVideoDecoder::Create(
+          {.limits = {.max_bytes = media.max_video_bytes(),
+                      .max_pixels = media.max_video_pixels(),
+                      .max_duration = DurationOf(media.max_video_duration()),
+                      .max_decoded_bytes = media.max_video_decoded_bytes(),
+                      .max_decode_time =
+                          DurationOf(media.max_video_decode_time())}},
+          backends.clock.get()));
+  backends.load_model = [config](const v1::LoadModelRequest& request)
+      -> absl::StatusOr<std::shared_ptr<const Model>> {
+    QUERN_ASSIGN_OR_RETURN(const LoadModelOptions options,
+                           ModelOptions(config, request));
+    return LoadModel(options);
   };
   QUERN_ASSIGN_OR_RETURN(backends.models,
                          LoadModels(config.models(), backends.load_model));

@@ -120,11 +120,14 @@ void ModelsService::Encode(const Model& model, v1::Model::State state,
   }
   if (info.Has("image.global")) {
     out->add_modalities(v1::MODALITY_IMAGE);
+    out->add_modalities(v1::MODALITY_VIDEO);
     out->set_image_width(static_cast<int32_t>(model.preprocessing().width));
     out->set_image_height(static_cast<int32_t>(model.preprocessing().height));
   }
   out->set_device(info.device);
-  out->set_precision(v1::Model::PRECISION_FP32);
+  out->set_precision(info.precision == Precision::kBf16
+                         ? v1::Model::PRECISION_BF16
+                         : v1::Model::PRECISION_FP32);
   out->set_memory_bytes(info.memory_bytes);
   out->set_state(state);
   out->set_is_default(state == v1::Model::STATE_READY &&

@@ -133,7 +133,11 @@ class Embedder::Call {
     QUERN_RETURN_IF_ERROR(model_->Require("text.global"));
     if (options_.tokens) QUERN_RETURN_IF_ERROR(model_->Require("text.tokens"));
     if (!options_.tokens) {
-      slot.cache_key = TextCache::KeyOf(model_->info().fingerprint, input.text);
+      const ModelInfo& info = model_->info();
+      slot.cache_key =
+          TextCache::KeyOf(absl::StrCat(info.fingerprint, " ", info.device, " ",
+                                        PrecisionName(info.precision)),
+                           input.text);
       std::optional<TextCache::Entry> known =
           embedder_.cache_.Get(slot.cache_key);
       if (known.has_value()) {

@@ -42,9 +42,11 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(
 }
 
 absl::StatusOr<std::unique_ptr<TorchEncoder>> MakeEncoder(
-    const ModelPackage& package, const std::string& device) {
+    const ModelPackage& package, const std::string& device,
+    Precision precision) {
   TorchEncoderOptions options{.dimension = package.spec.dimension,
-                              .device = device};
+                              .device = device,
+                              .precision = precision};
   if (package.spec.image.has_value()) {
     const ImageTowerSpec& image = *package.spec.image;
     options.image_file = package.PathOf(image.file);
@@ -60,18 +62,41 @@ absl::StatusOr<std::unique_ptr<TorchEncoder>> MakeEncoder(
   return TorchEncoder::Create(std::move(options));
 }
 
+// CheckCanaryAndWarmUp() adds what it means.
 absl::Status CanaryMismatch(absl::string_view what) {
-  return absl::DataLossError(absl::StrCat(
-      "the canary failed: ", what,
-      "; the package is damaged or was exported for another version: export it "
-      "again, or run scripts/setup"));
+  return absl::DataLossError(what);
+}
+
+// How near an embedding must be to the stored one.
+struct Nearness {
+  bool exact = true;     // Within `tolerance`; else by kMinReducedCosine.
+  double tolerance = 0;  // Largest difference of any value.
+};
+
+absl::Status CompareCosine(absl::string_view input,
+                           absl::Span<const float> actual,
+                           absl::Span<const float> expected) {
+  double product = 0, actual_squares = 0, expected_squares = 0;
+  for (size_t i = 0; i < actual.size(); ++i) {
+    product += double{actual[i]} * expected[i];
+    actual_squares += double{actual[i]} * actual[i];
+    expected_squares += double{expected[i]} * expected[i];
+  }
+  const double cosine = product / std::sqrt(actual_squares * expected_squares);
+  if (cosine >= kMinReducedCosine) return absl::OkStatus();
+  return CanaryMismatch(absl::StrCat("the cosine of the embedding of ",
+                                     Quoted(input), " with the stored one is ",
+                                     cosine, ", at least ", kMinReducedCosine,
+                                     " is expected"));
 }
 
 // NaN counts as a difference beyond any tolerance.
 absl::Status CompareEmbeddings(absl::string_view input,
                                absl::Span<const float> actual,
                                absl::Span<const float> expected,
-                               double tolerance) {
+                               const Nearness& nearness) {
+  if (!nearness.exact) return CompareCosine(input, actual, expected);
+  const double tolerance = nearness.tolerance;
   double largest = 0;
   for (size_t i = 0; i < actual.size(); ++i) {
     const double difference = std::abs(double{actual[i]} - expected[i]);
@@ -84,7 +109,7 @@ absl::Status CompareEmbeddings(absl::string_view input,
 }
 
 absl::Status CheckTexts(const CanarySpec& canary, const Tokenizer& tokenizer,
-                        const Encoder& encoder) {
+                        const Encoder& encoder, const Nearness& nearness) {
   std::vector<Tokens> texts;
   for (const CanaryText& text : canary.texts) {
     texts.push_back(tokenizer.Tokenize(text.text));
@@ -100,7 +125,7 @@ absl::Status CheckTexts(const CanarySpec& canary, const Tokenizer& tokenizer,
   for (size_t i = 0; i < texts.size(); ++i) {
     QUERN_RETURN_IF_ERROR(CompareEmbeddings(
         canary.texts[i].text, rows->row(static_cast<int64_t>(i)),
-        canary.texts[i].embedding, canary.tolerance));
+        canary.texts[i].embedding, nearness));
   }
   return absl::OkStatus();
 }
@@ -124,15 +149,16 @@ absl::StatusOr<PixelBatch> CanaryPixels(
 }
 
 absl::Status CheckImages(const ModelPackage& package,
-                         const ImageTowerSpec& tower, const Encoder& encoder) {
+                         const ImageTowerSpec& tower, const Encoder& encoder,
+                         const Nearness& nearness) {
   for (const CanaryImage& image : package.canary.images) {
     QUERN_ASSIGN_OR_RETURN(
         const PixelBatch pixels,
         CanaryPixels(package, image.file, tower.preprocessing));
     absl::StatusOr<Matrix> rows = encoder.EncodeImages(pixels);
     if (!rows.ok()) return CanaryMismatch(rows.status().message());
-    QUERN_RETURN_IF_ERROR(CompareEmbeddings(
-        image.file, rows->row(0), image.embedding, package.canary.tolerance));
+    QUERN_RETURN_IF_ERROR(
+        CompareEmbeddings(image.file, rows->row(0), image.embedding, nearness));
     if (tower.dense_method.empty()) continue;
     absl::StatusOr<DenseMaps> maps = encoder.EncodeDense(pixels);
     if (!maps.ok()) return CanaryMismatch(maps.status().message());
@@ -141,12 +167,15 @@ absl::Status CheckImages(const ModelPackage& package,
 }
 
 absl::Status CheckCanary(const ModelPackage& package,
-                         const Tokenizer* tokenizer, const Encoder& encoder) {
+                         const Tokenizer* tokenizer, const Encoder& encoder,
+                         const Nearness& nearness) {
   if (tokenizer != nullptr) {
-    QUERN_RETURN_IF_ERROR(CheckTexts(package.canary, *tokenizer, encoder));
+    QUERN_RETURN_IF_ERROR(
+        CheckTexts(package.canary, *tokenizer, encoder, nearness));
   }
   if (package.spec.image.has_value()) {
-    QUERN_RETURN_IF_ERROR(CheckImages(package, *package.spec.image, encoder));
+    QUERN_RETURN_IF_ERROR(
+        CheckImages(package, *package.spec.image, encoder, nearness));
   }
   return absl::OkStatus();
 }
@@ -154,16 +183,68 @@ absl::Status CheckCanary(const ModelPackage& package,
 // Modules compile at their first call and settle at their second.
 absl::Status CheckCanaryAndWarmUp(const ModelPackage& package,
                                   const Tokenizer* tokenizer,
-                                  const Encoder& encoder) {
+                                  const Encoder& encoder,
+                                  const Nearness& nearness) {
   constexpr int kRounds = 2;
-  for (int round = 0; round < kRounds; ++round) {
-    QUERN_RETURN_IF_ERROR(CheckCanary(package, tokenizer, encoder));
+  absl::Status status;
+  for (int round = 0; round < kRounds && status.ok(); ++round) {
+    status = CheckCanary(package, tokenizer, encoder, nearness);
   }
-  return absl::OkStatus();
+  if (!absl::IsDataLoss(status)) return status;
+  if (!nearness.exact) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the canary failed in the precision asked for: ", status.message(),
+        "; the towers do not stand it: set models.precision to auto or fp32"));
+  }
+  return absl::DataLossError(absl::StrCat(
+      "the canary failed: ", status.message(),
+      "; the package is damaged or was exported for another version: export it "
+      "again, or run scripts/setup"));
+}
+
+struct CheckedEncoder {
+  std::unique_ptr<TorchEncoder> encoder;
+  Precision precision = Precision::kFp32;
+};
+
+absl::StatusOr<CheckedEncoder> MakeReducedEncoder(const ModelPackage& package,
+                                                  const Tokenizer* tokenizer,
+                                                  const std::string& device,
+                                                  Precision precision) {
+  CheckedEncoder reduced{.precision = precision};
+  QUERN_ASSIGN_OR_RETURN(reduced.encoder,
+                         MakeEncoder(package, device, precision));
+  QUERN_RETURN_IF_ERROR(CheckCanaryAndWarmUp(
+      package, tokenizer, *reduced.encoder, {.exact = false}));
+  return reduced;
+}
+
+// The package has to be right in fp32 whatever it will run in: a reduction's
+// bound would let small damage pass.
+absl::StatusOr<CheckedEncoder> MakeCheckedEncoder(const ModelPackage& package,
+                                                  const Tokenizer* tokenizer,
+                                                  const std::string& device,
+                                                  Precision precision) {
+  CheckedEncoder full;
+  QUERN_ASSIGN_OR_RETURN(full.encoder,
+                         MakeEncoder(package, device, Precision::kFp32));
+  QUERN_RETURN_IF_ERROR(
+      CheckCanaryAndWarmUp(package, tokenizer, *full.encoder,
+                           {.tolerance = package.canary.tolerance}));
+  const bool automatic = precision == Precision::kAuto;
+  if (precision == Precision::kFp32 ||
+      (automatic && (device != "cpu" || !CpuHasBf16()))) {
+    return full;
+  }
+  absl::StatusOr<CheckedEncoder> reduced = MakeReducedEncoder(
+      package, tokenizer, device, automatic ? Precision::kBf16 : precision);
+  // Towers may hold operators that know floats only, or lose too much.
+  if (automatic && !reduced.ok()) return full;
+  return reduced;
 }
 
 ModelInfo InfoOf(const ModelPackage& package, const std::string& device,
-                 int64_t memory_bytes) {
+                 Precision precision, int64_t memory_bytes) {
   const ModelSpec& spec = package.spec;
   return {
       .name = spec.name,
@@ -174,6 +255,7 @@ ModelInfo InfoOf(const ModelPackage& package, const std::string& device,
       .dimension = spec.dimension,
       .capabilities = spec.capabilities,
       .device = device,
+      .precision = precision,
       .memory_bytes = memory_bytes,
       .max_tokens = spec.text.has_value() ? spec.text->tokenizer.max_tokens : 0,
       .load_time = absl::Now(),
@@ -199,19 +281,19 @@ ModelBatching BatchingOf(const LoadModelOptions& options) {
 
 absl::StatusOr<std::shared_ptr<const Model>> BuildModel(
     const ModelPackage& package, const LoadModelOptions& options) {
-  const std::string& device = options.device;
   QUERN_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
                          MakeTokenizer(package));
-  QUERN_ASSIGN_OR_RETURN(std::unique_ptr<TorchEncoder> encoder,
-                         MakeEncoder(package, device));
-  QUERN_RETURN_IF_ERROR(
-      CheckCanaryAndWarmUp(package, tokenizer.get(), *encoder));
+  QUERN_ASSIGN_OR_RETURN(CheckedEncoder checked,
+                         MakeCheckedEncoder(package, tokenizer.get(),
+                                            options.device, options.precision));
   const ImagePreprocessing preprocessing =
       package.spec.image.has_value() ? package.spec.image->preprocessing
                                      : ImagePreprocessing();
   return std::make_shared<const Model>(
-      InfoOf(package, device, encoder->memory_bytes()), preprocessing,
-      std::move(tokenizer), std::move(encoder), BatchingOf(options));
+      InfoOf(package, options.device, checked.precision,
+             checked.encoder->memory_bytes()),
+      preprocessing, std::move(tokenizer), std::move(checked.encoder),
+      BatchingOf(options));
 }
 
 }  // namespace

@@ -32,6 +32,18 @@ std::vector<Row*> Wanting(absl::Span<BatchItem* const> batch,
 
 }  // namespace
 
+absl::string_view PrecisionName(Precision precision) {
+  switch (precision) {
+    case Precision::kAuto:
+      return "auto";
+    case Precision::kFp32:
+      return "fp32";
+    case Precision::kBf16:
+      return "bf16";
+  }
+  return "";
+}
+
 Model::Model(ModelInfo info, ImagePreprocessing preprocessing,
              std::unique_ptr<Tokenizer> tokenizer,
              std::unique_ptr<Encoder> encoder, const ModelBatching& batching)

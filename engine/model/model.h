@@ -19,6 +19,16 @@
 
 namespace quern {
 
+// Number format of the towers' arithmetic. Embeddings come out as floats.
+enum class Precision {
+  kAuto,  // The fastest that keeps the quality; never what a model reports.
+  kFp32,
+  kBf16,  // bfloat16 weights and activations.
+};
+
+// "auto", "fp32" or "bf16".
+absl::string_view PrecisionName(Precision precision);
+
 // What a package says of itself. See model_package.h for the file format.
 struct ModelInfo {
   std::string name;     // "quern-lite"
@@ -31,8 +41,9 @@ struct ModelInfo {
   // "image.global", "image.dense", "text.global", "text.tokens", "match",
   // "moments".
   std::vector<std::string> capabilities;
-  std::string device;        // Where it runs: "cpu" or "cuda:N".
-  int64_t memory_bytes = 0;  // Size of the parameters.
+  std::string device;  // Where it runs: "cpu" or "cuda:N".
+  Precision precision = Precision::kFp32;
+  int64_t memory_bytes = 0;  // Size of the parameters as they are held.
   int64_t max_tokens = 0;    // Longest text read; 0 without a text tower.
   absl::Time load_time;      // When its canary had passed.
 

@@ -8,6 +8,7 @@
 #include "absl/types/span.h"
 
 #include "engine/model/encoder.h"
+#include "engine/model/model.h"
 
 namespace quern {
 
@@ -29,7 +30,13 @@ struct TorchEncoderOptions {
   int64_t size_multiple = 1;   // Height and width of pictures divide by it.
   int64_t dense_stride = 1;    // Pixels per cell, both ways; >= 1.
   std::string device = "cpu";  // "cpu" or "cuda:N".
+  // Not kAuto. kBf16 wants a CPU with bfloat16 arithmetic, see CpuHasBf16().
+  Precision precision = Precision::kFp32;
 };
+
+// Whether this CPU multiplies bfloat16 numbers. Where it does not, they are
+// slower than floats.
+bool CpuHasBf16();
 
 // Towers as TorchScript modules on LibTorch, in inference mode.
 //
@@ -41,7 +48,8 @@ class TorchEncoder final : public Encoder {
  public:
   // Errors:
   //   kInvalidArgument     an option, with its value and what is allowed
-  //   kFailedPrecondition  no such device, or a method that a module lacks
+  //   kFailedPrecondition  no such device, a method that a module lacks, or a
+  //                        precision that the device lacks
   //   kDataLoss            a file that is no TorchScript module
   static absl::StatusOr<std::unique_ptr<TorchEncoder>> Create(
       TorchEncoderOptions options);
@@ -49,7 +57,7 @@ class TorchEncoder final : public Encoder {
   ~TorchEncoder() override;
 
   int64_t dimension() const override { return options_.dimension; }
-  // Size of the parameters.
+  // Size of the parameters as they are held.
   int64_t memory_bytes() const;
 
   absl::StatusOr<Matrix> EncodeText(

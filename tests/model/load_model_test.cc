@@ -5,10 +5,12 @@
 #include <filesystem>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 #include "engine/base/file.h"
+#include "engine/model/torch_encoder.h"
 #include "tests/model/package_writer.h"
 #include "tests/model/tiny_towers.h"
 #include "tests/model/torchscript_writer.h"
@@ -37,9 +39,11 @@ void WritePackage(const std::string& folder,
 TEST(LoadModelTest, MakesAModelThatEmbeds) {
   const TemporaryFolder folder;
   WritePackage(folder.path());
-  const auto model = LoadModel({.path = folder.path()});
+  const auto model =
+      LoadModel({.path = folder.path(), .precision = Precision::kFp32});
   ASSERT_TRUE(model.ok()) << model.status();
   EXPECT_EQ((*model)->info().name, "tiny");
+  EXPECT_EQ((*model)->info().precision, Precision::kFp32);
   EXPECT_EQ((*model)->info().device, "cpu");
   EXPECT_EQ((*model)->info().max_tokens, 8);
   EXPECT_EQ((*model)->info().memory_bytes, (6 + 12) * sizeof(float));
@@ -67,6 +71,58 @@ TEST(LoadModelTest, LoadsTheDefaultPackage) {
   EXPECT_TRUE((*model)->info().Has("image.dense"));
   EXPECT_TRUE((*model)->EmbedText("a dog in the snow").ok());
 }
+
+TEST(LoadModelTest, TakesTheFastestPrecisionThatTheCpuHas) {
+  const TemporaryFolder folder;
+  WritePackage(folder.path());
+  const auto model = LoadModel({.path = folder.path()});
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ((*model)->info().precision,
+            CpuHasBf16() ? Precision::kBf16 : Precision::kFp32);
+  EXPECT_EQ((*model)->info().memory_bytes, (6 + 12) * (CpuHasBf16() ? 2 : 4));
+}
+
+// What a reduction breaks that fp32 does not; 6 is the type float.
+struct BadReduction {
+  std::string name;
+  std::string body;  // Before the image tower reads its input x.
+};
+
+class BadReductionTest : public testing::TestWithParam<BadReduction> {};
+
+TEST_P(BadReductionTest, IsRefusedAndAvoidedByAuto) {
+  if (!CpuHasBf16()) GTEST_SKIP() << "this CPU has no bfloat16 arithmetic";
+  const TemporaryFolder folder;
+  WritePackage(folder.path());
+  WriteTorchScript(
+      folder.PathOf("image.ts"),
+      absl::StrCat("def forward(self, x):\n    ", GetParam().body,
+                   "    return torch.matmul(x.mean([2, 3]), self.weight)\n"
+                   "def dense(self, x):\n"
+                   "    cells = torch.avg_pool2d(x, [4, 4])\n"
+                   "    return torch.matmul(cells.permute([0, 2, 3, 1]), "
+                   "self.weight)\n"),
+      {kImageWeight, -0.3F, 0.5F, 0.5F, 0, 0}, 3, 2);
+  const absl::Status status =
+      LoadModel({.path = folder.path(), .precision = Precision::kBf16})
+          .status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(status.message(), HasSubstr("models.precision"));
+  const auto model = LoadModel({.path = folder.path()});
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ((*model)->info().precision, Precision::kFp32);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, BadReductionTest,
+    testing::Values(BadReduction{"Throws", "assert x.dtype == 6\n"},
+                    BadReduction{"WrongValues",
+                                 "if x.dtype != 6:\n"
+                                 "        x = x + torch.ones_like(x) * 0.5\n"},
+                    BadReduction{"NotANumber",
+                                 "if x.dtype != 6:\n"
+                                 "        x = x * float('nan')\n"}),
+    [](const auto& info) { return info.param.name; });
 
 struct Mismatch {
   std::string name;

@@ -40,7 +40,7 @@ std::shared_ptr<const Encoder> TinyEncoder() {
   return encoder.ok() ? *std::move(encoder) : nullptr;
 }
 
-std::shared_ptr<const Encoder> LoadDefaultTowers() {
+std::shared_ptr<const Encoder> LoadDefaultTowers(Precision precision) {
   const char* cache = std::getenv("QUERN_CACHE");
   const std::string folder =
       std::string(cache == nullptr ? "" : cache) + "/models/quern-lite/";
@@ -49,7 +49,8 @@ std::shared_ptr<const Encoder> LoadDefaultTowers() {
                                        .dense_method = "dense",
                                        .dimension = 512,
                                        .size_multiple = 32,
-                                       .dense_stride = 32});
+                                       .dense_stride = 32,
+                                       .precision = precision});
   EXPECT_TRUE(encoder.ok()) << encoder.status() << ": run scripts/setup";
   return encoder.ok() ? *std::move(encoder) : nullptr;
 }
@@ -57,7 +58,13 @@ std::shared_ptr<const Encoder> LoadDefaultTowers() {
 // Loaded once: it takes half a second.
 std::shared_ptr<const Encoder> DefaultTowers() {
   static const auto* const kEncoder =
-      new std::shared_ptr<const Encoder>(LoadDefaultTowers());
+      new std::shared_ptr<const Encoder>(LoadDefaultTowers(Precision::kFp32));
+  return *kEncoder;
+}
+
+std::shared_ptr<const Encoder> DefaultTowersInBf16() {
+  static const auto* const kEncoder =
+      new std::shared_ptr<const Encoder>(LoadDefaultTowers(Precision::kBf16));
   return *kEncoder;
 }
 
@@ -70,6 +77,19 @@ INSTANTIATE_TEST_SUITE_P(
     DefaultPackage, EncoderContract,
     testing::Values(EncoderContractCase{
         .encoder = DefaultTowers, .stride = 32, .max_token = 30'000}));
+
+// Activations are rounded to 8 bits after each layer, so another order of
+// additions moves an embedding's values (of about 0.04) in the second digit.
+INSTANTIATE_TEST_SUITE_P(
+    DefaultPackageInBf16, EncoderContract,
+    testing::ValuesIn(
+        CpuHasBf16()
+            ? std::vector<EncoderContractCase>{{.encoder = DefaultTowersInBf16,
+                                                .stride = 32,
+                                                .max_token = 30'000,
+                                                .rounding = 0.005F}}
+            : std::vector<EncoderContractCase>()));
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(EncoderContract);
 
 TEST(TorchEncoderTest, GivesTheTowersOutputsNormalised) {
   const std::shared_ptr<const Encoder> encoder = TinyEncoder();
@@ -85,6 +105,43 @@ TEST(TorchEncoderTest, GivesTheTowersOutputsNormalised) {
   const absl::StatusOr<DenseMaps> maps = encoder->EncodeDense(images);
   ASSERT_TRUE(maps.ok()) << maps.status();
   EXPECT_THAT(maps->values, testing::ElementsAre(0.75F, 0.5F, 0.75F, 0.5F));
+}
+
+double Cosine(absl::Span<const float> a, absl::Span<const float> b) {
+  double product = 0;  // Both have unit length.
+  for (size_t i = 0; i < a.size(); ++i) product += double{a[i]} * b[i];
+  return product;
+}
+
+TEST(TorchEncoderTest, Bf16StaysNearFp32InHalfTheMemory) {
+  if (!CpuHasBf16()) GTEST_SKIP() << "this CPU has no bfloat16 arithmetic";
+  const std::vector<Tokens> texts = {{.ids = {101, 1037, 3899, 102}},
+                                     {.ids = {101, 2417, 102}}};
+  const Matrix exact = *DefaultTowers()->EncodeText(texts);
+  const Matrix reduced = *DefaultTowersInBf16()->EncodeText(texts);
+  PixelBatch image{.rows = 1, .height = 64, .width = 64};
+  for (int i = 0; i < 3 * 64 * 64; ++i) {
+    image.values.push_back(std::sin(static_cast<float>(i) / 100));
+  }
+  EXPECT_GT(Cosine(exact.row(0), reduced.row(0)), 0.999);
+  EXPECT_GT(Cosine(exact.row(1), reduced.row(1)), 0.999);
+  EXPECT_GT(Cosine(DefaultTowers()->EncodeImages(image)->row(0),
+                   DefaultTowersInBf16()->EncodeImages(image)->row(0)),
+            0.97);
+}
+
+TEST(TorchEncoderTest, RefusesAPrecisionThatIsNone) {
+  EXPECT_EQ(
+      TorchEncoder::Create({.dimension = 2, .precision = Precision::kAuto})
+          .status()
+          .code(),
+      absl::StatusCode::kInvalidArgument);
+  if (CpuHasBf16()) return;
+  const absl::Status status =
+      TorchEncoder::Create({.dimension = 2, .precision = Precision::kBf16})
+          .status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(status.message(), HasSubstr("models.precision"));
 }
 
 TEST(TorchEncoderTest, RefusesTowersThatItDoesNotHave) {
