@@ -59,14 +59,15 @@ Placement Letterbox(const Image& image, const ImagePreprocessing& target) {
           .top = (target.height - height) / 2};
 }
 
-// Where a window of `window` starts in the middle of `side`. An odd rest is
-// split as Python's round() does it: half to even.
-int64_t MiddleOffset(int64_t side, int64_t window) {
+// Where a window of `window` starts in the middle of `side`.
+int64_t MiddleOffset(int64_t side, int64_t window, ResizeMode mode) {
+  if (mode == ResizeMode::kCenterCropFloor) return (side - window) / 2;
+  // As Python's round() does it: half to even.
   return static_cast<int64_t>(
       std::nearbyint(static_cast<double>(side - window) / 2));
 }
 
-// The sizes and offsets are those of torchvision's Resize and CenterCrop.
+// The sizes are those of torchvision's Resize, and of Hugging Face's.
 Placement CenterCrop(const Image& image, const ImagePreprocessing& target) {
   Placement placed = Squash(target);
   if (target.width * image.height >= target.height * image.width) {
@@ -74,8 +75,8 @@ Placement CenterCrop(const Image& image, const ImagePreprocessing& target) {
   } else {
     placed.width = target.height * image.width / image.height;
   }
-  placed.window.left = MiddleOffset(placed.width, target.width);
-  placed.window.top = MiddleOffset(placed.height, target.height);
+  placed.window.left = MiddleOffset(placed.width, target.width, target.mode);
+  placed.window.top = MiddleOffset(placed.height, target.height, target.mode);
   return placed;
 }
 
@@ -86,6 +87,7 @@ Placement Place(const Image& image, const ImagePreprocessing& target) {
     case ResizeMode::kLetterbox:
       return Letterbox(image, target);
     case ResizeMode::kCenterCrop:
+    case ResizeMode::kCenterCropFloor:
       break;
   }
   return CenterCrop(image, target);

@@ -11,9 +11,15 @@
 namespace quern {
 
 enum class ResizeMode {
-  kSquash,      // Both sides to the target; the aspect ratio changes.
-  kLetterbox,   // The whole picture, centred, the rest in `pad_rgb`.
-  kCenterCrop,  // The shorter side to the target, the middle kept.
+  kSquash,     // Both sides to the target; the aspect ratio changes.
+  kLetterbox,  // The whole picture, centred, the rest in `pad_rgb`.
+  // The shorter side to the target, the middle kept. Of an odd rest the greater
+  // half lies before or behind as torchvision's CenterCrop rounds (half to
+  // even): OpenCLIP's way.
+  kCenterCrop,
+  // The same, with the greater half always behind: the way of Hugging Face's
+  // image processors.
+  kCenterCropFloor,
 };
 
 enum class ResizeFilter { kBilinear, kBicubic };

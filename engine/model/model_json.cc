@@ -286,7 +286,8 @@ ImagePreprocessing ReadPreprocessing(ObjectReader reader) {
   preprocessing.mode = reader.Choice<ResizeMode>(
       "resize", {{"letterbox", ResizeMode::kLetterbox},
                  {"squash", ResizeMode::kSquash},
-                 {"center_crop", ResizeMode::kCenterCrop}});
+                 {"center_crop", ResizeMode::kCenterCrop},
+                 {"center_crop_floor", ResizeMode::kCenterCropFloor}});
   preprocessing.filter = reader.Choice<ResizeFilter>(
       "filter", {{"bicubic", ResizeFilter::kBicubic},
                  {"bilinear", ResizeFilter::kBilinear}});
