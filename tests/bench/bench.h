@@ -93,7 +93,7 @@ inline double ResidentMebibytes(pid_t pid) {
   std::ifstream file(absl::StrCat("/proc/", pid, "/statm"));
   int64_t size = 0, resident = 0;
   file >> size >> resident;
-  return static_cast<double>(resident) * sysconf(_SC_PAGESIZE) / (1 << 20);
+  return static_cast<double>(resident * sysconf(_SC_PAGESIZE)) / (1 << 20);
 }
 
 // Processor time that all threads of a process have used, in seconds.
@@ -102,7 +102,8 @@ inline double CpuSeconds(pid_t pid) {
   timespec time{};
   if (clock_getcpuclockid(pid, &clock) != 0) return 0;
   clock_gettime(clock, &time);
-  return static_cast<double>(time.tv_sec) + 1e-9 * time.tv_nsec;
+  return static_cast<double>(time.tv_sec) +
+         1e-9 * static_cast<double>(time.tv_nsec);
 }
 
 // The encoded bytes of at most `limit` pictures, in the order of their paths.
@@ -119,6 +120,7 @@ inline std::vector<std::string> ReadPictures(const std::string& folder,
   std::sort(paths.begin(), paths.end());
   if (paths.size() > limit) paths.resize(limit);
   std::vector<std::string> pictures;
+  pictures.reserve(paths.size());
   for (const std::string& path : paths) {
     pictures.push_back(ValueOrDie(ReadFile(path)));
   }

@@ -200,6 +200,7 @@ Workload TextWorkload(const std::shared_ptr<const Model>& model,
   };
   work.encode = [model, tokenizer, sentences](size_t first, int rows) {
     std::vector<Tokens> tokens;
+    tokens.reserve(rows);
     for (int i = 0; i < rows; ++i) {
       tokens.push_back(
           tokenizer->Tokenize((*sentences)[(first + i) % sentences->size()]));

@@ -14,7 +14,7 @@
 namespace quern {
 namespace {
 
-constexpr double kNever = std::numeric_limits<double>::infinity();
+const double kNever = std::numeric_limits<double>::infinity();
 
 bool HasRetryInfo(const grpc::Status& status) {
   google::rpc::Status rich;
@@ -49,7 +49,8 @@ class Schedule {
   // `in_flight` calls run. kNever: only once one of them has ended.
   double Next(double now, int64_t in_flight) const {
     if (options_.in_flight == 0) return next_;
-    return in_flight < options_.in_flight ? now : kNever;
+    if (in_flight < options_.in_flight) return now;
+    return kNever;
   }
   void Advance() {
     if (options_.in_flight == 0) next_ += distance_(random_);
@@ -145,10 +146,11 @@ LoadReport LoadClient::Run(const std::vector<grpc::ByteBuffer>& requests,
     if (in_flight == 0 && due == kNever) break;
     // Wakes for the next call, and for the edges of the time that counts.
     double wake = due;
-    if (!has_begun)
+    if (!has_begun) {
       wake = std::min(wake, options.warm_up_seconds);
-    else if (!has_ended)
+    } else if (!has_ended) {
       wake = std::min(wake, report.begin + options.seconds);
+    }
     void* tag = nullptr;
     bool ok = false;
     const absl::Time until =
