@@ -3,12 +3,9 @@
 //
 //   foundation_bench [--images DIR] [--json FILE]
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <functional>
 #include <iostream>
 #include <random>
@@ -18,17 +15,13 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
 #include "grpcpp/generic/async_generic_service.h"
 #include "grpcpp/server_builder.h"
-#include "nlohmann/json.hpp"
-#include <unistd.h>
 
-#include "engine/base/file.h"
 #include "engine/index/faiss_index.h"
 #include "engine/media/vips_image_decoder.h"
 #include "engine/model/load_model.h"
+#include "tests/bench/bench.h"
 #include "tests/end_to_end/api.h"
 #include "tests/support/quernd_process.h"
 #include "tests/support/status_matchers.h"
@@ -42,25 +35,6 @@ constexpr int kItems = 10'000;
 constexpr int kRounds = 5;
 constexpr int kSearchesPerRound = 300;
 constexpr int kPicturesPerRound = 200;
-
-struct Row {
-  std::string measure;
-  double value = 0;
-  std::string unit;
-  double goal = 0;  // 0: only context.
-  bool higher_is_better = false;
-};
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
-double SecondsOf(const std::function<void()>& work) {
-  const absl::Time start = absl::Now();
-  work();
-  return absl::ToDoubleSeconds(absl::Now() - start);
-}
 
 // Directions of a mixture of 100 normals, so that neighbours exist.
 std::vector<float> MakeVectors(int rows, uint32_t seed) {
@@ -83,20 +57,6 @@ std::vector<float> MakeVectors(int rows, uint32_t seed) {
 std::vector<float> RowOf(const std::vector<float>& vectors, int row) {
   return {vectors.begin() + row * kDimension,
           vectors.begin() + (row + 1) * kDimension};
-}
-
-void Check(const grpc::Status& status) {
-  if (status.ok()) return;
-  std::cerr << status.error_message() << "\n";
-  std::exit(1);
-}
-
-// Resident bytes of a process.
-double ResidentMebibytes(pid_t pid) {
-  std::ifstream file(absl::StrCat("/proc/", pid, "/statm"));
-  int64_t size = 0, resident = 0;
-  file >> size >> resident;
-  return static_cast<double>(resident) * sysconf(_SC_PAGESIZE) / (1 << 20);
 }
 
 void Fill(const QuerndProcess& server, const std::vector<float>& vectors) {
@@ -247,24 +207,6 @@ void MeasureSearch(const QuerndProcess& server,
   rows.push_back({"  of which waiting for a thread", Median(queue), "ms"});
 }
 
-std::vector<std::string> ReadPictures(const std::string& folder) {
-  std::vector<std::string> paths;
-  for (const auto& entry :
-       std::filesystem::recursive_directory_iterator(folder)) {
-    const std::string extension = entry.path().extension().string();
-    if (extension == ".jpg" || extension == ".png") {
-      paths.push_back(entry.path().string());
-    }
-  }
-  std::sort(paths.begin(), paths.end());
-  std::vector<std::string> pictures;
-  for (const std::string& path : paths) {
-    if (pictures.size() == kPicturesPerRound) break;
-    pictures.push_back(ValueOrDie(ReadFile(path)));
-  }
-  return pictures;
-}
-
 // Pictures a second with as many threads as cores, from pixels in memory.
 double BareRate(const Model& model,
                 const std::vector<std::vector<float>>& pixels) {
@@ -319,7 +261,8 @@ void MeasureIndexing(const QuerndProcess& server, const std::string& folder,
       ValueOrDie(LoadModel({.path = absl::StrCat(std::getenv("QUERN_CACHE"),
                                                  "/models/quern-lite")}));
   const auto decoder = ValueOrDie(VipsImageDecoder::Create({}));
-  const std::vector<std::string> pictures = ReadPictures(folder);
+  const std::vector<std::string> pictures =
+      ReadPictures(folder, kPicturesPerRound);
   const ImagePreprocessing& wanted = model->preprocessing();
   std::vector<std::vector<float>> pixels;
   for (const std::string& picture : pictures) {
@@ -341,31 +284,6 @@ void MeasureIndexing(const QuerndProcess& server, const std::string& folder,
                   "pictures/s", 0, true});
   rows.push_back(
       {"indexing / image tower alone", Median(ratios), "", 0.85, true});
-}
-
-void Print(const std::vector<Row>& rows) {
-  for (const Row& row : rows) {
-    const std::string goal =
-        row.goal == 0
-            ? ""
-            : absl::StrFormat("%s %g",
-                              row.higher_is_better ? ">=" : "<=", row.goal);
-    absl::PrintF("%-50s %10.3f %-11s %s\n", row.measure, row.value, row.unit,
-                 goal);
-  }
-}
-
-void WriteJson(const std::vector<Row>& rows, const std::string& path) {
-  nlohmann::json list = nlohmann::json::array();
-  for (const Row& row : rows) {
-    list.push_back(
-        {{"measure", row.measure},
-         {"value", row.value},
-         {"unit", row.unit},
-         {"goal", row.goal == 0 ? nlohmann::json() : nlohmann::json(row.goal)},
-         {"better", row.higher_is_better ? "higher" : "lower"}});
-  }
-  std::ofstream(path) << list.dump(1) << "\n";
 }
 
 int Run(const std::string& images, const std::string& json) {
