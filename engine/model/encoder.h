@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 
@@ -41,7 +42,7 @@ class Encoder {
   virtual int64_t dimension() const = 0;
 
   // One L2-normalised row per text. An empty batch gives an empty matrix.
-  // Errors, for all three:
+  // Errors, for all:
   //   kFailedPrecondition  the model has no such tower or output
   //   kInvalidArgument     sizes that the tower does not take
   //   kInternal            the tower threw, or gave a shape or a value (NaN,
@@ -56,6 +57,16 @@ class Encoder {
   // One grid per picture.
   virtual absl::StatusOr<DenseMaps> EncodeDense(
       const PixelBatch& images) const = 0;
+
+  // One score per pair of a picture and the text at its place: the logit that
+  // they match, 0 where the model cannot tell. Unlike the towers, the head sees
+  // both at once. Few models have one; the others need not override it.
+  // Errors as above; kInvalidArgument when there are not as many texts as
+  // pictures.
+  virtual absl::StatusOr<std::vector<float>> Match(
+      const PixelBatch& /*images*/, absl::Span<const Tokens> /*texts*/) const {
+    return absl::FailedPreconditionError("the model has no match head");
+  }
 };
 
 }  // namespace quern

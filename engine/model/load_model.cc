@@ -59,6 +59,10 @@ absl::StatusOr<std::unique_ptr<TorchEncoder>> MakeEncoder(
     options.text_file = package.PathOf(package.spec.text->file);
     options.text_method = package.spec.text->global_method;
   }
+  if (package.spec.match.has_value()) {
+    options.match_file = package.PathOf(package.spec.match->file);
+    options.match_method = package.spec.match->score_method;
+  }
   return TorchEncoder::Create(std::move(options));
 }
 
@@ -148,6 +152,32 @@ absl::StatusOr<PixelBatch> CanaryPixels(
   return pixels;
 }
 
+absl::Status CheckCells(const CanaryImage& image, const DenseMaps& maps,
+                        double tolerance) {
+  for (const CanaryCell& cell : image.cells) {
+    const std::string name =
+        absl::StrCat("row ", cell.row, ", column ", cell.column,
+                     " of the grid of ", image.file);
+    if (cell.row >= maps.grid_height || cell.column >= maps.grid_width) {
+      return CanaryMismatch(absl::StrCat(name, " is outside: the grid has ",
+                                         maps.grid_height, " x ",
+                                         maps.grid_width, " cells"));
+    }
+    const auto first =
+        maps.values.begin() +
+        (cell.row * maps.grid_width + cell.column) * maps.dimension;
+    std::vector<float> actual(first, first + maps.dimension);
+    double squares = 0;
+    for (const float value : actual) squares += double{value} * value;
+    for (float& value : actual) {
+      value = static_cast<float>(value / std::sqrt(squares));
+    }
+    QUERN_RETURN_IF_ERROR(
+        CompareEmbeddings(name, actual, cell.embedding, tolerance));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckImages(const ModelPackage& package,
                          const ImageTowerSpec& tower, const Encoder& encoder,
                          const Nearness& nearness) {
@@ -162,6 +192,31 @@ absl::Status CheckImages(const ModelPackage& package,
     if (tower.dense_method.empty()) continue;
     absl::StatusOr<DenseMaps> maps = encoder.EncodeDense(pixels);
     if (!maps.ok()) return CanaryMismatch(maps.status().message());
+    QUERN_RETURN_IF_ERROR(CheckCells(image, *maps, package.canary.tolerance));
+  }
+  return absl::OkStatus();
+}
+
+// Logits are of any size: beyond one, the tolerance is relative.
+absl::Status CheckMatches(const ModelPackage& package,
+                          const Tokenizer& tokenizer, const Encoder& encoder) {
+  for (const CanaryMatch& match : package.canary.matches) {
+    QUERN_ASSIGN_OR_RETURN(
+        const PixelBatch pixels,
+        CanaryPixels(package, match.file, package.spec.image->preprocessing));
+    const Tokens tokens = tokenizer.Tokenize(match.text);
+    absl::StatusOr<std::vector<float>> scores =
+        encoder.Match(pixels, {&tokens, 1});
+    if (!scores.ok()) return CanaryMismatch(scores.status().message());
+    const double allowed =
+        package.canary.tolerance * std::max(1.0F, std::abs(match.score));
+    const double difference = std::abs(double{scores->front()} - match.score);
+    if (!(difference <= allowed)) {
+      return CanaryMismatch(
+          absl::StrCat("the match score of ", Quoted(match.text), " with ",
+                       Quoted(match.file), " is off by ", difference,
+                       ", allowed are ", allowed));
+    }
   }
   return absl::OkStatus();
 }
@@ -176,6 +231,9 @@ absl::Status CheckCanary(const ModelPackage& package,
   if (package.spec.image.has_value()) {
     QUERN_RETURN_IF_ERROR(
         CheckImages(package, *package.spec.image, encoder, nearness));
+  }
+  if (package.spec.match.has_value()) {
+    QUERN_RETURN_IF_ERROR(CheckMatches(package, *tokenizer, encoder));
   }
   return absl::OkStatus();
 }

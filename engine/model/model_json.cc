@@ -77,6 +77,18 @@ class ObjectReader {
     return value == nullptr ? 0 : Integer(PathOf(key), *value, min, max);
   }
 
+  // A finite number that a float holds.
+  float Number(const char* key) {
+    const Json* value = Find(key);
+    const double number =
+        value != nullptr && value->is_number() ? value->get<double>() : NAN;
+    if (value != nullptr &&
+        !(std::abs(number) <= std::numeric_limits<float>::max())) {
+      Reject(PathOf(key), *value, "must be a finite number");
+    }
+    return static_cast<float>(number);
+  }
+
   // A finite number above `min` and at most `max`.
   double NumberAbove(const char* key, double min, double max) {
     const Json* value = Find(key);
@@ -358,6 +370,16 @@ TextTowerSpec ReadTextTower(ObjectReader reader) {
   return tower;
 }
 
+MatchHeadSpec ReadMatchHead(ObjectReader reader) {
+  MatchHeadSpec head;
+  head.file = reader.String("file");
+  ObjectReader methods = reader.Object("methods");
+  head.score_method = methods.String("score");
+  methods.Finish();
+  reader.Finish();
+  return head;
+}
+
 // A capability needs the method that gives it.
 absl::Status CheckCapabilities(const ModelSpec& spec) {
   for (const std::string& capability : spec.capabilities) {
@@ -367,7 +389,8 @@ absl::Status CheckCapabilities(const ModelSpec& spec) {
          !spec.image->dense_method.empty()) ||
         (capability == "text.global" && spec.text.has_value()) ||
         (capability == "text.tokens" && spec.text.has_value() &&
-         !spec.text->tokens_method.empty());
+         !spec.text->tokens_method.empty()) ||
+        (capability == "match" && spec.match.has_value());
     if (!has_method) {
       return absl::InvalidArgumentError(
           absl::StrCat("capabilities has ", Quoted(capability),
@@ -400,6 +423,12 @@ ModelSpec ReadModel(ObjectReader& reader) {
     CheckInputSize(*spec.image, reader);
   }
   if (reader.Has("text")) spec.text = ReadTextTower(reader.Object("text"));
+  if (reader.Has("match")) {
+    spec.match = ReadMatchHead(reader.Object("match"));
+    if (!spec.image.has_value() || !spec.text.has_value()) {
+      reader.RejectKey("match", "needs the sections image and text beside it");
+    }
+  }
   ObjectReader canary = reader.Object("canary");
   spec.canary_file = canary.String("file");
   canary.Finish();
@@ -407,6 +436,18 @@ ModelSpec ReadModel(ObjectReader& reader) {
   if (reader.Has("figures")) reader.Skip("figures");
   reader.Finish();
   return spec;
+}
+
+std::vector<CanaryCell> ReadCanaryCells(ObjectReader& image,
+                                        int64_t dimension) {
+  std::vector<CanaryCell> cells;
+  for (ObjectReader& cell : image.Objects("cells")) {
+    cells.push_back({.row = cell.Integer("row", 0, kMaxSide),
+                     .column = cell.Integer("column", 0, kMaxSide),
+                     .embedding = cell.Numbers("embedding", dimension)});
+    cell.Finish();
+  }
+  return cells;
 }
 
 }  // namespace
@@ -440,7 +481,18 @@ absl::StatusOr<CanarySpec> ParseCanaryJson(absl::string_view json,
       spec.images.push_back(
           {.file = image.String("file"),
            .embedding = image.Numbers("embedding", dimension)});
+      if (image.Has("cells")) {
+        spec.images.back().cells = ReadCanaryCells(image, dimension);
+      }
       image.Finish();
+    }
+  }
+  if (reader.Has("matches")) {
+    for (ObjectReader& match : reader.Objects("matches")) {
+      spec.matches.push_back({.text = match.String("text"),
+                              .file = match.String("file"),
+                              .score = match.Number("score")});
+      match.Finish();
     }
   }
   // Vectors have length one: a tolerance of one would let anything pass.

@@ -39,6 +39,13 @@ struct TextTowerSpec {
   WordPieceSpec tokenizer;
 };
 
+// Reads a picture and a text together. The picture is preprocessed as for the
+// image tower, the text tokenised as for the text tower.
+struct MatchHeadSpec {
+  std::string file;          // TorchScript.
+  std::string score_method;  // Pixels, ids and mask -> a logit per pair.
+};
+
 // model.json of format_version 1.
 struct ModelSpec {
   std::string name;  // 1 to 64 of a-z, 0-9, '-', '_', '.'.
@@ -49,6 +56,7 @@ struct ModelSpec {
   std::vector<std::string> capabilities;
   std::optional<ImageTowerSpec> image;
   std::optional<TextTowerSpec> text;
+  std::optional<MatchHeadSpec> match;  // Needs both towers.
   std::string canary_file;
 };
 
@@ -58,15 +66,30 @@ struct CanaryText {
   std::vector<float> embedding;
 };
 
+// One cell of a picture's grid.
+struct CanaryCell {
+  int64_t row = 0;
+  int64_t column = 0;
+  std::vector<float> embedding;  // L2-normalised.
+};
+
 struct CanaryImage {
   std::string file;
   std::vector<float> embedding;
+  std::vector<CanaryCell> cells;  // Of the dense output; may be empty.
+};
+
+struct CanaryMatch {
+  std::string text;
+  std::string file;
+  float score = 0;
 };
 
 // Inputs with the outputs that the exporter saw.
 struct CanarySpec {
   std::vector<CanaryText> texts;
   std::vector<CanaryImage> images;
+  std::vector<CanaryMatch> matches;
   double tolerance = 0;  // Largest difference of any value; > 0.
 };
 

@@ -67,6 +67,10 @@ std::set<std::string> FilesOf(const ModelPackage& package) {
     files.insert(package.spec.text->file);
     files.insert(package.spec.text->tokenizer.vocabulary);
   }
+  if (package.spec.match.has_value()) files.insert(package.spec.match->file);
+  for (const CanaryMatch& match : package.canary.matches) {
+    files.insert(Join(package.canary_folder, match.file));
+  }
   for (const CanaryImage& image : package.canary.images) {
     files.insert(Join(package.canary_folder, image.file));
   }
@@ -96,6 +100,10 @@ absl::Status CheckCanary(const ModelPackage& package) {
   if (package.spec.image.has_value() && package.canary.images.empty()) {
     return absl::InvalidArgumentError(
         "images is missing: there is an image tower");
+  }
+  if (package.spec.match.has_value() && package.canary.matches.empty()) {
+    return absl::InvalidArgumentError(
+        "matches is missing: there is a match head");
   }
   return absl::OkStatus();
 }

@@ -11,7 +11,7 @@ namespace quern {
 // A model package on disk, checked but not yet loaded:
 //
 //   model.json          what it is; see ModelSpec
-//   *.ts                TorchScript towers
+//   *.ts                TorchScript towers and match head
 //   vocab.txt           the tokeniser's data
 //   canary/canary.json  inputs with the outputs they must give
 //

@@ -305,6 +305,7 @@ struct TorchEncoder::Towers {
   at::ScalarType pixel_type = at::kFloat;
   std::optional<Tower> image;
   std::optional<Tower> text;
+  std::optional<Tower> match;
 
   int64_t image_rows() const {
     return device.is_cpu() ? kCpuImageRows : kGpuImageRows;
@@ -340,13 +341,19 @@ absl::StatusOr<std::unique_ptr<TorchEncoder>> TorchEncoder::Create(
                            LoadTower(options.text_file, {options.text_method},
                                      towers->device, options.precision));
   }
+  if (!options.match_file.empty()) {
+    QUERN_ASSIGN_OR_RETURN(
+        towers->match,
+        LoadTower(options.match_file, {options.match_method}, towers->device));
+  }
   return std::unique_ptr<TorchEncoder>(
       new TorchEncoder(std::move(options), std::move(towers)));
 }
 
 int64_t TorchEncoder::memory_bytes() const {
   return (towers_->image.has_value() ? towers_->image->bytes : 0) +
-         (towers_->text.has_value() ? towers_->text->bytes : 0);
+         (towers_->text.has_value() ? towers_->text->bytes : 0) +
+         (towers_->match.has_value() ? towers_->match->bytes : 0);
 }
 
 absl::StatusOr<Matrix> TorchEncoder::EncodeText(
@@ -455,6 +462,45 @@ absl::StatusOr<DenseMaps> TorchEncoder::EncodeDense(
   });
   QUERN_RETURN_IF_ERROR(status);
   return maps;
+}
+
+absl::StatusOr<std::vector<float>> TorchEncoder::Match(
+    const PixelBatch& images, absl::Span<const Tokens> texts) const {
+  if (!towers_->match.has_value()) return NoTower("match head");
+  if (static_cast<int64_t>(texts.size()) != images.rows) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        texts.size(), " texts are to be matched with ", images.rows,
+        " pictures: there must be a text per picture"));
+  }
+  std::vector<float> scores;
+  if (texts.empty()) return scores;
+  QUERN_RETURN_IF_ERROR(CheckPixels(images));
+  if (std::any_of(texts.begin(), texts.end(),
+                  [](const Tokens& text) { return text.ids.empty(); })) {
+    return absl::InvalidArgumentError("a text has no tokens");
+  }
+  scores.reserve(texts.size());
+  const absl::Status status = Guard(kLibrary, [&]() -> absl::Status {
+    PrepareThread();
+    const c10::InferenceMode inference;
+    const int64_t most_rows = towers_->image_rows();
+    for (int64_t first = 0; first < images.rows; first += most_rows) {
+      const int64_t rows = std::min(most_rows, images.rows - first);
+      const TokenTensors tokens =
+          PadTokens(texts.subspan(first, rows), towers_->device);
+      QUERN_ASSIGN_OR_RETURN(
+          const at::Tensor output,
+          RunMethod(towers_->match->module, options_.match_method,
+                    {PixelTensor(images, first, rows, towers_->device),
+                     tokens.ids, tokens.mask},
+                    {rows}));
+      const float* values = output.const_data_ptr<float>();
+      scores.insert(scores.end(), values, values + output.numel());
+    }
+    return CheckFinite(scores);
+  });
+  QUERN_RETURN_IF_ERROR(status);
+  return scores;
 }
 
 }  // namespace quern

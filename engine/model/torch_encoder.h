@@ -21,11 +21,15 @@ struct TorchEncoderOptions {
   //   text global   int64 ids [rows, tokens], padded with 0, and int64 mask of
   //                 that shape, 1 for a token and 0 for padding
   //                 -> float [rows, dimension]
+  //   match         pictures, ids and mask as above, a text per picture
+  //                 -> float [rows], the logit that they match
   std::string image_file;
   std::string text_file;
+  std::string match_file;
   std::string image_method = "forward";
   std::string dense_method;  // Empty: none.
   std::string text_method = "forward";
+  std::string match_method = "forward";
   int64_t dimension = 0;       // >= 1.
   int64_t size_multiple = 1;   // Height and width of pictures divide by it.
   int64_t dense_stride = 1;    // Pixels per cell, both ways; >= 1.
@@ -65,6 +69,8 @@ class TorchEncoder final : public Encoder {
   absl::StatusOr<Matrix> EncodeImages(const PixelBatch& images) const override;
   absl::StatusOr<DenseMaps> EncodeDense(
       const PixelBatch& images) const override;
+  absl::StatusOr<std::vector<float>> Match(
+      const PixelBatch& images, absl::Span<const Tokens> texts) const override;
 
  private:
   struct Towers;

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 #include "engine/model/encoder.h"
@@ -28,6 +29,7 @@ struct EncoderContractCase {
   int32_t max_token = 1;  // Token ids from 1 to here are in the vocabulary.
   // Largest difference of any value that the company of a row makes.
   float rounding = 2e-5F;
+  bool has_match = true;
 };
 
 inline void PrintTo(const EncoderContractCase& contract, std::ostream* out) {
@@ -199,6 +201,44 @@ TEST_P(EncoderContract, RejectsValuesThatDoNotFillTheShape) {
 TEST_P(EncoderContract, RejectsATextWithoutTokens) {
   const Tokens nothing;
   EXPECT_EQ(encoder_->EncodeText({&nothing, 1}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST_P(EncoderContract, MatchesAPairTheSameInAnyCompany) {
+  const PixelBatch images = Pictures(5, 2);
+  const std::vector<Tokens> texts = Texts(5);
+  const absl::StatusOr<std::vector<float>> together =
+      encoder_->Match(images, texts);
+  if (!GetParam().has_match) {
+    EXPECT_EQ(together.status().code(), absl::StatusCode::kFailedPrecondition);
+    return;
+  }
+  ASSERT_TRUE(together.ok()) << together.status();
+  ASSERT_EQ(together->size(), texts.size());
+  EXPECT_NE((*together)[0], (*together)[1]);
+  for (int64_t row = 0; row < images.rows; ++row) {
+    const absl::StatusOr<std::vector<float>> alone =
+        encoder_->Match(Picture(images, row), {&texts[row], 1});
+    ASSERT_TRUE(alone.ok()) << alone.status();
+    ExpectNear(*alone, {&(*together)[row], 1});
+  }
+}
+
+TEST_P(EncoderContract, MatchesNothingWithNothing) {
+  if (!GetParam().has_match) return;
+  EXPECT_THAT(*encoder_->Match(PixelBatch(), {}), testing::IsEmpty());
+}
+
+TEST_P(EncoderContract, RejectsPairsThatItCannotMatch) {
+  if (!GetParam().has_match) return;
+  const PixelBatch images = Pictures(2, 2);
+  EXPECT_EQ(encoder_->Match(images, Texts(3)).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(encoder_->Match(images, std::vector<Tokens>(2)).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  PixelBatch odd = images;
+  odd.values.pop_back();
+  EXPECT_EQ(encoder_->Match(odd, Texts(2)).status().code(),
             absl::StatusCode::kInvalidArgument);
 }
 

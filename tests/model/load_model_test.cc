@@ -60,6 +60,59 @@ TEST(LoadModelTest, MakesAModelThatEmbeds) {
   EXPECT_NEAR((*image)[0], 0.70711F, 1e-5);
 }
 
+// A package with a match head, and the grid's cells in its canary.
+void WriteMatchingPackage(const std::string& folder, const Json& canary) {
+  Json model = TinyModelJson();
+  model["capabilities"].push_back("match");
+  model["match"] = {{"file", "match.ts"}, {"methods", {{"score", "forward"}}}};
+  WritePackage(folder, canary);
+  WriteFile(folder + "/model.json", model.dump());
+  WriteTorchScript(folder + "/match.ts", kTinyMatchHead);
+}
+
+// The pixels' mean is 1/3, the ids' sum 14. Every cell is the whole picture.
+Json MatchingCanaryJson() {
+  Json canary = TinyCanaryJson();
+  canary["images"][0]["cells"] = {
+      {{"row", 1}, {"column", 1}, {"embedding", {0.8, -0.6}}}};
+  canary["matches"] = {
+      {{"text", "a b"}, {"file", "image.png"}, {"score", 14.3333}}};
+  return canary;
+}
+
+TEST(LoadModelTest, MakesAModelThatMatches) {
+  const TemporaryFolder folder;
+  WriteMatchingPackage(folder.path(), MatchingCanaryJson());
+  const auto model = LoadModel({.path = folder.path()});
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_TRUE((*model)->info().Has("match"));
+  PixelBatch pixels{.rows = 1, .height = 8, .width = 8};
+  pixels.values.resize(3 * 8 * 8, 0.5F);
+  const Tokens text{.ids = {2, 4, 3}};
+  EXPECT_THAT(*(*model)->encoder().Match(pixels, {&text, 1}),
+              testing::ElementsAre(9.5F));
+}
+
+TEST(LoadModelTest, HoldsTheHeadAndTheGridToTheCanary) {
+  struct Wrong {
+    const char* pointer;
+    Json value;
+    const char* message;
+  };
+  for (const Wrong& wrong :
+       {Wrong{"/matches/0/score", 14.2, "match score of \"a b\""},
+        Wrong{"/images/0/cells/0/embedding", {0.6, -0.8}, "row 1, column 1"},
+        Wrong{"/images/0/cells/0/column", 2, "has 2 x 2 cells"}}) {
+    Json canary = MatchingCanaryJson();
+    canary[Json::json_pointer(wrong.pointer)] = wrong.value;
+    const TemporaryFolder folder;
+    WriteMatchingPackage(folder.path(), canary);
+    const absl::Status status = LoadModel({.path = folder.path()}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(status.message(), HasSubstr(wrong.message));
+  }
+}
+
 TEST(LoadModelTest, LoadsTheDefaultPackage) {
   const char* cache = std::getenv("QUERN_CACHE");
   ASSERT_NE(cache, nullptr);

@@ -186,6 +186,14 @@ INSTANTIATE_TEST_SUITE_P(
                 "/text/tokenizer/max_tokens",
                 "2",
                 {"text.tokenizer.max_tokens is \"2\"", "3 to"}},
+        Mistake{"MatchWithoutHead",
+                "/capabilities/1",
+                "\"match\"",
+                {"capabilities has \"match\""}},
+        Mistake{"MatchWithoutMethod",
+                "/match",
+                R"({"file": "match.ts", "methods": {}})",
+                {"match.methods.score is missing"}},
         Mistake{"NoCanary", "/canary", "", {"canary is missing"}},
         Mistake{"Nothing", "", "null", {"must be an object"}}),
     [](const auto& info) { return info.param.name; });
@@ -224,8 +232,63 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"EverythingTolerated", "/tolerance", "2", {"tolerance is"}},
         Mistake{"NoTexts", "/texts", "", {"texts is missing", "text tower"}},
         Mistake{"NoImages", "/images", "", {"images is missing"}},
+        Mistake{"CellOutside",
+                "/images/0/cells",
+                R"([{"row": -1, "column": 0, "embedding": [1, 0]}])",
+                {"images[0].cells[0].row is \"-1\""}},
+        Mistake{"ScoreOfNothing",
+                "/matches",
+                R"([{"text": "a", "file": "image.png", "score": null}])",
+                {"matches[0].score is \"null\"", "finite"}},
         Mistake{"UnknownKey", "/video", "[]", {"\"video\""}}),
     [](const auto& info) { return info.param.name; });
+
+// With a head that reads pictures and texts together.
+void WriteMatchingPackage(const TemporaryFolder& folder) {
+  Json model = TinyModelJson();
+  model["match"] = {{"file", "match.ts"}, {"methods", {{"score", "rate"}}}};
+  Json canary = TinyCanaryJson();
+  canary["matches"] = {{{"text", "a"}, {"file", "other.png"}, {"score", -2.5}}};
+  WriteTinyPackage(folder.path(), model, canary);
+  WriteFile(folder.PathOf("match.ts"), "no head");
+  WriteFile(folder.PathOf("canary/other.png"), OrangePng());
+}
+
+TEST(ModelPackageTest, ReadsAMatchHead) {
+  const TemporaryFolder folder;
+  WriteMatchingPackage(folder);
+  const absl::StatusOr<ModelPackage> package = ReadModelPackage(folder.path());
+  ASSERT_TRUE(package.ok()) << package.status();
+  ASSERT_TRUE(package->spec.match.has_value());
+  EXPECT_EQ(package->spec.match->file, "match.ts");
+  EXPECT_EQ(package->spec.match->score_method, "rate");
+  ASSERT_EQ(package->canary.matches.size(), 1U);
+  EXPECT_EQ(package->canary.matches[0].score, -2.5F);
+
+  for (const char* file : {"match.ts", "canary/other.png"}) {
+    const std::string contents = *ReadFile(folder.PathOf(file));
+    WriteFile(folder.PathOf(file), contents + " ");
+    EXPECT_NE(ReadModelPackage(folder.path())->fingerprint,
+              package->fingerprint);
+    fs::remove(folder.PathOf(file));
+    EXPECT_EQ(ReadModelPackage(folder.path()).status().code(),
+              absl::StatusCode::kFailedPrecondition);
+    WriteFile(folder.PathOf(file), contents);
+  }
+}
+
+TEST(ModelPackageTest, RefusesAMatchHeadWithoutTowersOrCanary) {
+  const TemporaryFolder folder;
+  WriteMatchingPackage(folder);
+  WriteFile(folder.PathOf("canary/canary.json"), TinyCanaryJson().dump());
+  EXPECT_THAT(ReadModelPackage(folder.path()).status().message(),
+              HasSubstr("matches is missing"));
+  Json model = Json::parse(*ReadFile(folder.PathOf("model.json")));
+  model.erase("text");
+  WriteFile(folder.PathOf("model.json"), model.dump());
+  EXPECT_THAT(ReadModelPackage(folder.path()).status().message(),
+              HasSubstr("needs the sections image and text"));
+}
 
 TEST(ModelPackageTest, SaysWhereJsonBreaks) {
   const TemporaryFolder folder;

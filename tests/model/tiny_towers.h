@@ -25,4 +25,10 @@ def forward(self, ids, mask):
     return rows.sum(1) / present.sum(1)
 )";
 
+// Needs no weight: the mean of the pixels and the sum of the ids.
+inline constexpr char kTinyMatchHead[] = R"(
+def forward(self, x, ids, mask):
+    return x.mean([1, 2, 3]) + (ids * mask).sum(1)
+)";
+
 }  // namespace quern

@@ -23,6 +23,7 @@ using testing::HasSubstr;
 TorchEncoderOptions TinyOptions(const TemporaryFolder& folder) {
   return {.image_file = folder.PathOf("image.ts"),
           .text_file = folder.PathOf("text.ts"),
+          .match_file = folder.PathOf("match.ts"),
           .dense_method = "dense",
           .dimension = 2,
           .size_multiple = 4,
@@ -35,6 +36,7 @@ std::shared_ptr<const Encoder> TinyEncoder() {
                    {1, 0.5F, -0.5F, 1, 0.25F, -1}, 3, 2);
   WriteTorchScript(folder.PathOf("text.ts"), kTinyTextTower,
                    {0, 1, 1, 9, 2, 8, 3, 7, 4, 6, 5, 5}, 6, 2);
+  WriteTorchScript(folder.PathOf("match.ts"), kTinyMatchHead);
   auto encoder = TorchEncoder::Create(TinyOptions(folder));
   EXPECT_TRUE(encoder.ok()) << encoder.status();
   return encoder.ok() ? *std::move(encoder) : nullptr;
@@ -73,10 +75,12 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(EncoderContractCase{
         .encoder = TinyEncoder, .stride = 4, .max_token = 5}));
 
-INSTANTIATE_TEST_SUITE_P(
-    DefaultPackage, EncoderContract,
-    testing::Values(EncoderContractCase{
-        .encoder = DefaultTowers, .stride = 32, .max_token = 30'000}));
+INSTANTIATE_TEST_SUITE_P(DefaultPackage, EncoderContract,
+                         testing::Values(EncoderContractCase{
+                             .encoder = DefaultTowers,
+                             .stride = 32,
+                             .max_token = 30'000,
+                             .has_match = false}));
 
 // Activations are rounded to 8 bits after each layer, so another order of
 // additions moves an embedding's values (of about 0.04) in the second digit.
@@ -87,7 +91,8 @@ INSTANTIATE_TEST_SUITE_P(
             ? std::vector<EncoderContractCase>{{.encoder = DefaultTowersInBf16,
                                                 .stride = 32,
                                                 .max_token = 30'000,
-                                                .rounding = 0.005F}}
+                                                .rounding = 0.005F,
+                                                .has_match = false}}
             : std::vector<EncoderContractCase>()));
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(EncoderContract);
 
@@ -144,6 +149,18 @@ TEST(TorchEncoderTest, RefusesAPrecisionThatIsNone) {
   EXPECT_THAT(status.message(), HasSubstr("models.precision"));
 }
 
+TEST(TorchEncoderTest, GivesTheHeadsScoreForEachPair) {
+  const std::shared_ptr<const Encoder> encoder = TinyEncoder();
+  PixelBatch images{.rows = 2, .height = 4, .width = 4};
+  images.values.resize(3 * 4 * 4, 0.25F);
+  images.values.resize(2 * 3 * 4 * 4, -1);
+  const std::vector<Tokens> texts = {{.ids = {5}}, {.ids = {2, 3}}};
+  const absl::StatusOr<std::vector<float>> scores =
+      encoder->Match(images, texts);
+  ASSERT_TRUE(scores.ok()) << scores.status();
+  EXPECT_THAT(*scores, testing::ElementsAre(5.25F, 4));
+}
+
 TEST(TorchEncoderTest, RefusesTowersThatItDoesNotHave) {
   const auto encoder = TorchEncoder::Create({.dimension = 2});
   ASSERT_TRUE(encoder.ok()) << encoder.status();
@@ -154,6 +171,8 @@ TEST(TorchEncoderTest, RefusesTowersThatItDoesNotHave) {
   EXPECT_EQ((*encoder)->EncodeDense(images).status().code(),
             absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ((*encoder)->EncodeText({&text, 1}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ((*encoder)->Match(images, {&text, 1}).status().code(),
             absl::StatusCode::kFailedPrecondition);
 }
 
@@ -173,6 +192,8 @@ TEST_P(BadTowerTest, EndsInAnInternalError) {
                        "\ndef dense(self, x):\n    " + body);
   WriteTorchScript(folder.PathOf("text.ts"),
                    "def forward(self, x, mask):\n    " + body);
+  WriteTorchScript(folder.PathOf("match.ts"),
+                   "def forward(self, x, ids, mask):\n    " + body);
   const auto encoder = TorchEncoder::Create(TinyOptions(folder));
   ASSERT_TRUE(encoder.ok()) << encoder.status();
 
@@ -185,6 +206,8 @@ TEST_P(BadTowerTest, EndsInAnInternalError) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
     EXPECT_THAT(status.message(), HasSubstr(GetParam().message));
   }
+  EXPECT_EQ((*encoder)->Match(images, {&text, 1}).status().code(),
+            absl::StatusCode::kInternal);
   EXPECT_EQ((*encoder)->EncodeDense(images).status().code(),
             absl::StatusCode::kInternal);
 }
@@ -212,6 +235,27 @@ TEST(TorchEncoderTest, RejectsAnEmbeddingOfLengthZero) {
   const Tokens text{.ids = {1}};
   EXPECT_EQ((*encoder)->EncodeText({&text, 1}).status().code(),
             absl::StatusCode::kInternal);
+}
+
+TEST(TorchEncoderTest, SurvivesATowerThatThrowsAtItsHundredthCall) {
+  constexpr int kGoodCalls = 99;
+  const TemporaryFolder folder;
+  WriteTorchScript(folder.PathOf("text.ts"),
+                   "def forward(self, ids, mask):\n"
+                   "    self.weight += 1\n"
+                   "    assert int(self.weight[0][0]) != 100, 'call 100'\n"
+                   "    return torch.ones([ids.size(0), 2])");
+  const auto encoder = TorchEncoder::Create(
+      {.text_file = folder.PathOf("text.ts"), .dimension = 2});
+  ASSERT_TRUE(encoder.ok()) << encoder.status();
+  const Tokens text{.ids = {1}};
+  for (int call = 0; call < kGoodCalls; ++call) {
+    ASSERT_TRUE((*encoder)->EncodeText({&text, 1}).ok()) << call;
+  }
+  const absl::Status status = (*encoder)->EncodeText({&text, 1}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(status.message(), HasSubstr("call 100"));
+  EXPECT_TRUE((*encoder)->EncodeText({&text, 1}).ok());
 }
 
 TEST(TorchEncoderTest, SurvivesATokenOutsideOfTheVocabulary) {

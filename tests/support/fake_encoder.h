@@ -113,6 +113,26 @@ class FakeEncoder final : public Encoder {
     return maps;
   }
 
+  // A multiple of the cosine of the two embeddings.
+  absl::StatusOr<std::vector<float>> Match(
+      const PixelBatch& images, absl::Span<const Tokens> texts) const override {
+    if (static_cast<int64_t>(texts.size()) != images.rows) {
+      return absl::InvalidArgumentError("a text per picture is needed");
+    }
+    const absl::StatusOr<Matrix> text_rows = EncodeText(texts);
+    if (!text_rows.ok()) return text_rows.status();
+    const absl::StatusOr<Matrix> image_rows = EncodeImages(images);
+    if (!image_rows.ok()) return image_rows.status();
+    constexpr float kLogitScale = 10;
+    std::vector<float> scores(texts.size());
+    for (int64_t i = 0; i < images.rows; ++i) {
+      for (int64_t j = 0; j < dimension_; ++j) {
+        scores[i] += kLogitScale * text_rows->row(i)[j] * image_rows->row(i)[j];
+      }
+    }
+    return scores;
+  }
+
  private:
   using Color = std::array<float, 3>;
 

@@ -1,0 +1,1 @@
+"""Turns trained dual encoders into Quern model packages."""

@@ -1,0 +1,5 @@
+import sys
+
+from quern_export.main import main
+
+sys.exit(main())
