@@ -21,3 +21,4 @@ pkg_check_modules(crypto REQUIRED IMPORTED_TARGET libcrypto)
 
 include(LibTorch)
 include(Faiss)
+include(SentencePiece)
