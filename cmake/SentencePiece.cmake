@@ -21,8 +21,8 @@ file(CONFIGURE OUTPUT "${_generated}/config.h" @ONLY CONTENT
 #define PACKAGE_STRING \"sentencepiece\"
 ")
 # One header asks for the protobuf that is left out.
-file(WRITE "${_generated}/third_party/protobuf-lite/google/protobuf/message_lite.h"
-  "#include <google/protobuf/message_lite.h>\n")
+file(CONFIGURE OUTPUT "${_generated}/third_party/protobuf-lite/google/protobuf/message_lite.h"
+  CONTENT "#include <google/protobuf/message_lite.h>\n")
 set(_sources)
 foreach(_name bpe_model char_model error filesystem model_factory model_interface normalizer
         sentencepiece_processor unigram_model util word_model)

@@ -65,7 +65,9 @@ std::set<std::string> FilesOf(const ModelPackage& package) {
   if (package.spec.image.has_value()) files.insert(package.spec.image->file);
   if (package.spec.text.has_value()) {
     files.insert(package.spec.text->file);
-    files.insert(package.spec.text->tokenizer.vocabulary);
+    for (std::string& file : FilesOf(package.spec.text->tokenizer)) {
+      files.insert(std::move(file));
+    }
   }
   for (const CanaryImage& image : package.canary.images) {
     files.insert(Join(package.canary_folder, image.file));

@@ -138,7 +138,7 @@ def long_texts() -> Iterator[str]:
 
 def all_texts() -> list[str]:
     """Each once, in a fixed order."""
-    texts = [*golden_texts.all_texts(), *CONTRACTIONS, *ADDRESSES, *ENTITIES, *EMOJI, *SPECIAL, *NEW_LETTERS, *sigmas(), *long_texts(),
+    texts = ["A woman in a RED coat, 1990s!", *golden_texts.all_texts(), *CONTRACTIONS, *ADDRESSES, *ENTITIES, *EMOJI, *SPECIAL, *NEW_LETTERS, *sigmas(), *long_texts(),
              *(f"a{space}b" for space in WHITESPACE), *(f"{space}a{space}" for space in WHITESPACE),
              *(chr(code) for code in range(0x00, 0x100)), *(f"dog{chr(code)}" for code in range(0x00, 0x20)),
              *captions(220), *decorated(420), *numbers(120), *runs(320), *marked(120), *ascii_noise(160)]
