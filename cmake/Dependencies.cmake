@@ -22,3 +22,4 @@ pkg_check_modules(crypto REQUIRED IMPORTED_TARGET libcrypto)
 
 include(LibTorch)
 include(Faiss)
+include(SentencePiece)

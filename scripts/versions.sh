@@ -17,6 +17,14 @@ faiss_sha256='
 a351977533afa5575b21de74a58cacb66d846006b1ef971bed85e01e66eb7f94  faiss_1.7.3-2.debian.tar.xz
 432937bbdfc7e14783685762e360b68f9ab74f1599319697d756b27585e83dbd  faiss_1.7.3-2.dsc'
 
+sentencepiece_version=0.1.97
+sentencepiece_debian_version=0.1.97-3
+sentencepiece_recipe=1
+sentencepiece_sha256='
+56430381f45dc6debfd2e0cbde4f039f9499c49ca825af184b0cbf318c17a18f  sentencepiece_0.1.97.orig.tar.gz
+6aaa1a376752f204107e4fcb816115c4eb401dfc9ce50aa6b245e9b2ee5a63ee  sentencepiece_0.1.97-3.debian.tar.xz
+83d8ea8bcd06b4c327bd6d1a0de7835542872a8b42070baf583522daa3c9bae5  sentencepiece_0.1.97-3.dsc'
+
 stamps_package=tuxpaint-stamps-default
 stamps_version=2022.06.04-1
 stamps_sha256=6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34
@@ -31,12 +39,11 @@ build_packages=(
   libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev protobuf-compiler
   protobuf-compiler-grpc
   # media and text
-  libavcodec-dev libavformat-dev libswscale-dev libvips-dev libsentencepiece-dev
-  libutf8proc-dev
+  libavcodec-dev libavformat-dev libswscale-dev libvips-dev libutf8proc-dev
   # storage and search
   libopenblas-serial-dev libroaring-dev librocksdb-dev
 )
 # What the tests and benchmarks need besides.
 test_packages=(libbenchmark-dev libgmock-dev libgtest-dev)
-# What a contributor needs besides: formatting and static analysis.
-dev_packages=(clang-14 clang-format-14 clang-tidy-14 git shellcheck)
+# What a contributor needs besides: formatting, static analysis and fuzzing.
+dev_packages=(clang-14 clang-format-14 clang-tidy-14 git libclang-rt-14-dev shellcheck)

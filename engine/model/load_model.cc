@@ -4,6 +4,7 @@
 #include <cmath>
 #include <thread>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +17,8 @@
 #include "engine/media/vips_image_decoder.h"
 #include "engine/model/model_package.h"
 #include "engine/model/torch_encoder.h"
+#include "engine/text/clip_bpe_tokenizer.h"
+#include "engine/text/sentencepiece_tokenizer.h"
 #include "engine/text/wordpiece_tokenizer.h"
 
 namespace quern {
@@ -26,19 +29,58 @@ constexpr int64_t kCpuTextRows = 16;
 constexpr int64_t kCpuImageRows = 4;
 constexpr int64_t kGpuRows = 64;
 
+// Reads the tokeniser's files, one overload for each kind.
+class TokenizerMaker {
+ public:
+  using Result = absl::StatusOr<std::unique_ptr<Tokenizer>>;
+
+  explicit TokenizerMaker(const ModelPackage& package) : package_(package) {}
+
+  Result operator()(const WordPieceSpec& spec) const {
+    QUERN_ASSIGN_OR_RETURN(std::string vocabulary, Read(spec.vocabulary));
+    return WordPieceTokenizer::Create({.vocabulary = std::move(vocabulary),
+                                       .lowercase = spec.lowercase,
+                                       .strip_accents = spec.strip_accents,
+                                       .max_tokens = spec.max_tokens});
+  }
+
+  Result operator()(const ClipBpeSpec& spec) const {
+    QUERN_ASSIGN_OR_RETURN(const std::string vocabulary, Read(spec.vocabulary));
+    QUERN_ASSIGN_OR_RETURN(const std::string merges, Read(spec.merges));
+    return ClipBpeTokenizer::Create({.vocabulary = vocabulary,
+                                     .merges = merges,
+                                     .max_tokens = spec.max_tokens});
+  }
+
+  Result operator()(const SentencePieceSpec& spec) const {
+    QUERN_ASSIGN_OR_RETURN(const std::string model, Read(spec.model));
+    return SentencePieceTokenizer::Create(
+        {.model = model,
+         .lowercase = spec.lowercase,
+         .remove_punctuation = spec.remove_punctuation,
+         .add_bos = spec.add_bos,
+         .add_eos = spec.add_eos,
+         .max_tokens = spec.max_tokens});
+  }
+
+ private:
+  absl::StatusOr<std::string> Read(const std::string& file) const {
+    return ReadFile(package_.PathOf(file));
+  }
+
+  const ModelPackage& package_;
+};
+
 absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(
     const ModelPackage& package) {
   if (!package.spec.text.has_value()) return nullptr;
-  const WordPieceSpec& spec = package.spec.text->tokenizer;
-  QUERN_ASSIGN_OR_RETURN(std::string vocabulary,
-                         ReadFile(package.PathOf(spec.vocabulary)));
-  absl::StatusOr<std::unique_ptr<WordPieceTokenizer>> tokenizer =
-      WordPieceTokenizer::Create({.vocabulary = std::move(vocabulary),
-                                  .lowercase = spec.lowercase,
-                                  .strip_accents = spec.strip_accents,
-                                  .max_tokens = spec.max_tokens});
-  if (!tokenizer.ok()) return Annotate(tokenizer.status(), spec.vocabulary);
-  return *std::move(tokenizer);
+  const TokenizerSpec& spec = package.spec.text->tokenizer;
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
+      std::visit(TokenizerMaker(package), spec);
+  if (!tokenizer.ok()) {
+    return Annotate(tokenizer.status(), absl::StrJoin(FilesOf(spec), ", "));
+  }
+  return tokenizer;
 }
 
 absl::StatusOr<std::unique_ptr<TorchEncoder>> MakeEncoder(
@@ -315,7 +357,8 @@ ModelInfo InfoOf(const ModelPackage& package, const std::string& device,
       .device = device,
       .precision = precision,
       .memory_bytes = memory_bytes,
-      .max_tokens = spec.text.has_value() ? spec.text->tokenizer.max_tokens : 0,
+      .max_tokens =
+          spec.text.has_value() ? MaxTokensOf(spec.text->tokenizer) : 0,
       .load_time = absl::Now(),
   };
 }

@@ -345,15 +345,53 @@ void CheckInputSize(const ImageTowerSpec& tower, ObjectReader& root) {
   }
 }
 
-WordPieceSpec ReadTokenizer(ObjectReader reader) {
-  enum class Kind { kWordPiece };
-  reader.Choice<Kind>("kind", {{"wordpiece", Kind::kWordPiece}});
-  constexpr int64_t kMinTokens = 3;  // Two special ones and one of the text.
+WordPieceSpec ReadWordPiece(ObjectReader& reader, int64_t min_tokens) {
   WordPieceSpec tokenizer;
   tokenizer.vocabulary = reader.String("vocabulary");
   tokenizer.lowercase = reader.Boolean("lowercase");
   tokenizer.strip_accents = reader.Boolean("strip_accents");
-  tokenizer.max_tokens = reader.Integer("max_tokens", kMinTokens, kMaxTokens);
+  tokenizer.max_tokens = reader.Integer("max_tokens", min_tokens, kMaxTokens);
+  return tokenizer;
+}
+
+ClipBpeSpec ReadClipBpe(ObjectReader& reader, int64_t min_tokens) {
+  ClipBpeSpec tokenizer;
+  tokenizer.vocabulary = reader.String("vocabulary");
+  tokenizer.merges = reader.String("merges");
+  tokenizer.max_tokens = reader.Integer("max_tokens", min_tokens, kMaxTokens);
+  return tokenizer;
+}
+
+SentencePieceSpec ReadSentencePiece(ObjectReader& reader, int64_t min_tokens) {
+  SentencePieceSpec tokenizer;
+  tokenizer.model = reader.String("model");
+  tokenizer.lowercase = reader.Boolean("lowercase");
+  tokenizer.remove_punctuation = reader.Boolean("remove_punctuation");
+  tokenizer.add_bos = reader.Boolean("add_bos");
+  tokenizer.add_eos = reader.Boolean("add_eos");
+  tokenizer.max_tokens = reader.Integer("max_tokens", min_tokens, kMaxTokens);
+  return tokenizer;
+}
+
+TokenizerSpec ReadTokenizer(ObjectReader reader) {
+  constexpr int64_t kMinTokens = 3;  // Two special ones and one of the text.
+  enum class Kind { kWordPiece, kClipBpe, kSentencePiece };
+  const Kind kind =
+      reader.Choice<Kind>("kind", {{"wordpiece", Kind::kWordPiece},
+                                   {"clip_bpe", Kind::kClipBpe},
+                                   {"sentencepiece", Kind::kSentencePiece}});
+  TokenizerSpec tokenizer;
+  switch (kind) {
+    case Kind::kWordPiece:
+      tokenizer = ReadWordPiece(reader, kMinTokens);
+      break;
+    case Kind::kClipBpe:
+      tokenizer = ReadClipBpe(reader, kMinTokens);
+      break;
+    case Kind::kSentencePiece:
+      tokenizer = ReadSentencePiece(reader, kMinTokens);
+      break;
+  }
   reader.Finish();
   return tokenizer;
 }
@@ -451,6 +489,21 @@ std::vector<CanaryCell> ReadCanaryCells(ObjectReader& image,
 }
 
 }  // namespace
+
+std::vector<std::string> FilesOf(const TokenizerSpec& tokenizer) {
+  if (const auto* wordpiece = std::get_if<WordPieceSpec>(&tokenizer)) {
+    return {wordpiece->vocabulary};
+  }
+  if (const auto* clip = std::get_if<ClipBpeSpec>(&tokenizer)) {
+    return {clip->vocabulary, clip->merges};
+  }
+  return {std::get<SentencePieceSpec>(tokenizer).model};
+}
+
+int64_t MaxTokensOf(const TokenizerSpec& tokenizer) {
+  return std::visit([](const auto& spec) { return spec.max_tokens; },
+                    tokenizer);
+}
 
 absl::StatusOr<ModelSpec> ParseModelJson(absl::string_view json) {
   QUERN_ASSIGN_OR_RETURN(const Json document, Parse(json));

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -29,14 +30,38 @@ struct WordPieceSpec {
   std::string vocabulary;  // File.
   bool lowercase = true;
   bool strip_accents = true;
-  int64_t max_tokens = 0;  // Special tokens included.
+  int64_t max_tokens = 0;  // Special tokens included, as in the others.
 };
+
+struct ClipBpeSpec {
+  std::string vocabulary;  // File, as vocab.json of Hugging Face.
+  std::string merges;      // File, as merges.txt of Hugging Face.
+  int64_t max_tokens = 0;
+};
+
+struct SentencePieceSpec {
+  std::string model;  // File.
+  bool lowercase = false;
+  bool remove_punctuation = false;
+  bool add_bos = false;
+  bool add_eos = false;
+  int64_t max_tokens = 0;
+};
+
+// By "kind": "wordpiece", "clip_bpe" or "sentencepiece". What the fields mean:
+// the Options of the tokenisers in engine/text.
+using TokenizerSpec =
+    std::variant<WordPieceSpec, ClipBpeSpec, SentencePieceSpec>;
+
+// The files that the tokeniser reads.
+std::vector<std::string> FilesOf(const TokenizerSpec& tokenizer);
+int64_t MaxTokensOf(const TokenizerSpec& tokenizer);
 
 struct TextTowerSpec {
   std::string file;           // TorchScript.
   std::string global_method;  // Ids and mask -> embeddings.
   std::string tokens_method;  // Ids and mask -> a vector per token; or empty.
-  WordPieceSpec tokenizer;
+  TokenizerSpec tokenizer;
 };
 
 // Reads a picture and a text together. The picture is preprocessed as for the

@@ -65,7 +65,9 @@ std::set<std::string> FilesOf(const ModelPackage& package) {
   if (package.spec.image.has_value()) files.insert(package.spec.image->file);
   if (package.spec.text.has_value()) {
     files.insert(package.spec.text->file);
-    files.insert(package.spec.text->tokenizer.vocabulary);
+    for (std::string& file : FilesOf(package.spec.text->tokenizer)) {
+      files.insert(std::move(file));
+    }
   }
   if (package.spec.match.has_value()) files.insert(package.spec.match->file);
   for (const CanaryMatch& match : package.canary.matches) {

@@ -12,7 +12,8 @@ namespace quern {
 //
 //   model.json          what it is; see ModelSpec
 //   *.ts                TorchScript towers and match head
-//   vocab.txt           the tokeniser's data
+//   vocab.txt           the tokeniser's data: vocab.txt, or vocab.json and
+//                       merges.txt, or spiece.model
 //   canary/canary.json  inputs with the outputs they must give
 //
 // File names are free but for model.json. None may lead out of the folder,

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -111,6 +112,92 @@ TEST(LoadModelTest, HoldsTheHeadAndTheGridToTheCanary) {
     EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
     EXPECT_THAT(status.message(), HasSubstr(wrong.message));
   }
+}
+
+// Files of tests/data/tokenizers, under the names that `tokenizer` has for
+// them. The text tower gives (1, 0) for whatever ids. The canary's ids are
+// those that make_golden.py got from the reference implementation for its text.
+struct TokenizerCase {
+  std::string name;
+  Json tokenizer;
+  std::vector<std::string> files;
+  std::vector<int32_t> ids;
+};
+
+constexpr char kCanaryText[] = "A woman in a RED coat, 1990s!";
+
+const TokenizerCase kClipCase = {"clip",
+                                 {{"kind", "clip_bpe"},
+                                  {"vocabulary", "clip_vocab.json"},
+                                  {"merges", "clip_merges.txt"},
+                                  {"max_tokens", 77}},
+                                 {"clip_vocab.json", "clip_merges.txt"},
+                                 {3108, 320, 1786, 828, 320, 1787, 1802, 267,
+                                  272, 280, 280, 271, 338, 256, 3109}};
+const TokenizerCase kSiglipCase = {
+    "siglip",
+    {{"kind", "sentencepiece"},
+     {"model", "unigram.model"},
+     {"lowercase", true},
+     {"remove_punctuation", true},
+     {"add_bos", false},
+     {"add_eos", true},
+     {"max_tokens", 64}},
+    {"unigram.model"},
+    {4, 117, 312, 85, 4, 3, 1155, 126, 378, 353, 6, 1}};
+
+absl::StatusOr<std::shared_ptr<const Model>> LoadWith(
+    const TokenizerCase& test_case) {
+  constexpr int kVocabulary = 4096;
+  const TemporaryFolder folder;
+  Json model = TinyModelJson();
+  model["text"]["tokenizer"] = test_case.tokenizer;
+  Json canary = TinyCanaryJson();
+  canary["texts"] = {
+      {{"text", kCanaryText}, {"ids", test_case.ids}, {"embedding", {1, 0}}}};
+  WriteTinyPackage(folder.path(), model, canary);
+  WriteTorchScript(folder.PathOf("image.ts"), kTinyImageTower,
+                   {kImageWeight, -0.3F, 0.5F, 0.5F, 0, 0}, 3, 2);
+  std::vector<float> rows;
+  for (int i = 0; i < kVocabulary; ++i) rows.insert(rows.end(), {1, 0});
+  WriteTorchScript(folder.PathOf("text.ts"), kTinyTextTower, rows, kVocabulary,
+                   2);
+  for (const std::string& file : test_case.files) {
+    WriteFile(folder.PathOf(file), *ReadFile("tests/data/tokenizers/" + file));
+  }
+  return LoadModel({.path = folder.path()});
+}
+
+TEST(LoadModelTest, BuildsTheTokenizerThatThePackageNames) {
+  for (const TokenizerCase& test_case : {kClipCase, kSiglipCase}) {
+    const auto model = LoadWith(test_case);
+    ASSERT_TRUE(model.ok()) << test_case.name << ": " << model.status();
+    EXPECT_EQ((*model)->info().max_tokens, test_case.tokenizer["max_tokens"]);
+    EXPECT_EQ((*model)->EmbedText(kCanaryText)->tokens,
+              static_cast<int64_t>(test_case.ids.size()));
+  }
+}
+
+TEST(LoadModelTest, GivesTheTokenizerItsOptions) {
+  for (const char* option : {"lowercase", "remove_punctuation", "add_eos"}) {
+    TokenizerCase changed = kSiglipCase;
+    changed.tokenizer[option] = false;
+    EXPECT_THAT(LoadWith(changed).status().message(),
+                HasSubstr("the canary failed: the tokens of"))
+        << option;
+  }
+  TokenizerCase without_bos = kSiglipCase;
+  without_bos.tokenizer["add_bos"] = true;
+  EXPECT_THAT(LoadWith(without_bos).status().message(),
+              HasSubstr("unigram.model: add_bos"));
+}
+
+TEST(LoadModelTest, NamesATokenizerFileThatIsNoSuch) {
+  TokenizerCase swapped = kClipCase;
+  swapped.tokenizer["vocabulary"] = "clip_merges.txt";
+  const absl::Status status = LoadWith(swapped).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(status.message(), HasSubstr("clip_merges.txt: vocabulary"));
 }
 
 TEST(LoadModelTest, LoadsTheDefaultPackage) {

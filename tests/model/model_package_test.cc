@@ -40,14 +40,85 @@ TEST(ModelPackageTest, ReadsEverything) {
   EXPECT_THAT(spec.image->preprocessing.pad_rgb, ElementsAre(1, 2, 3));
   EXPECT_THAT(spec.image->preprocessing.mean, ElementsAre(100, 100, 100));
   EXPECT_THAT(spec.image->preprocessing.std, ElementsAre(50, 50, 50));
-  EXPECT_TRUE(spec.text->tokenizer.lowercase);
-  EXPECT_FALSE(spec.text->tokenizer.strip_accents);
-  EXPECT_EQ(spec.text->tokenizer.max_tokens, 8);
+  const auto* tokenizer = std::get_if<WordPieceSpec>(&spec.text->tokenizer);
+  ASSERT_NE(tokenizer, nullptr);
+  EXPECT_TRUE(tokenizer->lowercase);
+  EXPECT_FALSE(tokenizer->strip_accents);
+  EXPECT_EQ(tokenizer->max_tokens, 8);
   ASSERT_EQ(package->canary.texts.size(), 1U);
   EXPECT_THAT(package->canary.texts[0].ids, ElementsAre(2, 4, 5, 3));
   EXPECT_THAT(package->canary.texts[0].embedding, ElementsAre(0.6F, 0.8F));
   EXPECT_EQ(package->CanaryPathOf(package->canary.images[0].file),
             folder.PathOf("canary/image.png"));
+}
+
+// A package with another tokeniser; its files hold what model_package never
+// looks at.
+void WriteWithTokenizer(const std::string& folder, const Json& tokenizer,
+                        const std::vector<std::string>& files) {
+  Json model = TinyModelJson();
+  model["text"]["tokenizer"] = tokenizer;
+  WriteTinyPackage(folder, model);
+  for (const std::string& file : files) WriteFile(folder + "/" + file, file);
+}
+
+TEST(ModelPackageTest, ReadsAClipTokenizer) {
+  const TemporaryFolder folder;
+  WriteWithTokenizer(folder.path(),
+                     {{"kind", "clip_bpe"},
+                      {"vocabulary", "v.json"},
+                      {"merges", "m.txt"},
+                      {"max_tokens", 77}},
+                     {"v.json", "m.txt"});
+  const absl::StatusOr<ModelPackage> package = ReadModelPackage(folder.path());
+  ASSERT_TRUE(package.ok()) << package.status();
+  const TokenizerSpec& spec = package->spec.text->tokenizer;
+  ASSERT_TRUE(std::holds_alternative<ClipBpeSpec>(spec));
+  EXPECT_EQ(MaxTokensOf(spec), 77);
+  EXPECT_THAT(FilesOf(spec), ElementsAre("v.json", "m.txt"));
+}
+
+TEST(ModelPackageTest, ReadsASentencePieceTokenizer) {
+  const TemporaryFolder folder;
+  WriteWithTokenizer(folder.path(),
+                     {{"kind", "sentencepiece"},
+                      {"model", "s.model"},
+                      {"lowercase", true},
+                      {"remove_punctuation", false},
+                      {"add_bos", false},
+                      {"add_eos", true},
+                      {"max_tokens", 64}},
+                     {"s.model"});
+  const absl::StatusOr<ModelPackage> package = ReadModelPackage(folder.path());
+  ASSERT_TRUE(package.ok()) << package.status();
+  const TokenizerSpec& spec = package->spec.text->tokenizer;
+  const auto* sentencepiece = std::get_if<SentencePieceSpec>(&spec);
+  ASSERT_NE(sentencepiece, nullptr);
+  EXPECT_TRUE(sentencepiece->lowercase);
+  EXPECT_FALSE(sentencepiece->remove_punctuation);
+  EXPECT_FALSE(sentencepiece->add_bos);
+  EXPECT_TRUE(sentencepiece->add_eos);
+  EXPECT_EQ(MaxTokensOf(spec), 64);
+  EXPECT_THAT(FilesOf(spec), ElementsAre("s.model"));
+}
+
+TEST(ModelPackageTest, EveryFileOfATokenizerIsPartOfTheFingerprint) {
+  const TemporaryFolder folder;
+  WriteWithTokenizer(folder.path(),
+                     {{"kind", "clip_bpe"},
+                      {"vocabulary", "v.json"},
+                      {"merges", "m.txt"},
+                      {"max_tokens", 77}},
+                     {"v.json", "m.txt"});
+  const std::string before = ReadModelPackage(folder.path())->fingerprint;
+  for (const char* file : {"v.json", "m.txt"}) {
+    WriteFile(folder.PathOf(file), "changed");
+    EXPECT_NE(ReadModelPackage(folder.path())->fingerprint, before) << file;
+    WriteFile(folder.PathOf(file), file);
+  }
+  fs::remove(folder.PathOf("m.txt"));
+  EXPECT_THAT(ReadModelPackage(folder.path()).status().message(),
+              HasSubstr("file \"m.txt\" is missing"));
 }
 
 TEST(ModelPackageTest, SaysHowToGetAPackageThatIsNotThere) {
@@ -174,10 +245,23 @@ INSTANTIATE_TEST_SUITE_P(
                 "/image/preprocess/std/0",
                 "\"x\"",
                 {"image.preprocess.std[0] is"}},
-        Mistake{"UnknownTokenizer",
+        Mistake{
+            "UnknownTokenizer",
+            "/text/tokenizer/kind",
+            "\"bpe\"",
+            {"text.tokenizer.kind is", "wordpiece, clip_bpe, sentencepiece"}},
+        Mistake{"KeyOfAnotherTokenizer",
+                "/text/tokenizer/merges",
+                "\"merges.txt\"",
+                {"text.tokenizer.\"merges\" is not a known key"}},
+        Mistake{"KindWithoutItsFiles",
                 "/text/tokenizer/kind",
-                "\"bpe\"",
-                {"text.tokenizer.kind is", "wordpiece"}},
+                "\"clip_bpe\"",
+                {"text.tokenizer.merges is missing"}},
+        Mistake{"KindWithoutItsModel",
+                "/text/tokenizer/kind",
+                "\"sentencepiece\"",
+                {"text.tokenizer.model is missing"}},
         Mistake{"BooleanAsNumber",
                 "/text/tokenizer/lowercase",
                 "1",

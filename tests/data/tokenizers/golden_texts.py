@@ -1,4 +1,4 @@
-"""Texts of the WordPiece golden set: written or generated here, none from a dataset."""
+"""Texts of the golden set that are written down, with some generated ones; none is from a dataset."""
 
 import random
 import unicodedata
