@@ -53,6 +53,7 @@ absl::StatusOr<std::unique_ptr<TorchEncoder>> MakeEncoder(
   if (package.spec.text.has_value()) {
     options.text_file = package.PathOf(package.spec.text->file);
     options.text_method = package.spec.text->global_method;
+    options.max_tokens = package.spec.text->tokenizer.max_tokens;
   }
   return TorchEncoder::Create(std::move(options));
 }
@@ -267,6 +268,9 @@ absl::StatusOr<std::shared_ptr<const Model>> BuildModel(
   const ImagePreprocessing preprocessing =
       package.spec.image.has_value() ? package.spec.image->preprocessing
                                      : ImagePreprocessing();
+  Tokens words;
+  if (!package.canary.texts.empty()) words.ids = package.canary.texts[0].ids;
+  checked.encoder->Tune(preprocessing.height, preprocessing.width, words);
   return std::make_shared<const Model>(
       InfoOf(package, device, checked.precision,
              checked.encoder->memory_bytes()),
