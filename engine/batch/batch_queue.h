@@ -41,6 +41,9 @@ struct BatchOptions {
   // An interactive call that would wait longer is refused.
   absl::Duration max_wait = absl::Milliseconds(500);
   int64_t max_queued_rows = 4096;  // >= 1.
+  // What a row of size 1 takes, until batches have been measured. Zero:
+  // unknown, and no call is refused for its wait.
+  absl::Duration first_time_per_cost = absl::ZeroDuration();
 };
 
 // Which rows run next: the rules of batching, without threads or clock. Rows of
@@ -55,7 +58,8 @@ struct BatchOptions {
 // Not thread-safe. Items must outlive their time in the queue.
 class BatchQueue {
  public:
-  explicit BatchQueue(const BatchOptions& options) : options_(options) {}
+  explicit BatchQueue(const BatchOptions& options)
+      : options_(options), time_per_cost_(options.first_time_per_cost) {}
 
   // Lets `rows` rows of one call in, which cost `cost` together, or none.
   // Errors:
@@ -70,10 +74,10 @@ class BatchQueue {
   void Add(absl::Span<BatchItem* const> items, absl::Time now);
 
   struct Next {
-    std::vector<BatchItem*> batch;    // To be run now; may be empty.
+    std::vector<BatchItem*> batch;  // To be run now; may be empty.
     // Nobody waits for these any more; their status says why.
     std::vector<BatchItem*> dropped;
-    absl::Time look_again;            // When the batch is empty.
+    absl::Time look_again;  // When the batch is empty.
   };
   // `drain`: a batch does not wait for more rows.
   Next Take(absl::Time now, bool drain);
@@ -120,9 +124,8 @@ class BatchQueue {
   int64_t running_cost_ = 0;
   int64_t rows_ = 0;
   int64_t next_order_ = 0;
-  int64_t contested_ = 0;  // Batches taken while both lanes waited.
-  // Smoothed; zero until the first batch has run.
-  absl::Duration time_per_cost_ = absl::ZeroDuration();
+  int64_t contested_ = 0;         // Batches taken while both lanes waited.
+  absl::Duration time_per_cost_;  // Smoothed.
 };
 
 }  // namespace quern

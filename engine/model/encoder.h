@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 
 #include "engine/base/matrix.h"
@@ -32,6 +33,20 @@ struct DenseMaps {
   std::vector<float> values;
 };
 
+// How many rows at once the towers are best at on this machine. One thread
+// each.
+struct EncoderTuning {
+  // Fewest rows of one forward pass whose throughput is within 2 % of the best;
+  // texts of EncoderTuning::kTextTokens tokens. A longer batch is cut.
+  int64_t image_rows = 1;
+  int64_t text_rows = 1;
+  // What a row of such a pass takes; zero: not measured.
+  absl::Duration image_row;
+  absl::Duration text_row;
+
+  static constexpr int64_t kTextTokens = 16;  // A caption's length.
+};
+
 // The towers of one model: tensors in, embeddings out. A row's result does not
 // depend on the other rows of its batch beyond float rounding. Thread-safe.
 class Encoder {
@@ -40,6 +55,8 @@ class Encoder {
 
   // Width of every embedding.
   virtual int64_t dimension() const = 0;
+
+  virtual EncoderTuning tuning() const { return {}; }
 
   // One L2-normalised row per text. An empty batch gives an empty matrix.
   // Errors, for all:

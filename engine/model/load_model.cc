@@ -25,9 +25,6 @@ namespace quern {
 namespace {
 
 constexpr size_t kMaxShownPath = 4096;
-constexpr int64_t kCpuTextRows = 16;
-constexpr int64_t kCpuImageRows = 4;
-constexpr int64_t kGpuRows = 64;
 
 // Reads the tokeniser's files, one overload for each kind.
 class TokenizerMaker {
@@ -100,6 +97,7 @@ absl::StatusOr<std::unique_ptr<TorchEncoder>> MakeEncoder(
   if (package.spec.text.has_value()) {
     options.text_file = package.PathOf(package.spec.text->file);
     options.text_method = package.spec.text->global_method;
+    options.max_tokens = package.spec.text->tokenizer.max_tokens;
   }
   if (package.spec.match.has_value()) {
     options.match_file = package.PathOf(package.spec.match->file);
@@ -364,19 +362,22 @@ ModelInfo InfoOf(const ModelPackage& package, const std::string& device,
 }
 
 // The towers' batchers, with what was left open filled in.
-ModelBatching BatchingOf(const LoadModelOptions& options) {
-  const bool is_cpu = options.device == "cpu";
+ModelBatching BatchingOf(const LoadModelOptions& options,
+                         const EncoderTuning& tuning) {
   ModelBatching batching{.text = options.batching, .image = options.batching};
   for (BatchOptions* tower : {&batching.text, &batching.image}) {
-    if (tower->threads == 0) {
-      tower->threads =
-          is_cpu ? std::max(1U, std::thread::hardware_concurrency()) : 1;
-    }
+    if (tower->threads > 0) continue;
+    tower->threads = options.device == "cpu"
+                         ? std::max(1U, std::thread::hardware_concurrency())
+                         : 1;
   }
   if (options.batching.max_rows == 0) {
-    batching.text.max_rows = is_cpu ? kCpuTextRows : kGpuRows;
-    batching.image.max_rows = is_cpu ? kCpuImageRows : kGpuRows;
+    batching.text.max_rows = tuning.text_rows;
+    batching.image.max_rows = tuning.image_rows;
   }
+  batching.text.first_time_per_cost =
+      tuning.text_row / EncoderTuning::kTextTokens;
+  batching.image.first_time_per_cost = tuning.image_row;
   return batching;
 }
 
@@ -390,11 +391,15 @@ absl::StatusOr<std::shared_ptr<const Model>> BuildModel(
   const ImagePreprocessing preprocessing =
       package.spec.image.has_value() ? package.spec.image->preprocessing
                                      : ImagePreprocessing();
+  Tokens words;
+  if (!package.canary.texts.empty()) words.ids = package.canary.texts[0].ids;
+  checked.encoder->Tune(preprocessing.height, preprocessing.width, words);
+  const ModelBatching batching = BatchingOf(options, checked.encoder->tuning());
   return std::make_shared<const Model>(
       InfoOf(package, options.device, checked.precision,
              checked.encoder->memory_bytes()),
       preprocessing, std::move(tokenizer), std::move(checked.encoder),
-      BatchingOf(options));
+      batching);
 }
 
 }  // namespace

@@ -2,12 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <ctime>
+#include <functional>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "absl/numeric/bits.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/time.h"
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <malloc.h>
@@ -27,11 +32,10 @@ namespace {
 constexpr absl::string_view kLibrary = "libtorch";
 constexpr size_t kMaxShownPath = 4096;
 
-// Rows of one forward pass. On a CPU core a picture costs the same alone as in
-// company, and alone it needs the least memory; texts gain until about 16. The
-// bound keeps the activations of a long batch in tens of megabytes.
-constexpr int64_t kCpuImageRows = 1;
-constexpr int64_t kCpuTextRows = 32;
+// Rows of one forward pass until they are measured. The bound keeps the
+// activations of a long batch in tens of megabytes.
+constexpr int64_t kCpuImageRows = 4;
+constexpr int64_t kCpuTextRows = 16;
 constexpr int64_t kGpuImageRows = 64;
 constexpr int64_t kGpuTextRows = 256;
 
@@ -45,6 +49,15 @@ void KeepFreedActivations() {
   mallopt(M_TRIM_THRESHOLD, kKeptBytes);
 }
 
+// oneDNN keeps the kernels that it made for a shape, half a megabyte each; the
+// layer between, per thread and kind of operator. With their own bounds of
+// 1,024 a server of mixed texts grows by a gigabyte. A picture's pass needs 65.
+void BoundKernelCaches() {
+  constexpr int kKeep = 0;  // What the operator of the server set.
+  setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512", kKeep);
+  setenv("LRU_CACHE_CAPACITY", "128", kKeep);
+}
+
 void PrepareProcess() {
   static const bool kPrepared = [] {
     at::set_num_threads(1);
@@ -53,6 +66,7 @@ void PrepareProcess() {
     // the profile would only serve fusers that CPUs do not use.
     torch::jit::getNumProfiledRuns() = 0;
     KeepFreedActivations();
+    BoundKernelCaches();
     return true;
   }();
   static_cast<void>(kPrepared);
@@ -240,26 +254,104 @@ struct TokenTensors {
   at::Tensor mask;  // int64 [rows, longest]; 1 for tokens.
 };
 
-TokenTensors PadTokens(absl::Span<const Tokens> texts, c10::Device device) {
+// The next size that kernels are made for: at most an eighth more.
+int64_t RoundUpSize(int64_t size) {
+  const auto step = static_cast<int64_t>(
+      std::max(absl::bit_floor(static_cast<uint64_t>(size)) / 8, uint64_t{1}));
+  return (size + step - 1) / step * step;
+}
+
+// The first texts that make one forward pass: no more rows than `max_rows`, and
+// no more tokens than that many captions.
+absl::Span<const Tokens> FirstPass(absl::Span<const Tokens> texts,
+                                   int64_t max_rows) {
+  const int64_t max_values = max_rows * EncoderTuning::kTextTokens;
   size_t longest = 0;
-  for (const Tokens& text : texts) {
-    longest = std::max(longest, text.ids.size());
+  size_t rows = 0;
+  while (rows < texts.size() && static_cast<int64_t>(rows) < max_rows) {
+    longest = std::max(longest, texts[rows].ids.size());
+    const auto values = static_cast<int64_t>(longest * (rows + 1));
+    if (rows > 0 && values > max_values) break;
+    ++rows;
   }
-  const auto rows = static_cast<int64_t>(texts.size());
-  const auto columns = static_cast<int64_t>(longest);
+  return texts.first(rows);
+}
+
+// Rows and columns may be more than there are, see RoundUpSize(): a row beyond
+// is one token 0.
+TokenTensors PadTokens(absl::Span<const Tokens> texts, int64_t max_tokens,
+                       c10::Device device) {
+  int64_t columns = 0;
+  for (const Tokens& text : texts) {
+    columns = std::max(columns, static_cast<int64_t>(text.ids.size()));
+  }
+  auto rows = static_cast<int64_t>(texts.size());
+  if (max_tokens > 0) {
+    rows = RoundUpSize(rows);
+    columns = std::max(columns, std::min(RoundUpSize(columns), max_tokens));
+  }
   TokenTensors tensors{.ids = at::zeros({rows, columns}, at::kLong),
                        .mask = at::zeros({rows, columns}, at::kLong)};
   int64_t* ids = tensors.ids.mutable_data_ptr<int64_t>();
   int64_t* mask = tensors.mask.mutable_data_ptr<int64_t>();
-  for (const Tokens& text : texts) {
-    std::copy(text.ids.begin(), text.ids.end(), ids);
-    std::fill_n(mask, text.ids.size(), 1);
-    ids += columns;
-    mask += columns;
+  for (int64_t row = 0; row < rows; ++row) {
+    if (row < static_cast<int64_t>(texts.size())) {
+      const std::vector<int32_t>& tokens = texts[row].ids;
+      std::copy(tokens.begin(), tokens.end(), ids + row * columns);
+      std::fill_n(mask + row * columns, tokens.size(), 1);
+    } else {
+      mask[row * columns] = 1;
+    }
   }
   tensors.ids = tensors.ids.to(device);
   tensors.mask = tensors.mask.to(device);
   return tensors;
+}
+
+// CPU time of this thread.
+absl::Duration ThreadTime() {
+  timespec time = {};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return absl::DurationFromTimespec(time);
+}
+
+struct RowsFound {
+  int64_t rows = 1;
+  absl::Duration row;  // Time of one.
+};
+
+// The fewest rows of a pass that are within 2 % of the best throughput. Stops
+// where larger passes lose or fail, and where the next size would take too
+// long.
+std::optional<RowsFound> FindBestRows(
+    const std::function<absl::Status(int64_t)>& run) {
+  constexpr int64_t kMostRows = 32;
+  constexpr int kRuns = 2;  // Timed, after one that makes the kernels.
+  constexpr double kAlike = 1.02;
+  constexpr double kLosing = 1.1;
+  constexpr absl::Duration kBudget = absl::Milliseconds(150);
+  std::vector<RowsFound> found;
+  absl::Duration best = absl::InfiniteDuration();
+  absl::Duration spent;
+  for (int64_t rows = 1; rows <= kMostRows; rows *= 2) {
+    if (rows > 1 && spent + best * rows * (kRuns + 1) > kBudget) break;
+    absl::Duration fastest = absl::InfiniteDuration();
+    absl::Status status = run(rows);
+    for (int i = 0; i < kRuns && status.ok(); ++i) {
+      const absl::Duration start = ThreadTime();
+      status = run(rows);
+      fastest = std::min(fastest, ThreadTime() - start);
+    }
+    if (!status.ok()) break;
+    found.push_back({.rows = rows, .row = fastest / rows});
+    spent += fastest * (kRuns + 1);
+    best = std::min(best, found.back().row);
+    if (found.back().row > best * kLosing) break;
+  }
+  for (const RowsFound& size : found) {
+    if (size.row <= best * kAlike) return size;
+  }
+  return std::nullopt;
 }
 
 absl::Status CheckOptions(const TorchEncoderOptions& options) {
@@ -269,6 +361,13 @@ absl::Status CheckOptions(const TorchEncoderOptions& options) {
         absl::StrCat("dimension is ", options.dimension, ", size_multiple ",
                      options.size_multiple, ", dense_stride ",
                      options.dense_stride, ": each must be at least 1"));
+  }
+  if (options.max_tokens < 0 || options.image_rows < 0 ||
+      options.text_rows < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_tokens is ", options.max_tokens, ", image_rows ",
+                     options.image_rows, ", text_rows ", options.text_rows,
+                     ": none may be negative"));
   }
   return absl::OkStatus();
 }
@@ -306,18 +405,20 @@ struct TorchEncoder::Towers {
   std::optional<Tower> image;
   std::optional<Tower> text;
   std::optional<Tower> match;
-
-  int64_t image_rows() const {
-    return device.is_cpu() ? kCpuImageRows : kGpuImageRows;
-  }
-  int64_t text_rows() const {
-    return device.is_cpu() ? kCpuTextRows : kGpuTextRows;
-  }
 };
 
 TorchEncoder::TorchEncoder(TorchEncoderOptions options,
                            std::unique_ptr<Towers> towers)
-    : options_(std::move(options)), towers_(std::move(towers)) {}
+    : options_(std::move(options)), towers_(std::move(towers)) {
+  const bool cpu = towers_->device.is_cpu();
+  const auto rows = [](int64_t asked, int64_t guess) {
+    return asked > 0 ? asked : guess;
+  };
+  tuning_.image_rows =
+      rows(options_.image_rows, cpu ? kCpuImageRows : kGpuImageRows);
+  tuning_.text_rows =
+      rows(options_.text_rows, cpu ? kCpuTextRows : kGpuTextRows);
+}
 
 TorchEncoder::~TorchEncoder() = default;
 
@@ -350,6 +451,46 @@ absl::StatusOr<std::unique_ptr<TorchEncoder>> TorchEncoder::Create(
       new TorchEncoder(std::move(options), std::move(towers)));
 }
 
+void TorchEncoder::Tune(int64_t image_height, int64_t image_width,
+                        const Tokens& words) {
+  if (!towers_->device.is_cpu()) return;
+  EncoderTuning tuned = tuning_;
+  std::optional<RowsFound> found;
+  if (towers_->image.has_value() && options_.image_rows == 0) {
+    found = FindBestRows([&](int64_t rows) {
+      tuning_.image_rows = rows;
+      PixelBatch images{
+          .rows = rows, .height = image_height, .width = image_width};
+      images.values.resize(rows * 3 * image_height * image_width, 0.5F);
+      return EncodeImages(images).status();
+    });
+    if (found.has_value()) {
+      tuned.image_rows = found->rows;
+      tuned.image_row = found->row;
+    }
+  }
+  if (towers_->text.has_value() && options_.text_rows == 0 &&
+      !words.ids.empty()) {
+    Tokens text;
+    const int64_t tokens =
+        options_.max_tokens > 0
+            ? std::min(options_.max_tokens, tuned.kTextTokens)
+            : tuned.kTextTokens;
+    for (int64_t i = 0; i < tokens; ++i) {
+      text.ids.push_back(words.ids[i % words.ids.size()]);
+    }
+    found = FindBestRows([&](int64_t rows) {
+      tuning_.text_rows = rows;
+      return EncodeText(std::vector<Tokens>(rows, text)).status();
+    });
+    if (found.has_value()) {
+      tuned.text_rows = found->rows;
+      tuned.text_row = found->row;
+    }
+  }
+  tuning_ = tuned;
+}
+
 int64_t TorchEncoder::memory_bytes() const {
   return (towers_->image.has_value() ? towers_->image->bytes : 0) +
          (towers_->text.has_value() ? towers_->text->bytes : 0) +
@@ -369,16 +510,20 @@ absl::StatusOr<Matrix> TorchEncoder::EncodeText(
   const absl::Status status = Guard(kLibrary, [&]() -> absl::Status {
     PrepareThread();
     const c10::InferenceMode inference;
-    for (int64_t first = 0; first < rows; first += towers_->text_rows()) {
-      const auto part = texts.subspan(first, towers_->text_rows());
-      const auto part_rows = static_cast<int64_t>(part.size());
-      const TokenTensors tokens = PadTokens(part, towers_->device);
+    int64_t first = 0;
+    while (first < rows) {
+      const auto part = FirstPass(texts.subspan(first), tuning_.text_rows);
+      const TokenTensors tokens =
+          PadTokens(part, options_.max_tokens, towers_->device);
       QUERN_ASSIGN_OR_RETURN(
           const at::Tensor output,
           RunMethod(towers_->text->module, options_.text_method,
-                    {tokens.ids, tokens.mask}, {part_rows, dimension()}));
-      std::copy_n(output.const_data_ptr<float>(), output.numel(),
+                    {tokens.ids, tokens.mask},
+                    {tokens.ids.size(0), dimension()}));
+      const auto part_rows = static_cast<int64_t>(part.size());
+      std::copy_n(output.const_data_ptr<float>(), part_rows * dimension(),
                   embeddings.row(first).data());
+      first += part_rows;
     }
     return NormalizeRows(embeddings);
   });
@@ -413,9 +558,8 @@ absl::StatusOr<Matrix> TorchEncoder::EncodeImages(
   const absl::Status status = Guard(kLibrary, [&]() -> absl::Status {
     PrepareThread();
     const c10::InferenceMode inference;
-    for (int64_t first = 0; first < images.rows;
-         first += towers_->image_rows()) {
-      const int64_t rows = std::min(towers_->image_rows(), images.rows - first);
+    for (int64_t first = 0; first < images.rows; first += tuning_.image_rows) {
+      const int64_t rows = std::min(tuning_.image_rows, images.rows - first);
       QUERN_ASSIGN_OR_RETURN(
           const at::Tensor output,
           RunMethod(towers_->image->module, options_.image_method,
@@ -446,9 +590,8 @@ absl::StatusOr<DenseMaps> TorchEncoder::EncodeDense(
   const absl::Status status = Guard(kLibrary, [&]() -> absl::Status {
     PrepareThread();
     const c10::InferenceMode inference;
-    for (int64_t first = 0; first < images.rows;
-         first += towers_->image_rows()) {
-      const int64_t rows = std::min(towers_->image_rows(), images.rows - first);
+    for (int64_t first = 0; first < images.rows; first += tuning_.image_rows) {
+      const int64_t rows = std::min(tuning_.image_rows, images.rows - first);
       QUERN_ASSIGN_OR_RETURN(
           const at::Tensor output,
           RunMethod(towers_->image->module, options_.dense_method,
@@ -483,7 +626,7 @@ absl::StatusOr<std::vector<float>> TorchEncoder::Match(
   const absl::Status status = Guard(kLibrary, [&]() -> absl::Status {
     PrepareThread();
     const c10::InferenceMode inference;
-    const int64_t most_rows = towers_->image_rows();
+    const int64_t most_rows = tuning_.image_rows;
     for (int64_t first = 0; first < images.rows; first += most_rows) {
       const int64_t rows = std::min(most_rows, images.rows - first);
       const TokenTensors tokens =

@@ -30,12 +30,19 @@ struct TorchEncoderOptions {
   std::string dense_method;  // Empty: none.
   std::string text_method = "forward";
   std::string match_method = "forward";
+  // Longest text that the tower reads, in tokens. Shorter ones may be padded up
+  // to it, so that there are fewer shapes to lay kernels out for; 0: they are
+  // padded to the longest of their batch.
+  int64_t max_tokens = 0;
   int64_t dimension = 0;       // >= 1.
   int64_t size_multiple = 1;   // Height and width of pictures divide by it.
   int64_t dense_stride = 1;    // Pixels per cell, both ways; >= 1.
   std::string device = "cpu";  // "cpu" or "cuda:N".
   // Not kAuto. kBf16 wants a CPU with bfloat16 arithmetic, see CpuHasBf16().
   Precision precision = Precision::kFp32;
+  // Rows of one forward pass; 0: a guess, until Tune() measures.
+  int64_t image_rows = 0;
+  int64_t text_rows = 0;
 };
 
 // Whether this CPU multiplies bfloat16 numbers. Where it does not, they are
@@ -46,8 +53,10 @@ bool CpuHasBf16();
 //
 // A call runs on the thread that makes it and on no other: requests run in
 // parallel, operators do not. Creating the first encoder sets that for the
-// process, and lets the allocator keep what a forward pass frees.
-// Thread-safe.
+// process, lets the allocator keep what a forward pass frees and bounds
+// oneDNN's caches, by environment variables that are read at the first
+// operator: it is no time for another thread to read the environment.
+// Thread-safe but for Tune().
 class TorchEncoder final : public Encoder {
  public:
   // Errors:
@@ -60,7 +69,14 @@ class TorchEncoder final : public Encoder {
 
   ~TorchEncoder() override;
 
+  // Times a few batch sizes for the rows that the options leave open, and takes
+  // the best: 0.3 s, or three passes of a row where that is longer.
+  // Pictures are of the size that will be asked for most, texts of the tokens
+  // of `words` over and over. On a GPU it does nothing.
+  void Tune(int64_t image_height, int64_t image_width, const Tokens& words);
+
   int64_t dimension() const override { return options_.dimension; }
+  EncoderTuning tuning() const override { return tuning_; }
   // Size of the parameters as they are held.
   int64_t memory_bytes() const;
 
@@ -81,6 +97,7 @@ class TorchEncoder final : public Encoder {
 
   const TorchEncoderOptions options_;
   const std::unique_ptr<const Towers> towers_;
+  EncoderTuning tuning_;
 };
 
 }  // namespace quern

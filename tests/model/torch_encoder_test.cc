@@ -49,6 +49,7 @@ std::shared_ptr<const Encoder> LoadDefaultTowers(Precision precision) {
   auto encoder = TorchEncoder::Create({.image_file = folder + "image.ts",
                                        .text_file = folder + "text.ts",
                                        .dense_method = "dense",
+                                       .max_tokens = 128,
                                        .dimension = 512,
                                        .size_multiple = 32,
                                        .dense_stride = 32,
@@ -133,6 +134,91 @@ TEST(TorchEncoderTest, Bf16StaysNearFp32InHalfTheMemory) {
   EXPECT_GT(Cosine(DefaultTowers()->EncodeImages(image)->row(0),
                    DefaultTowersInBf16()->EncodeImages(image)->row(0)),
             0.97);
+}
+
+// A tower that can tell: it gives the rows that it is called with.
+constexpr char kCountingTower[] = R"(
+def forward(self, ids, mask):
+    one = torch.ones([ids.size(0), 1])
+    return torch.cat([one, one * ids.size(0) * ids.size(1)], 1)
+)";
+
+std::vector<double> ValuesPerPass(const Encoder& encoder,
+                                  const std::vector<int64_t>& lengths) {
+  std::vector<Tokens> texts;
+  for (const int64_t length : lengths) {
+    texts.push_back({.ids = std::vector<int32_t>(length, 1)});
+  }
+  const Matrix rows = *encoder.EncodeText(texts);
+  std::vector<double> values;
+  for (int64_t i = 0; i < rows.rows(); ++i) {
+    values.push_back(std::round(rows.row(i)[1] / rows.row(i)[0]));
+  }
+  return values;
+}
+
+TEST(TorchEncoderTest, CutsBatchesAtTheRowsGiven) {
+  const TemporaryFolder folder;
+  WriteTorchScript(folder.PathOf("text.ts"), kCountingTower);
+  const auto encoder = TorchEncoder::Create(
+      {.text_file = folder.PathOf("text.ts"), .dimension = 2, .text_rows = 2});
+  ASSERT_TRUE(encoder.ok()) << encoder.status();
+  EXPECT_EQ((*encoder)->tuning().text_rows, 2);
+  // By rows, and by the tokens of two captions of 16.
+  EXPECT_THAT(ValuesPerPass(**encoder, {5, 5, 5}),
+              testing::ElementsAre(10, 10, 5));
+  EXPECT_THAT(ValuesPerPass(**encoder, {40, 16, 16, 17}),
+              testing::ElementsAre(40, 32, 32, 17));
+}
+
+TEST(TorchEncoderTest, PadsToFewShapesWithinWhatTheTowerReads) {
+  const TemporaryFolder folder;
+  WriteTorchScript(folder.PathOf("text.ts"), kCountingTower);
+  const auto encoder =
+      TorchEncoder::Create({.text_file = folder.PathOf("text.ts"),
+                            .max_tokens = 35,
+                            .dimension = 2,
+                            .text_rows = 32});
+  ASSERT_TRUE(encoder.ok()) << encoder.status();
+  EXPECT_THAT(ValuesPerPass(**encoder, {15}), testing::ElementsAre(15));
+  EXPECT_THAT(ValuesPerPass(**encoder, {17}), testing::ElementsAre(18));
+  EXPECT_THAT(ValuesPerPass(**encoder, {33}), testing::ElementsAre(35));
+  // 17 rows become 18.
+  EXPECT_THAT(ValuesPerPass(**encoder, std::vector<int64_t>(17, 3)),
+              testing::Each(18 * 3));
+}
+
+TEST(TorchEncoderTest, TunesTheRowsLeftOpenWithinBounds) {
+  const TemporaryFolder folder;
+  WriteTorchScript(folder.PathOf("image.ts"), kTinyImageTower,
+                   {1, 0.5F, -0.5F, 1, 0.25F, -1}, 3, 2);
+  WriteTorchScript(folder.PathOf("text.ts"), kTinyTextTower,
+                   {0, 1, 1, 9, 2, 8, 3, 7, 4, 6, 5, 5}, 6, 2);
+  TorchEncoderOptions options = TinyOptions(folder);
+  options.image_rows = 3;
+  const auto encoder = TorchEncoder::Create(options);
+  ASSERT_TRUE(encoder.ok()) << encoder.status();
+  (*encoder)->Tune(4, 4, {.ids = {2, 5}});
+  const EncoderTuning tuning = (*encoder)->tuning();
+  EXPECT_EQ(tuning.image_rows, 3);
+  EXPECT_EQ(tuning.image_row, absl::ZeroDuration());
+  EXPECT_GE(tuning.text_rows, 1);
+  EXPECT_LE(tuning.text_rows, 32);
+  EXPECT_GT(tuning.text_row, absl::ZeroDuration());
+}
+
+// Only the canary says whether a model is fit.
+TEST(TorchEncoderTest, TuningStopsAtARowCountThatATowerDoesNotTake) {
+  const TemporaryFolder folder;
+  WriteTorchScript(folder.PathOf("text.ts"),
+                   "def forward(self, ids, mask):\n"
+                   "    assert ids.size(0) == 1\n"
+                   "    return torch.ones([1, 2])");
+  const auto encoder = TorchEncoder::Create(
+      {.text_file = folder.PathOf("text.ts"), .dimension = 2});
+  ASSERT_TRUE(encoder.ok()) << encoder.status();
+  (*encoder)->Tune(1, 1, {.ids = {1}});
+  EXPECT_EQ((*encoder)->tuning().text_rows, 1);
 }
 
 TEST(TorchEncoderTest, RefusesAPrecisionThatIsNone) {
