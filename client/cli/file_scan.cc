@@ -25,6 +25,19 @@ constexpr std::array<absl::string_view, 9> kPictureEndings = {
     ".jpg", ".jpeg", ".png",  ".webp", ".gif",
     ".tif", ".tiff", ".heic", ".avif"};
 
+constexpr std::array<absl::string_view, 10> kVideoEndings = {
+    ".mp4", ".m4v", ".mov",  ".mkv", ".webm",
+    ".avi", ".mpg", ".mpeg", ".ts",  ".flv"};
+
+template <size_t N>
+bool HasEnding(absl::string_view name,
+               const std::array<absl::string_view, N>& endings) {
+  return absl::c_any_of(endings, [name](absl::string_view ending) {
+    return name.size() > ending.size() &&
+           absl::EndsWithIgnoreCase(name, ending);
+  });
+}
+
 // Files in one folder after another, without recursion: a deep tree must not
 // overflow the stack.
 class Scanner {
@@ -41,7 +54,7 @@ class Scanner {
         AddBroken(folder, std::string(status.message()));
       }
     }
-    absl::c_sort(result_.pictures, [](const auto& a, const auto& b) {
+    absl::c_sort(result_.files, [](const auto& a, const auto& b) {
       return a.relative < b.relative;
     });
     absl::c_sort(result_.broken,
@@ -69,12 +82,12 @@ class Scanner {
     std::error_code error;
     if (fs::is_directory(entry.symlink_status(error))) {
       folders_.push_back(entry.path());
-    } else if (IsPictureName(name)) {
-      AddPicture(entry.path());
+    } else if (IsPictureName(name) || IsVideoName(name)) {
+      AddMedia(entry.path());
     }
   }
 
-  void AddPicture(const fs::path& path) {
+  void AddMedia(const fs::path& path) {
     struct stat info = {};
     if (stat(path.c_str(), &info) != 0) {
       AddBroken(path, absl::StrCat("cannot be read: ", std::strerror(errno)));
@@ -86,8 +99,11 @@ class Scanner {
                !IsValidUtf8(relative)) {
       AddBroken(path, "its name is not UTF-8");
     } else {
-      result_.pictures.push_back(
-          {path, relative, info.st_size, absl::TimeFromTimespec(info.st_mtim)});
+      result_.files.push_back({.path = path,
+                               .relative = relative,
+                               .size_bytes = info.st_size,
+                               .modified = absl::TimeFromTimespec(info.st_mtim),
+                               .is_video = IsVideoName(relative)});
     }
   }
 
@@ -107,13 +123,14 @@ class Scanner {
 }  // namespace
 
 bool IsPictureName(absl::string_view name) {
-  return absl::c_any_of(kPictureEndings, [name](absl::string_view ending) {
-    return name.size() > ending.size() &&
-           absl::EndsWithIgnoreCase(name, ending);
-  });
+  return HasEnding(name, kPictureEndings);
 }
 
-absl::StatusOr<ScanResult> ScanPictures(const fs::path& folder) {
+bool IsVideoName(absl::string_view name) {
+  return HasEnding(name, kVideoEndings);
+}
+
+absl::StatusOr<ScanResult> ScanMedia(const fs::path& folder) {
   std::error_code error;
   const fs::path root = fs::canonical(folder, error);
   if (error) {

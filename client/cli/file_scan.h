@@ -11,12 +11,13 @@
 
 namespace quern::cli {
 
-// A picture found in a folder.
-struct PictureFile {
+// A picture or a video found in a folder.
+struct MediaFile {
   std::filesystem::path path;  // Absolute.
   std::string relative;        // To the folder, "/" between parts; valid UTF-8.
   int64_t size_bytes = 0;
   absl::Time modified;
+  bool is_video = false;
 };
 
 // A file or folder that cannot be used.
@@ -26,18 +27,21 @@ struct BrokenFile {
 };
 
 struct ScanResult {
-  std::vector<PictureFile> pictures;  // In byte order of `relative`.
-  std::vector<BrokenFile> broken;     // In byte order of `name`.
+  std::vector<MediaFile> files;    // In byte order of `relative`.
+  std::vector<BrokenFile> broken;  // In byte order of `name`.
 };
 
 // By its ending: jpg jpeg png webp gif tif tiff heic avif, in any case.
 bool IsPictureName(absl::string_view name);
 
-// Pictures in `folder` and below. Hidden files and folders (".name") are left
-// out; links to files are followed, links to folders are not, so that there are
-// no loops. Empty, unreadable and wrongly named files are broken, not errors.
-// NOT_FOUND or PERMISSION_DENIED when `folder` itself cannot be read.
-absl::StatusOr<ScanResult> ScanPictures(const std::filesystem::path& folder);
+// By its ending: mp4 m4v mov mkv webm avi mpg mpeg ts flv, in any case.
+bool IsVideoName(absl::string_view name);
+
+// Pictures and videos in `folder` and below. Hidden files and folders (".name")
+// are left out; links to files are followed, links to folders are not, so that
+// there are no loops. Empty, unreadable and wrongly named files are broken, not
+// errors. NOT_FOUND or PERMISSION_DENIED when `folder` itself cannot be read.
+absl::StatusOr<ScanResult> ScanMedia(const std::filesystem::path& folder);
 
 // The whole file. DATA_LOSS when it is longer than `max_bytes`, with the limit.
 absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path,

@@ -19,7 +19,7 @@
 #include "client/cli/text.h"
 #include "client/cpp/rpc_status.h"
 
-// The life of a run: scan the folder -> plan one item per picture -> leave out
+// The life of a run: scan the folder -> plan one item per file -> leave out
 // what the server has already -> stream the rest.
 
 namespace quern::cli {
@@ -29,9 +29,10 @@ using google::protobuf::Struct;
 using google::protobuf::Value;
 
 constexpr char kFooter[] =
-    R"(Pictures: jpg jpeg png webp gif tif tiff heic avif. An item's id is its path
+    R"(Pictures: jpg jpeg png webp gif tif tiff heic avif. Videos: mp4 m4v mov mkv webm
+avi mpg mpeg ts flv; 2 frames a second are read, 256 at most. An item's id is its path
 relative to DIR; its payload holds file, size_bytes and modified. Hidden files
-and links to folders are left out. Pictures whose stored payload says the same
+and links to folders are left out. Files whose stored payload says the same
 are skipped, so running the command again resumes it.
 
 Examples:
@@ -42,11 +43,11 @@ Examples:
 Which server: see --address and --local in quern --help.
 
 Exit status: 0 all good; 1 the server or a file that is needed failed; 2 wrong
-usage; 3 done, but some pictures failed; 130 interrupted.)";
+usage; 3 done, but some files failed; 130 interrupted.)";
 
 constexpr size_t kMaxIdBytes = 512;  // The contract's.
 constexpr int kListPageSize = 1000;  // Likewise.
-// Room in a message for everything but the picture.
+// Room in a message for everything but the file.
 constexpr int64_t kMessageOverheadBytes = 256 << 10;
 
 struct IndexOptions {
@@ -58,9 +59,9 @@ struct IndexOptions {
   bool force = false;
 };
 
-// A picture and the request that stores it, still without its bytes.
+// A file and the request that stores it, still without its bytes.
 struct PlannedItem {
-  PictureFile file;
+  MediaFile file;
   v1::UpsertRequest request;
 };
 
@@ -75,8 +76,8 @@ Value StringValue(std::string text) {
   return value;
 }
 
-// What this command itself says of a picture; a payload file cannot change it.
-void AddFileFields(const PictureFile& file, Struct& payload) {
+// What this command itself says of a file; a payload file cannot change it.
+void AddFileFields(const MediaFile& file, Struct& payload) {
   auto& fields = *payload.mutable_fields();
   fields["file"] = StringValue(file.relative);
   fields["size_bytes"].set_number_value(static_cast<double>(file.size_bytes));
@@ -84,7 +85,7 @@ void AddFileFields(const PictureFile& file, Struct& payload) {
       absl::FormatTime(absl::RFC3339_full, file.modified, absl::UTCTimeZone()));
 }
 
-PlannedItem PlanItem(PictureFile file, const FilePayload* described) {
+PlannedItem PlanItem(MediaFile file, const FilePayload* described) {
   PlannedItem item;
   item.request.set_id(file.relative);
   if (described != nullptr) {
@@ -97,13 +98,13 @@ PlannedItem PlanItem(PictureFile file, const FilePayload* described) {
   return item;
 }
 
-// Pictures that cannot have the id they should have become failures.
+// Files that cannot have the id they should have become failures.
 Plan MakePlan(ScanResult scan,
               const std::map<std::string, FilePayload>& payloads) {
   Plan plan;
   plan.failures = std::move(scan.broken);
   std::map<std::string, std::string> file_of_id;
-  for (PictureFile& file : scan.pictures) {
+  for (MediaFile& file : scan.files) {
     const auto described = payloads.find(file.relative);
     PlannedItem item =
         PlanItem(std::move(file),
@@ -223,7 +224,9 @@ class Uploader {
         AddFailure(item.file.relative, std::string(bytes.status().message()));
         continue;
       }
-      item.request.mutable_image()->set_content(*std::move(bytes));
+      v1::Media& media = item.file.is_video ? *item.request.mutable_video()
+                                            : *item.request.mutable_image();
+      media.set_content(*std::move(bytes));
       if (absl::Status status = stream->Write(std::move(item.request));
           !status.ok()) {
         return status;
@@ -276,7 +279,7 @@ void PrintSummary(const IndexOptions& options, const ProgressState& state,
                   int64_t unchanged, size_t failures, Console& console) {
   const int64_t stored = state.done - state.failed;
   const double seconds = absl::ToDoubleSeconds(state.elapsed);
-  console.out << "Indexed " << Counted(stored, "picture") << " into \""
+  console.out << "Indexed " << Counted(stored, "file") << " into \""
               << options.collection << "\"";
   if (stored > 0 && seconds > 0) {
     console.out << absl::StrFormat(" in %s, %.1f/s", FormatTime(state.elapsed),
@@ -299,11 +302,11 @@ void PrintFailures(const std::vector<BrokenFile>& failures, Console& console) {
 void WarnOfUnusedPayloads(const std::map<std::string, FilePayload>& payloads,
                           const ScanResult& scan, Console& console) {
   std::map<std::string, bool> found;
-  for (const PictureFile& file : scan.pictures) found[file.relative] = true;
+  for (const MediaFile& file : scan.files) found[file.relative] = true;
   for (const auto& [file, payload] : payloads) {
     if (found.find(file) == found.end()) {
       console.err << "quern: payload line " << payload.line << " names \""
-                  << TerminalSafe(file) << "\", which is no picture in the "
+                  << TerminalSafe(file) << "\", which is no file in the "
                   << "folder\n";
     }
   }
@@ -316,7 +319,7 @@ absl::StatusOr<Plan> PlanFolder(const IndexOptions& options, Console& console) {
     if (!read.ok()) return read.status();
     payloads = *std::move(read);
   }
-  absl::StatusOr<ScanResult> scan = ScanPictures(options.folder);
+  absl::StatusOr<ScanResult> scan = ScanMedia(options.folder);
   if (!scan.ok()) return scan.status();
   WarnOfUnusedPayloads(payloads, *scan, console);
   return MakePlan(*std::move(scan), payloads);
@@ -329,7 +332,7 @@ absl::StatusOr<ExitCode> RunIndex(const IndexOptions& options,
   if (!plan.ok()) return plan.status();
   if (plan->items.empty() && plan->failures.empty()) {
     return absl::NotFoundError(
-        absl::StrCat("no pictures in \"", options.folder, "\""));
+        absl::StrCat("no pictures or videos in \"", options.folder, "\""));
   }
   auto connection =
       Connection::Open(connection_options, console, Connection::StopOn::kAbort);
@@ -375,8 +378,8 @@ absl::StatusOr<ExitCode> RunIndex(const IndexOptions& options,
 
 void AddIndexCommand(CLI::App& app, CommandLine& line) {
   const auto options = std::make_shared<IndexOptions>();
-  CLI::App* command =
-      app.add_subcommand("index", "Indexes the pictures in a folder");
+  CLI::App* command = app.add_subcommand(
+      "index", "Indexes the pictures and videos in a folder");
   command->fallthrough();
   command->footer(kFooter);
   command->add_option("DIR", options->folder, "The folder, with all below it")
@@ -401,7 +404,7 @@ void AddIndexCommand(CLI::App& app, CommandLine& line) {
       ->type_name("NAME");
   command
       ->add_option("--window", options->window,
-                   "Pictures in flight, 1 to 1024. Default: 16")
+                   "Files in flight, 1 to 1024. Default: 16")
       ->check(CLI::Range(1, 1024).description(""))
       ->type_name("N");
   command->add_flag("--force", options->force,

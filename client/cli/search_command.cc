@@ -28,7 +28,7 @@ using google::protobuf::Struct;
 using google::protobuf::Value;
 
 constexpr char kFooter[] =
-    R"(Text, --image and --id may be given together: they are added up.
+    R"(Text, --image, --video and --id may be given together: they are added up.
 
 Examples:
   quern search "a dog in the snow"
@@ -49,6 +49,7 @@ constexpr int64_t kMessageOverheadBytes = 256 << 10;
 struct SearchOptions {
   std::vector<std::string> words;
   std::string image;
+  std::string video;
   std::string item_id;
   std::string collection = "photos";
   int limit = 10;
@@ -68,14 +69,23 @@ std::string DescribeQuery(const SearchOptions& options) {
   if (!options.image.empty()) {
     parts.push_back(std::filesystem::path(options.image).filename().string());
   }
+  if (!options.video.empty()) {
+    parts.push_back(std::filesystem::path(options.video).filename().string());
+  }
   if (!options.item_id.empty()) {
     parts.push_back(absl::StrCat("like ", options.item_id));
   }
   return ValidUtf8(absl::StrJoin(parts, " + "));
 }
 
+// The bytes of the files that the query names.
+struct QueryMedia {
+  std::string picture;
+  std::string video;
+};
+
 v1::SearchRequest MakeRequest(const SearchOptions& options,
-                              const std::string& picture) {
+                              const QueryMedia& media) {
   v1::SearchRequest request;
   request.set_collection(options.collection);
   request.set_page_size(options.limit);
@@ -83,7 +93,10 @@ v1::SearchRequest MakeRequest(const SearchOptions& options,
   v1::Query& query = *request.mutable_query();
   if (!options.words.empty()) query.add_parts()->set_text(QueryText(options));
   if (!options.image.empty()) {
-    query.add_parts()->mutable_image()->set_content(picture);
+    query.add_parts()->mutable_image()->set_content(media.picture);
+  }
+  if (!options.video.empty()) {
+    query.add_parts()->mutable_video()->set_content(media.video);
   }
   if (!options.item_id.empty()) query.add_parts()->set_item_id(options.item_id);
   return request;
@@ -171,6 +184,7 @@ void PrintJson(const SearchOptions& options, const v1::SearchResponse& response,
   Json query = Json::object();
   if (!options.words.empty()) query["text"] = QueryText(options);
   if (!options.image.empty()) query["image"] = options.image;
+  if (!options.video.empty()) query["video"] = options.video;
   if (!options.item_id.empty()) query["id"] = options.item_id;
   Json hits = Json::array();
   for (int i = 0; i < response.hits_size(); ++i) {
@@ -182,7 +196,14 @@ void PrintJson(const SearchOptions& options, const v1::SearchResponse& response,
                        {"report", ToJson(response.report())}});
 }
 
-// The picture an item was made from, where this machine has it.
+absl::StatusOr<Thumbnail> PictureThumbnail(const std::filesystem::path& file) {
+  const auto bytes = ReadFile(file, kMaxThumbnailBytes);
+  if (!bytes.ok()) return bytes.status();
+  return MakeThumbnail(*bytes);
+}
+
+// The picture an item was made from, or its video's first frame, where this
+// machine has it.
 std::optional<Thumbnail> ItemThumbnail(const v1::Item& item) {
   absl::string_view path = item.media_uri();
   absl::ConsumePrefix(&path, "file://");
@@ -191,9 +212,9 @@ std::optional<Thumbnail> ItemThumbnail(const v1::Item& item) {
   if (!file.is_absolute() || !std::filesystem::is_regular_file(file, error)) {
     return std::nullopt;
   }
-  const auto bytes = ReadFile(file, kMaxThumbnailBytes);
-  if (!bytes.ok()) return std::nullopt;
-  auto thumbnail = MakeThumbnail(*bytes);
+  auto thumbnail = item.modality() == v1::MODALITY_VIDEO
+                       ? VideoThumbnail(file)
+                       : PictureThumbnail(file);
   if (!thumbnail.ok()) return std::nullopt;
   return *std::move(thumbnail);
 }
@@ -248,26 +269,29 @@ absl::Status WriteFile(const std::string& path, const std::string& content) {
 absl::StatusOr<ExitCode> RunSearch(const SearchOptions& options,
                                    const ConnectionOptions& connection_options,
                                    Console& console) {
-  if (options.words.empty() && options.image.empty() &&
+  if (options.words.empty() && options.image.empty() && options.video.empty() &&
       options.item_id.empty()) {
-    return UsageError("say what to search for: a text, --image or --id");
+    return UsageError(
+        "say what to search for: a text, --image, --video or --id");
   }
   auto connection = Connection::Open(connection_options, console,
                                      Connection::StopOn::kInterrupt);
   if (!connection.ok()) return connection.status();
   Client& client = (*connection)->client();
-  std::string picture;
-  if (!options.image.empty()) {
-    auto bytes = ReadFile(options.image, client.options().max_message_bytes -
-                                             kMessageOverheadBytes);
-    if (!bytes.ok()) {
-      return absl::Status(
-          bytes.status().code(),
-          absl::StrCat(options.image, " ", bytes.status().message()));
+  QueryMedia media;
+  const int64_t max_bytes =
+      client.options().max_message_bytes - kMessageOverheadBytes;
+  for (const auto& [path, bytes] : {std::pair(&options.image, &media.picture),
+                                    std::pair(&options.video, &media.video)}) {
+    if (path->empty()) continue;
+    auto read = ReadFile(*path, max_bytes);
+    if (!read.ok()) {
+      return absl::Status(read.status().code(),
+                          absl::StrCat(*path, " ", read.status().message()));
     }
-    picture = *std::move(bytes);
+    *bytes = *std::move(read);
   }
-  const auto response = client.Search(MakeRequest(options, picture));
+  const auto response = client.Search(MakeRequest(options, media));
   if (!response.ok()) return response.status();
   if (options.json) {
     PrintJson(options, *response, console);
@@ -276,7 +300,8 @@ absl::StatusOr<ExitCode> RunSearch(const SearchOptions& options,
   }
   if (!options.html.empty()) {
     if (absl::Status status = WriteFile(
-            options.html, RenderGallery(MakePage(options, picture, *response)));
+            options.html,
+            RenderGallery(MakePage(options, media.picture, *response)));
         !status.ok()) {
       return status;
     }
@@ -289,15 +314,18 @@ absl::StatusOr<ExitCode> RunSearch(const SearchOptions& options,
 
 void AddSearchCommand(CLI::App& app, CommandLine& line) {
   const auto options = std::make_shared<SearchOptions>();
-  CLI::App* command =
-      app.add_subcommand("search", "Finds what fits a text or a picture best");
+  CLI::App* command = app.add_subcommand(
+      "search", "Finds what fits a text, a picture or a video best");
   command->fallthrough();
   command->footer(kFooter);
-  command->add_option("TEXT", options->words, "What the picture should show")
+  command->add_option("TEXT", options->words, "What it should show")
       ->check(CheckUtf8)
       ->type_name("");
   command
       ->add_option("--image", options->image, "A picture to find similar ones")
+      ->check(CLI::ExistingFile.description(""))
+      ->type_name("FILE");
+  command->add_option("--video", options->video, "A video, likewise")
       ->check(CLI::ExistingFile.description(""))
       ->type_name("FILE");
   command->add_option("--id", options->item_id, "A stored item, likewise")

@@ -1,10 +1,15 @@
 #include "client/cli/thumbnail.h"
 
 #include <memory>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include <vips/vips.h>
+
+#include "engine/base/clock.h"
+#include "engine/media/ffmpeg_video_decoder.h"
+#include "engine/media/image_writer.h"
 
 namespace quern::cli {
 namespace {
@@ -16,7 +21,7 @@ constexpr double kWhite = 255;
 struct Unref {
   void operator()(VipsImage* image) const { g_object_unref(image); }
 };
-using Image = std::unique_ptr<VipsImage, Unref>;
+using OwnedImage = std::unique_ptr<VipsImage, Unref>;
 
 // Loaders that were never meant for files of strangers stay off.
 bool StartVips() {
@@ -50,7 +55,7 @@ absl::StatusOr<Thumbnail> MakeThumbnail(absl::string_view picture) {
                             nullptr) != 0) {
     return VipsError();
   }
-  Image image(output);
+  OwnedImage image(output);
   if (vips_image_hasalpha(image.get()) != 0) {
     VipsArrayDouble* white = vips_array_double_newv(1, kWhite);
     const int failed =
@@ -70,6 +75,25 @@ absl::StatusOr<Thumbnail> MakeThumbnail(absl::string_view picture) {
                       vips_image_get_height(image.get())};
   g_free(bytes);
   return thumbnail;
+}
+
+absl::StatusOr<Thumbnail> VideoThumbnail(const std::filesystem::path& file) {
+  constexpr int kFrameQuality = 95;  // It is compressed once more.
+  static const RealClock clock;
+  const auto decoder = FfmpegVideoDecoder::Create({}, &clock);
+  if (!decoder.ok()) return decoder.status();
+  Image frame;
+  const auto info = (*decoder)->Decode(
+      {.path = file.string()}, {.max_frames = 1}, kSide, kSide,
+      [] { return absl::OkStatus(); },
+      [&](VideoFrame first) {
+        frame = std::move(first.image);
+        return absl::OkStatus();
+      });
+  if (!info.ok()) return info.status();
+  const auto jpeg = EncodeJpeg(frame, kFrameQuality);
+  if (!jpeg.ok()) return jpeg.status();
+  return MakeThumbnail(*jpeg);
 }
 
 }  // namespace quern::cli

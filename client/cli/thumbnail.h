@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -18,5 +19,8 @@ struct Thumbnail {
 // INVALID_ARGUMENT with the decoder's reason when they are no picture.
 // Thread-safe.
 absl::StatusOr<Thumbnail> MakeThumbnail(absl::string_view picture);
+
+// Likewise, of the first frame of a video.
+absl::StatusOr<Thumbnail> VideoThumbnail(const std::filesystem::path& file);
 
 }  // namespace quern::cli

@@ -1,7 +1,6 @@
 #include "engine/embed/embedder.h"
 
 #include <atomic>
-#include <cmath>
 #include <deque>
 #include <optional>
 #include <utility>
@@ -12,6 +11,7 @@
 #include "engine/base/file.h"
 #include "engine/base/status_macros.h"
 #include "engine/base/utf8.h"
+#include "engine/embed/frame_pooling.h"
 
 namespace quern {
 namespace {
@@ -36,29 +36,6 @@ absl::Status CheckText(absl::string_view text, int64_t max_bytes) {
   }
   if (!IsValidUtf8(text)) return InvalidField("text", "is not valid UTF-8");
   return absl::OkStatus();
-}
-
-// The weighted mean of the rows, of length one. Rows that cancel out have none.
-absl::StatusOr<std::vector<float>> MeanDirection(
-    const MatrixView& rows, const std::vector<int64_t>& weights) {
-  const int64_t dimension = rows.columns;
-  std::vector<double> sum(dimension);
-  for (int64_t i = 0; i < rows.rows; ++i) {
-    for (int64_t j = 0; j < dimension; ++j) {
-      sum[j] += static_cast<double>(weights[i]) * rows.row(i)[j];
-    }
-  }
-  double squares = 0;
-  for (const double value : sum) squares += value * value;
-  const double norm = std::sqrt(squares);
-  if (!(norm > 0)) {
-    return absl::InvalidArgumentError("its frames' embeddings cancel out");
-  }
-  std::vector<float> mean(dimension);
-  for (int64_t i = 0; i < dimension; ++i) {
-    mean[i] = static_cast<float>(sum[i] / norm);
-  }
-  return mean;
 }
 
 // What the caller reads as an error of its field, where it is one.
@@ -316,7 +293,7 @@ class Embedder::Call {
     absl::Status failure ABSL_GUARDED_BY(mutex);
     std::deque<ImageRow> rows;  // Grows on the decoder's thread alone.
     std::vector<absl::Duration> times;
-    std::vector<int64_t> weights;  // At how many sampled times each is shown.
+    std::vector<int64_t> samples;  // At how many sampled times each is shown.
   };
 
   absl::StatusOr<Embedded> EmbedVideo(const VideoInput& input) {
@@ -342,7 +319,7 @@ class Embedder::Call {
     absl::Status status = AwaitFrames(frames, 0);
     status.Update(info.status());
     if (!status.ok()) return OfField(field, std::move(status));
-    QUERN_ASSIGN_OR_RETURN(Embedded embedded, PoolFrames(frames, field));
+    QUERN_ASSIGN_OR_RETURN(Embedded embedded, TakeFrames(frames, field));
     embedded.stages = {{"decode", decoded - began},
                        {"encode", context_.clock().Now() - decoded}};
     return embedded;
@@ -364,7 +341,7 @@ class Embedder::Call {
         model_->image_batcher()->Admit(context_, Lane::kBulk, 1, 1));
     ImageRow& row = frames.rows.emplace_back();
     frames.times.push_back(frame.time);
-    frames.weights.push_back(frame.samples);
+    frames.samples.push_back(frame.samples);
     row.context = &context_;
     row.lane = Lane::kBulk;
     WritePixels(frame.image, row.pixels);
@@ -383,7 +360,7 @@ class Embedder::Call {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<Embedded> PoolFrames(Frames& frames,
+  absl::StatusOr<Embedded> TakeFrames(Frames& frames,
                                       absl::string_view field) const {
     const int64_t dimension = model_->info().dimension;
     Embedded embedded;
@@ -397,11 +374,9 @@ class Embedder::Call {
     for (const ImageRow& row : frames.rows) {
       values.insert(values.end(), row.embedding.begin(), row.embedding.end());
     }
+    embedded.samples = std::move(frames.samples);
     absl::StatusOr<std::vector<float>> mean =
-        MeanDirection({.data = values.data(),
-                       .rows = embedded.dense.rows,
-                       .columns = dimension},
-                      frames.weights);
+        PoolFrames(embedded.frames(), embedded.samples);
     if (!mean.ok()) return OfField(field, mean.status());
     embedded.embedding = *std::move(mean);
     return embedded;

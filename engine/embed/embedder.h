@@ -58,6 +58,13 @@ struct Embedded {
   // the only cell.
   DenseMaps dense;
   std::vector<absl::Duration> times;  // Of the frames, from the video's start.
+  std::vector<int64_t> samples;  // At how many sampled times each is shown.
+  // The frames' embeddings, a row each.
+  MatrixView frames() const {
+    return {.data = dense.values.data(),
+            .rows = dense.rows,
+            .columns = dense.dimension};
+  }
 
   std::vector<StageTime> stages;  // decode, encode (with the wait for a batch)
 };

@@ -97,7 +97,7 @@ absl::StatusOr<std::unique_ptr<TorchEncoder>> MakeEncoder(
   if (package.spec.text.has_value()) {
     options.text_file = package.PathOf(package.spec.text->file);
     options.text_method = package.spec.text->global_method;
-    options.max_tokens = package.spec.text->tokenizer.max_tokens;
+    options.max_tokens = MaxTokensOf(package.spec.text->tokenizer);
   }
   if (package.spec.match.has_value()) {
     options.match_file = package.PathOf(package.spec.match->file);
@@ -193,7 +193,7 @@ absl::StatusOr<PixelBatch> CanaryPixels(
 }
 
 absl::Status CheckCells(const CanaryImage& image, const DenseMaps& maps,
-                        double tolerance) {
+                        const Nearness& nearness) {
   for (const CanaryCell& cell : image.cells) {
     const std::string name =
         absl::StrCat("row ", cell.row, ", column ", cell.column,
@@ -213,7 +213,7 @@ absl::Status CheckCells(const CanaryImage& image, const DenseMaps& maps,
       value = static_cast<float>(value / std::sqrt(squares));
     }
     QUERN_RETURN_IF_ERROR(
-        CompareEmbeddings(name, actual, cell.embedding, tolerance));
+        CompareEmbeddings(name, actual, cell.embedding, nearness));
   }
   return absl::OkStatus();
 }
@@ -232,7 +232,7 @@ absl::Status CheckImages(const ModelPackage& package,
     if (tower.dense_method.empty()) continue;
     absl::StatusOr<DenseMaps> maps = encoder.EncodeDense(pixels);
     if (!maps.ok()) return CanaryMismatch(maps.status().message());
-    QUERN_RETURN_IF_ERROR(CheckCells(image, *maps, package.canary.tolerance));
+    QUERN_RETURN_IF_ERROR(CheckCells(image, *maps, nearness));
   }
   return absl::OkStatus();
 }

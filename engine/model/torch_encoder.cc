@@ -443,9 +443,10 @@ absl::StatusOr<std::unique_ptr<TorchEncoder>> TorchEncoder::Create(
                                      towers->device, options.precision));
   }
   if (!options.match_file.empty()) {
-    QUERN_ASSIGN_OR_RETURN(
-        towers->match,
-        LoadTower(options.match_file, {options.match_method}, towers->device));
+    // Always in fp32: it judges few pairs, and finely.
+    QUERN_ASSIGN_OR_RETURN(towers->match,
+                           LoadTower(options.match_file, {options.match_method},
+                                     towers->device, Precision::kFp32));
   }
   return std::unique_ptr<TorchEncoder>(
       new TorchEncoder(std::move(options), std::move(towers)));
@@ -630,13 +631,14 @@ absl::StatusOr<std::vector<float>> TorchEncoder::Match(
     for (int64_t first = 0; first < images.rows; first += most_rows) {
       const int64_t rows = std::min(most_rows, images.rows - first);
       const TokenTensors tokens =
-          PadTokens(texts.subspan(first, rows), towers_->device);
+          PadTokens(texts.subspan(first, rows), 0, towers_->device);
       QUERN_ASSIGN_OR_RETURN(
           const at::Tensor output,
-          RunMethod(towers_->match->module, options_.match_method,
-                    {PixelTensor(images, first, rows, towers_->device),
-                     tokens.ids, tokens.mask},
-                    {rows}));
+          RunMethod(
+              towers_->match->module, options_.match_method,
+              {PixelTensor(images, first, rows, towers_->device, at::kFloat),
+               tokens.ids, tokens.mask},
+              {rows}));
       const float* values = output.const_data_ptr<float>();
       scores.insert(scores.end(), values, values + output.numel());
     }

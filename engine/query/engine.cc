@@ -10,6 +10,7 @@
 #include "engine/base/error.h"
 #include "engine/base/status_macros.h"
 #include "engine/base/utf8.h"
+#include "engine/embed/frame_pooling.h"
 
 namespace quern {
 namespace {
@@ -203,6 +204,34 @@ class Engine::SearchCall {
       }
       result_.query_truncated |= embedded[i]->truncated;
       vectors_[part] = std::move(embedded[i]->embedding);
+    }
+    return WeighFramesByTexts(embedded);
+  }
+
+  // A video beside a text is taken for what of it the text is about.
+  absl::Status WeighFramesByTexts(
+      const std::vector<absl::StatusOr<Embedded>>& embedded) {
+    std::vector<float> text(collection_->dimension());
+    bool has_text = false;
+    for (size_t i = 0; i < embedded.size(); ++i) {
+      if (!std::holds_alternative<TextInput>(inputs_[i])) continue;
+      const size_t part = part_of_input_[i];
+      if (query_.parts[part].weight < 0) continue;
+      AddScaled(vectors_[part], query_.parts[part].weight, text);
+      has_text = true;
+    }
+    if (!has_text) return absl::OkStatus();
+    Normalise(text);
+    for (size_t i = 0; i < embedded.size(); ++i) {
+      if (!std::holds_alternative<VideoInput>(inputs_[i])) continue;
+      const size_t part = part_of_input_[i];
+      absl::StatusOr<std::vector<float>> pooled =
+          PoolFramesForQuery(embedded[i]->frames(), embedded[i]->samples, text);
+      if (!pooled.ok()) {
+        return InvalidField(absl::StrCat(PathOfPart(part), ".video"),
+                            pooled.status().message());
+      }
+      vectors_[part] = *std::move(pooled);
     }
     return absl::OkStatus();
   }

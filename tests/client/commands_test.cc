@@ -134,7 +134,7 @@ TEST_F(CommandsTest, IndexesAFolder) {
   EXPECT_EQ(item.payload().fields().at("size_bytes").number_value(), 17);
   EXPECT_EQ(item.media_uri(),
             std::filesystem::canonical(folder_.path() / "sub/wren.png"));
-  EXPECT_THAT(out_.str(), HasSubstr("Indexed 3 pictures into \"photos\""));
+  EXPECT_THAT(out_.str(), HasSubstr("Indexed 3 files into \"photos\""));
 }
 
 TEST_F(CommandsTest, IndexListsBrokenFilesAtTheEnd) {
@@ -207,7 +207,7 @@ TEST_F(CommandsTest, IndexRefusesAnotherModelsCollection) {
 
 TEST_F(CommandsTest, IndexOfNothingIsAnError) {
   EXPECT_EQ(Index(), ExitCode::kError);
-  EXPECT_THAT(err_.str(), HasSubstr("no pictures in"));
+  EXPECT_THAT(err_.str(), HasSubstr("no pictures or videos in"));
 }
 
 TEST_F(CommandsTest, ABrokenStreamSaysHowToResume) {
@@ -218,7 +218,7 @@ TEST_F(CommandsTest, ABrokenStreamSaysHowToResume) {
   EXPECT_THAT(err_.str(), HasSubstr("the server goes down"));
   server_.BreakUpsertAfter(-1);
   EXPECT_EQ(Index(), ExitCode::kOk);
-  EXPECT_THAT(out_.str(), HasSubstr("Indexed 2 pictures"));
+  EXPECT_THAT(out_.str(), HasSubstr("Indexed 2 files"));
 }
 
 TEST_F(CommandsTest, AnInterruptedIndexSaysHowToResume) {

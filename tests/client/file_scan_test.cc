@@ -12,7 +12,7 @@ using testing::ElementsAre;
 
 std::vector<std::string> Names(const ScanResult& scan) {
   std::vector<std::string> names;
-  for (const PictureFile& file : scan.pictures) names.push_back(file.relative);
+  for (const MediaFile& file : scan.files) names.push_back(file.relative);
   return names;
 }
 
@@ -26,6 +26,22 @@ TEST(FileScanTest, PicturesAreKnownByTheirEnding) {
   }
 }
 
+TEST(FileScanTest, VideosAreKnownByTheirEnding) {
+  for (const char* name : {"a.mp4", "a.MOV", "a.mkv", "a.webm", "a.ts"}) {
+    EXPECT_TRUE(IsVideoName(name)) << name;
+    EXPECT_FALSE(IsPictureName(name)) << name;
+  }
+  EXPECT_FALSE(IsVideoName("a.jpg"));
+  const TempFolder folder;
+  folder.Write("a.mp4", "x");
+  folder.Write("b.jpg", "x");
+  const auto scan = ScanMedia(folder.path());
+  ASSERT_TRUE(scan.ok()) << scan.status();
+  EXPECT_THAT(Names(*scan), ElementsAre("a.mp4", "b.jpg"));
+  EXPECT_TRUE(scan->files[0].is_video);
+  EXPECT_FALSE(scan->files[1].is_video);
+}
+
 TEST(FileScanTest, FindsPicturesBelowInByteOrder) {
   const TempFolder folder;
   folder.Write("b.jpg", "x");
@@ -33,12 +49,12 @@ TEST(FileScanTest, FindsPicturesBelowInByteOrder) {
   folder.Write("a/deep/y.JPG", "x");
   folder.Write("B.gif", "x");
   folder.Write("notes.txt", "x");
-  const auto scan = ScanPictures(folder.path());
+  const auto scan = ScanMedia(folder.path());
   ASSERT_TRUE(scan.ok()) << scan.status();
   EXPECT_THAT(Names(*scan),
               ElementsAre("B.gif", "a/deep/y.JPG", "a/z.png", "b.jpg"));
-  EXPECT_EQ(scan->pictures[2].size_bytes, 2);
-  EXPECT_TRUE(scan->pictures[2].path.is_absolute());
+  EXPECT_EQ(scan->files[2].size_bytes, 2);
+  EXPECT_TRUE(scan->files[2].path.is_absolute());
   EXPECT_TRUE(scan->broken.empty());
 }
 
@@ -47,7 +63,7 @@ TEST(FileScanTest, LeavesOutHiddenFilesAndFolders) {
   folder.Write(".hidden.jpg", "x");
   folder.Write(".git/a.jpg", "x");
   folder.Write("seen.jpg", "x");
-  const auto scan = ScanPictures(folder.path());
+  const auto scan = ScanMedia(folder.path());
   ASSERT_TRUE(scan.ok()) << scan.status();
   EXPECT_THAT(Names(*scan), ElementsAre("seen.jpg"));
 }
@@ -58,7 +74,7 @@ TEST(FileScanTest, FollowsLinksToFilesOnly) {
   std::filesystem::create_symlink("real.jpg", folder.path() / "link.jpg");
   std::filesystem::create_directory_symlink(".", folder.path() / "loop");
   std::filesystem::create_symlink("nowhere", folder.path() / "dangling.jpg");
-  const auto scan = ScanPictures(folder.path());
+  const auto scan = ScanMedia(folder.path());
   ASSERT_TRUE(scan.ok()) << scan.status();
   EXPECT_THAT(Names(*scan), ElementsAre("link.jpg", "real.jpg"));
   ASSERT_EQ(scan->broken.size(), 1);
@@ -69,9 +85,9 @@ TEST(FileScanTest, ReportsWhatCannotBeUsed) {
   const TempFolder folder;
   folder.Write("empty.jpg", "");
   folder.Write("b\xff.jpg", "x");
-  const auto scan = ScanPictures(folder.path());
+  const auto scan = ScanMedia(folder.path());
   ASSERT_TRUE(scan.ok()) << scan.status();
-  EXPECT_TRUE(scan->pictures.empty());
+  EXPECT_TRUE(scan->files.empty());
   ASSERT_EQ(scan->broken.size(), 2);
   EXPECT_EQ(scan->broken[0].name, "b\xEF\xBF\xBD.jpg");
   EXPECT_EQ(scan->broken[0].reason, "its name is not UTF-8");
@@ -79,7 +95,7 @@ TEST(FileScanTest, ReportsWhatCannotBeUsed) {
 }
 
 TEST(FileScanTest, AMissingFolderIsAnError) {
-  EXPECT_TRUE(absl::IsNotFound(ScanPictures("/no/such/folder").status()));
+  EXPECT_TRUE(absl::IsNotFound(ScanMedia("/no/such/folder").status()));
 }
 
 TEST(FileScanTest, ReadsFilesUpToTheLimit) {

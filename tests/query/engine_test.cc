@@ -12,6 +12,7 @@
 #include "tests/query/fake_collection.h"
 #include "tests/support/await.h"
 #include "tests/support/fake_encoder.h"
+#include "tests/support/fake_video_decoder.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_directory.h"
 
@@ -46,7 +47,7 @@ class EngineTest : public ::testing::Test {
       : catalog_(ValueOrDie(Catalog::Open({.path = directory_.path() + "/data",
                                            .factories = disk_.Factories(),
                                            .clock = &clock_}))),
-        embedder_({.max_text_bytes = 100}, &decoder_, nullptr, &calls_),
+        embedder_({.max_text_bytes = 100}, &decoder_, &videos_, &calls_),
         engine_({.max_page_size = 50, .max_payload_bytes = 20}, &embedder_,
                 &models_, catalog_.get()) {
     models_.Put(MakeFakeModel("fake", 32));
@@ -103,6 +104,7 @@ class EngineTest : public ::testing::Test {
 
   RealClock clock_;
   FakeDecoder decoder_;
+  FakeVideoDecoder videos_;
   ModelRegistry models_;
   TemporaryDirectory directory_;
   FakeDisk disk_;
@@ -120,6 +122,21 @@ TEST_F(EngineTest, FindsPicturesByTextAndByPicture) {
               ElementsAre("b", "r"));
   EXPECT_THAT(Ids({.collection = "photos", .parts = {{ImageInput{"red"}}}}),
               ElementsAre("r", "b"));
+}
+
+TEST_F(EngineTest, ATextChoosesAmongTheFramesOfAVideoBesideIt) {
+  auto photos = CreatePhotos();
+  ASSERT_THAT(Put(*photos, {.id = "r", .content = ImageInput{"red"}}), IsOk());
+  ASSERT_THAT(Put(*photos, {.id = "b", .content = ImageInput{"blue"}}), IsOk());
+  // The text weighs next to nothing: what counts is which frames it chose.
+  const auto best_beside = [&](const std::string& text) {
+    return Ids({.collection = "photos",
+                .parts = {{VideoInput{"red red red blue"}, 10},
+                          {TextInput{text}, 0.001F}}})
+        .front();
+  };
+  EXPECT_EQ(best_beside("red"), "r");
+  EXPECT_EQ(best_beside("blue"), "b");
 }
 
 TEST_F(EngineTest, AddsTheWeightedParts) {
