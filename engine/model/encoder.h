@@ -58,7 +58,7 @@ class Encoder {
   virtual EncoderTuning tuning() const { return {}; }
 
   // One L2-normalised row per text. An empty batch gives an empty matrix.
-  // Errors, for all three:
+  // Errors, for all:
   //   kFailedPrecondition  the model has no such tower or output
   //   kInvalidArgument     sizes that the tower does not take
   //   kInternal            the tower threw, or gave a shape or a value (NaN,
@@ -73,6 +73,11 @@ class Encoder {
   // One grid per picture.
   virtual absl::StatusOr<DenseMaps> EncodeDense(
       const PixelBatch& images) const = 0;
+
+  // One matrix per text: a row per token, special tokens included, comparable
+  // with the cells of a grid by cosine, not normalised.
+  virtual absl::StatusOr<std::vector<Matrix>> EncodeTokens(
+      absl::Span<const Tokens> texts) const = 0;
 };
 
 }  // namespace quern

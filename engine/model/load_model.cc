@@ -53,6 +53,7 @@ absl::StatusOr<std::unique_ptr<TorchEncoder>> MakeEncoder(
   if (package.spec.text.has_value()) {
     options.text_file = package.PathOf(package.spec.text->file);
     options.text_method = package.spec.text->global_method;
+    options.tokens_method = package.spec.text->tokens_method;
     options.max_tokens = package.spec.text->tokenizer.max_tokens;
   }
   return TorchEncoder::Create(std::move(options));
