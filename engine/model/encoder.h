@@ -75,6 +75,11 @@ class Encoder {
   virtual absl::StatusOr<DenseMaps> EncodeDense(
       const PixelBatch& images) const = 0;
 
+  // One matrix per text: a row per token, special tokens included, comparable
+  // with the cells of a grid by cosine, not normalised.
+  virtual absl::StatusOr<std::vector<Matrix>> EncodeTokens(
+      absl::Span<const Tokens> texts) const = 0;
+
   // One score per pair of a picture and the text at its place: the logit that
   // they match, 0 where the model cannot tell. Unlike the towers, the head sees
   // both at once. Few models have one; the others need not override it.

@@ -438,9 +438,13 @@ absl::StatusOr<std::unique_ptr<TorchEncoder>> TorchEncoder::Create(
                                  options.precision));
   }
   if (!options.text_file.empty()) {
+    std::vector<std::string> methods = {options.text_method};
+    if (!options.tokens_method.empty()) {
+      methods.push_back(options.tokens_method);
+    }
     QUERN_ASSIGN_OR_RETURN(towers->text,
-                           LoadTower(options.text_file, {options.text_method},
-                                     towers->device, options.precision));
+                           LoadTower(options.text_file, methods, towers->device,
+                                     options.precision));
   }
   if (!options.match_file.empty()) {
     // Always in fp32: it judges few pairs, and finely.
@@ -498,38 +502,72 @@ int64_t TorchEncoder::memory_bytes() const {
          (towers_->match.has_value() ? towers_->match->bytes : 0);
 }
 
-absl::StatusOr<Matrix> TorchEncoder::EncodeText(
-    absl::Span<const Tokens> texts) const {
-  if (!towers_->text.has_value()) return NoTower("text tower");
+absl::Status TorchEncoder::RunTexts(absl::Span<const Tokens> texts,
+                                    const std::string& method, bool per_token,
+                                    const TakePass& take) const {
   for (const Tokens& text : texts) {
     if (text.ids.empty()) {
       return absl::InvalidArgumentError("a text has no tokens");
     }
   }
-  const auto rows = static_cast<int64_t>(texts.size());
-  Matrix embeddings(rows, dimension());
-  const absl::Status status = Guard(kLibrary, [&]() -> absl::Status {
+  return Guard(kLibrary, [&]() -> absl::Status {
     PrepareThread();
     const c10::InferenceMode inference;
-    int64_t first = 0;
-    while (first < rows) {
-      const auto part = FirstPass(texts.subspan(first), tuning_.text_rows);
+    while (!texts.empty()) {
+      const auto pass = FirstPass(texts, tuning_.text_rows);
       const TokenTensors tokens =
-          PadTokens(part, options_.max_tokens, towers_->device);
-      QUERN_ASSIGN_OR_RETURN(
-          const at::Tensor output,
-          RunMethod(towers_->text->module, options_.text_method,
-                    {tokens.ids, tokens.mask},
-                    {tokens.ids.size(0), dimension()}));
-      const auto part_rows = static_cast<int64_t>(part.size());
-      std::copy_n(output.const_data_ptr<float>(), part_rows * dimension(),
-                  embeddings.row(first).data());
-      first += part_rows;
+          PadTokens(pass, options_.max_tokens, towers_->device);
+      std::vector<int64_t> shape = {tokens.ids.size(0), dimension()};
+      if (per_token) shape.insert(shape.begin() + 1, tokens.ids.size(1));
+      QUERN_ASSIGN_OR_RETURN(const at::Tensor output,
+                             RunMethod(towers_->text->module, method,
+                                       {tokens.ids, tokens.mask}, shape));
+      take(pass, output.const_data_ptr<float>(), tokens.ids.size(1));
+      texts.remove_prefix(pass.size());
     }
-    return NormalizeRows(embeddings);
+    return absl::OkStatus();
   });
-  QUERN_RETURN_IF_ERROR(status);
+}
+
+absl::StatusOr<Matrix> TorchEncoder::EncodeText(
+    absl::Span<const Tokens> texts) const {
+  if (!towers_->text.has_value()) return NoTower("text tower");
+  Matrix embeddings(static_cast<int64_t>(texts.size()), dimension());
+  int64_t row = 0;
+  QUERN_RETURN_IF_ERROR(RunTexts(
+      texts, options_.text_method, /*per_token=*/false,
+      [&](absl::Span<const Tokens> pass, const float* values, int64_t) {
+        const auto rows = static_cast<int64_t>(pass.size());
+        std::copy_n(values, rows * dimension(), embeddings.row(row).data());
+        row += rows;
+      }));
+  QUERN_RETURN_IF_ERROR(NormalizeRows(embeddings));
   return embeddings;
+}
+
+absl::StatusOr<std::vector<Matrix>> TorchEncoder::EncodeTokens(
+    absl::Span<const Tokens> texts) const {
+  if (!towers_->text.has_value() || options_.tokens_method.empty()) {
+    return NoTower("output per token");
+  }
+  std::vector<Matrix> features;
+  features.reserve(texts.size());
+  QUERN_RETURN_IF_ERROR(RunTexts(
+      texts, options_.tokens_method, /*per_token=*/true,
+      [&](absl::Span<const Tokens> pass, const float* values, int64_t columns) {
+        for (const Tokens& text : pass) {
+          const auto tokens = static_cast<int64_t>(text.ids.size());
+          Matrix& matrix = features.emplace_back(tokens, dimension());
+          std::copy_n(values, tokens * dimension(), matrix.row(0).data());
+          values += columns * dimension();
+        }
+      }));
+  for (Matrix& matrix : features) {
+    QUERN_RETURN_IF_ERROR(
+        CheckFinite({matrix.row(0).data(),
+                     static_cast<size_t>(matrix.rows() * matrix.columns())}));
+  }
+  return features;
 }
 
 absl::Status TorchEncoder::CheckPixels(const PixelBatch& images) const {

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -21,6 +23,7 @@ struct TorchEncoderOptions {
   //   text global   int64 ids [rows, tokens], padded with 0, and int64 mask of
   //                 that shape, 1 for a token and 0 for padding
   //                 -> float [rows, dimension]
+  //   text tokens   the same -> float [rows, tokens, dimension]
   //   match         pictures, ids and mask as above, a text per picture
   //                 -> float [rows], the logit that they match
   std::string image_file;
@@ -29,6 +32,7 @@ struct TorchEncoderOptions {
   std::string image_method = "forward";
   std::string dense_method;  // Empty: none.
   std::string text_method = "forward";
+  std::string tokens_method;  // Empty: none.
   std::string match_method = "forward";
   // Longest text that the tower reads, in tokens. Shorter ones may be padded up
   // to it, so that there are fewer shapes to lay kernels out for; 0: they are
@@ -85,15 +89,26 @@ class TorchEncoder final : public Encoder {
   absl::StatusOr<Matrix> EncodeImages(const PixelBatch& images) const override;
   absl::StatusOr<DenseMaps> EncodeDense(
       const PixelBatch& images) const override;
+  absl::StatusOr<std::vector<Matrix>> EncodeTokens(
+      absl::Span<const Tokens> texts) const override;
   absl::StatusOr<std::vector<float>> Match(
       const PixelBatch& images, absl::Span<const Tokens> texts) const override;
 
  private:
   struct Towers;
+  // Takes what one forward pass gave for its texts: `dimension` values each, or
+  // `columns` times as many where there is a vector per token, padding
+  // included.
+  using TakePass = std::function<void(absl::Span<const Tokens> pass,
+                                      const float* values, int64_t columns)>;
 
   TorchEncoder(TorchEncoderOptions options, std::unique_ptr<Towers> towers);
 
   absl::Status CheckPixels(const PixelBatch& images) const;
+  // Runs `method` over the texts in order, pass by pass.
+  absl::Status RunTexts(absl::Span<const Tokens> texts,
+                        const std::string& method, bool per_token,
+                        const TakePass& take) const;
 
   const TorchEncoderOptions options_;
   const std::unique_ptr<const Towers> towers_;

@@ -30,6 +30,7 @@ struct EncoderContractCase {
   // Largest difference of any value that the company of a row makes.
   float rounding = 2e-5F;
   bool has_match = true;
+  bool has_tokens = true;  // It has an output per token.
 };
 
 inline void PrintTo(const EncoderContractCase& contract, std::ostream* out) {
@@ -147,6 +148,32 @@ TEST_P(EncoderContract, EncodesAPictureTheSameInAnyCompany) {
   }
 }
 
+TEST_P(EncoderContract, GivesARowPerTokenInAnyCompany) {
+  if (!GetParam().has_tokens) {
+    EXPECT_EQ(encoder_->EncodeTokens({}).status().code(),
+              absl::StatusCode::kFailedPrecondition);
+    return;
+  }
+  EXPECT_TRUE(encoder_->EncodeTokens({})->empty());
+  const std::vector<Tokens> texts = Texts(40);
+  const absl::StatusOr<std::vector<Matrix>> together =
+      encoder_->EncodeTokens(texts);
+  ASSERT_TRUE(together.ok()) << together.status();
+  ASSERT_EQ(together->size(), texts.size());
+  for (size_t i = 0; i < texts.size(); ++i) {
+    const absl::StatusOr<std::vector<Matrix>> alone =
+        encoder_->EncodeTokens({&texts[i], 1});
+    ASSERT_TRUE(alone.ok()) << alone.status();
+    const Matrix& matrix = (*together)[i];
+    ASSERT_EQ(matrix.rows(), static_cast<int64_t>(texts[i].ids.size()));
+    ASSERT_EQ(matrix.columns(), encoder_->dimension());
+    ASSERT_EQ(alone->front().rows(), matrix.rows());
+    for (int64_t token = 0; token < matrix.rows(); ++token) {
+      ExpectNear(matrix.row(token), alone->front().row(token));
+    }
+  }
+}
+
 TEST_P(EncoderContract, TellsInputsApart) {
   const absl::StatusOr<Matrix> texts = encoder_->EncodeText(Texts(2));
   const absl::StatusOr<Matrix> images = encoder_->EncodeImages(Pictures(2, 2));
@@ -201,6 +228,9 @@ TEST_P(EncoderContract, RejectsValuesThatDoNotFillTheShape) {
 TEST_P(EncoderContract, RejectsATextWithoutTokens) {
   const Tokens nothing;
   EXPECT_EQ(encoder_->EncodeText({&nothing, 1}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  if (!GetParam().has_tokens) return;
+  EXPECT_EQ(encoder_->EncodeTokens({&nothing, 1}).status().code(),
             absl::StatusCode::kInvalidArgument);
 }
 

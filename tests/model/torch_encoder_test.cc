@@ -1,10 +1,14 @@
 #include "engine/model/torch_encoder.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -25,6 +29,7 @@ TorchEncoderOptions TinyOptions(const TemporaryFolder& folder) {
           .text_file = folder.PathOf("text.ts"),
           .match_file = folder.PathOf("match.ts"),
           .dense_method = "dense",
+          .tokens_method = "tokens",
           .dimension = 2,
           .size_multiple = 4,
           .dense_stride = 4};
@@ -81,7 +86,8 @@ INSTANTIATE_TEST_SUITE_P(DefaultPackage, EncoderContract,
                              .encoder = DefaultTowers,
                              .stride = 32,
                              .max_token = 30'000,
-                             .has_match = false}));
+                             .has_match = false,
+                             .has_tokens = false}));
 
 // Activations are rounded to 8 bits after each layer, so another order of
 // additions moves an embedding's values (of about 0.04) in the second digit.
@@ -93,7 +99,8 @@ INSTANTIATE_TEST_SUITE_P(
                                                 .stride = 32,
                                                 .max_token = 30'000,
                                                 .rounding = 0.005F,
-                                                .has_match = false}}
+                                                .has_match = false,
+                                                .has_tokens = false}}
             : std::vector<EncoderContractCase>()));
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(EncoderContract);
 
@@ -111,7 +118,88 @@ TEST(TorchEncoderTest, GivesTheTowersOutputsNormalised) {
   const absl::StatusOr<DenseMaps> maps = encoder->EncodeDense(images);
   ASSERT_TRUE(maps.ok()) << maps.status();
   EXPECT_THAT(maps->values, testing::ElementsAre(0.75F, 0.5F, 0.75F, 0.5F));
+
+  const absl::StatusOr<std::vector<Matrix>> tokens =
+      encoder->EncodeTokens(texts);
+  ASSERT_TRUE(tokens.ok()) << tokens.status();
+  EXPECT_THAT(tokens->at(0).row(0), testing::ElementsAre(10, 10));
+  EXPECT_THAT(tokens->at(1).row(0), testing::ElementsAre(4, 16));
+  EXPECT_THAT(tokens->at(1).row(1), testing::ElementsAre(10, 10));
 }
+
+// What a layer gives beside what it must, worked out from the definition of its
+// activation: in fp32 the layer and its activation become one kernel.
+struct Fused {
+  std::string name;
+  std::string layer;  // Of x (float [1, 3, 1, 1]), with self.weight.
+  std::function<double(double)> activation;
+};
+
+class FusedTest : public testing::TestWithParam<Fused> {};
+
+TEST_P(FusedTest, KeepsTheValues) {
+  const std::vector<float> weight = {2, -1, 0.5F, -3, 4, 1};
+  const TemporaryFolder folder;
+  WriteTorchScript(
+      folder.PathOf("image.ts"),
+      "def forward(self, x):\n    return " + GetParam().layer + ".view([1, 2])",
+      weight, 2, 3);
+  const auto encoder = TorchEncoder::Create(
+      {.image_file = folder.PathOf("image.ts"), .dimension = 2});
+  ASSERT_TRUE(encoder.ok()) << encoder.status();
+  const PixelBatch pixels{
+      .rows = 1, .height = 1, .width = 1, .values = {1.5F, -0.25F, 2}};
+  const absl::StatusOr<Matrix> rows = (*encoder)->EncodeImages(pixels);
+  ASSERT_TRUE(rows.ok()) << rows.status();
+  // weight times pixels is (4.25, -3.5).
+  const double first = GetParam().activation(4.25);
+  const double second = GetParam().activation(-3.5);
+  const double norm = std::hypot(first, second);
+  EXPECT_NEAR(rows->row(0)[0], first / norm, 1e-5);
+  EXPECT_NEAR(rows->row(0)[1], second / norm, 1e-5);
+}
+
+constexpr char kConvolution[] =
+    "torch.conv2d(x, self.weight.view([2, 3, 1, 1]))";
+constexpr char kLinear[] = "torch.linear(x.view([1, 3]), self.weight)";
+
+INSTANTIATE_TEST_SUITE_P(
+    All, FusedTest,
+    testing::Values(
+        Fused{"Convolution", kConvolution, [](double v) { return v; }},
+        Fused{"ConvolutionAsTraced",
+              "torch._convolution(x, self.weight.view([2, 3, 1, 1]), None, "
+              "[1, 1], [0, 0], [1, 1], False, [0, 0], 1, False, False, True, "
+              "True)",
+              [](double v) { return v; }},
+        Fused{"ConvolutionRelu", absl::StrCat("torch.relu(", kConvolution, ")"),
+              [](double v) { return std::max(v, 0.0); }},
+        Fused{"ConvolutionHardtanh",
+              absl::StrCat("torch.hardtanh(", kConvolution, ", -0.5, 3.)"),
+              [](double v) { return std::clamp(v, -0.5, 3.0); }},
+        Fused{"ConvolutionClamp",
+              absl::StrCat("torch.clamp(", kConvolution, ", -1, 4)"),
+              [](double v) { return std::clamp(v, -1.0, 4.0); }},
+        Fused{"ConvolutionHalfClamp",
+              absl::StrCat("torch.clamp(", kConvolution, ", -1, None)"),
+              [](double v) { return std::max(v, -1.0); }},
+        Fused{"ConvolutionSilu", absl::StrCat("torch.silu(", kConvolution, ")"),
+              [](double v) { return v / (1 + std::exp(-v)); }},
+        Fused{"Linear", kLinear, [](double v) { return v; }},
+        Fused{"LinearGelu", absl::StrCat("torch.gelu(", kLinear, ")"),
+              [](double v) { return v / 2 * std::erfc(-v / std::sqrt(2)); }},
+        Fused{"LinearGeluTanh",
+              absl::StrCat("torch.gelu(", kLinear, ", approximate='tanh')"),
+              [](double v) {
+                return v / 2 *
+                       (1 + std::tanh(std::sqrt(2 / M_PI) *
+                                      (v + 0.044715 * v * v * v)));
+              }},
+        // The layer's own value is read as well: nothing may be fused.
+        Fused{"LinearReadTwice",
+              absl::StrCat("(torch.relu(", kLinear, ") + ", kLinear, ")"),
+              [](double v) { return std::max(v, 0.0) + v; }}),
+    [](const auto& info) { return info.param.name; });
 
 double Cosine(absl::Span<const float> a, absl::Span<const float> b) {
   double product = 0;  // Both have unit length.
@@ -260,6 +348,8 @@ TEST(TorchEncoderTest, RefusesTowersThatItDoesNotHave) {
             absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ((*encoder)->Match(images, {&text, 1}).status().code(),
             absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ((*encoder)->EncodeTokens({&text, 1}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
 }
 
 struct BadTower {
@@ -277,7 +367,8 @@ TEST_P(BadTowerTest, EndsInAnInternalError) {
                    "def forward(self, x):\n    " + body +
                        "\ndef dense(self, x):\n    " + body);
   WriteTorchScript(folder.PathOf("text.ts"),
-                   "def forward(self, x, mask):\n    " + body);
+                   "def forward(self, x, mask):\n    " + body +
+                       "\ndef tokens(self, x, mask):\n    " + body);
   WriteTorchScript(folder.PathOf("match.ts"),
                    "def forward(self, x, ids, mask):\n    " + body);
   const auto encoder = TorchEncoder::Create(TinyOptions(folder));
@@ -295,6 +386,8 @@ TEST_P(BadTowerTest, EndsInAnInternalError) {
   EXPECT_EQ((*encoder)->Match(images, {&text, 1}).status().code(),
             absl::StatusCode::kInternal);
   EXPECT_EQ((*encoder)->EncodeDense(images).status().code(),
+            absl::StatusCode::kInternal);
+  EXPECT_EQ((*encoder)->EncodeTokens({&text, 1}).status().code(),
             absl::StatusCode::kInternal);
 }
 

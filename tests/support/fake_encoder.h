@@ -133,6 +133,22 @@ class FakeEncoder final : public Encoder {
     return scores;
   }
 
+  absl::StatusOr<std::vector<Matrix>> EncodeTokens(
+      absl::Span<const Tokens> texts) const override {
+    std::vector<Matrix> features;
+    for (const Tokens& text : texts) {
+      if (text.ids.empty()) {
+        return absl::InvalidArgumentError("a text has no tokens");
+      }
+      const auto tokens = static_cast<int64_t>(text.ids.size());
+      Matrix& matrix = features.emplace_back(tokens, dimension_);
+      for (int64_t i = 0; i < tokens; ++i) {
+        AddTokens({&text.ids[i], 1}, matrix.row(i));
+      }
+    }
+    return features;
+  }
+
  private:
   using Color = std::array<float, 3>;
 
