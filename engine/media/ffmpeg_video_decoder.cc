@@ -10,7 +10,6 @@
 #include <cstring>
 #include <deque>
 #include <limits>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -60,7 +59,7 @@ constexpr int64_t kMinPixelsForThreads = 640 * 360;
 constexpr int kHdHeight = 720;
 
 // Packets waiting to be judged; when there are more they are decoded.
-constexpr int64_t kMaxQueueBytes = 32 << 20;
+constexpr int64_t kMaxQueueBytes = int64_t{32} << 20;
 constexpr size_t kMaxQueuePackets = 8192;
 
 // Failures of the demuxer in a row after which the rest is given up.
@@ -950,6 +949,10 @@ absl::Status Sampler::Run(VideoInfo* info) {
     }
     QUERN_RETURN_IF_ERROR(EmitHeld());
     info->duration = absl::Nanoseconds(shown_until);
+  } else {
+    // The header may have promised less than there was.
+    info->duration = absl::Nanoseconds(
+        std::max({demuxer_.duration_ns(), end_ns_, held_time_ + nominal_ns_}));
   }
   info->is_truncated = info->is_truncated || demuxer_.is_cut_off();
   info->is_damaged = damage_ > 0 || demuxer_.is_damaged();

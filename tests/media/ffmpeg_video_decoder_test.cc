@@ -439,6 +439,26 @@ TEST(FfmpegVideoDecoderTest, DecodesRealVideos) {
   }
 }
 
+// Small frames are decoded by one thread whatever is asked for.
+TEST(FfmpegVideoDecoderTest, ThreadsOfTheCodecChangeNothing) {
+  const VideoSource source = {.path = SamplePath("bigbuckbunny.mp4")};
+  if (!std::filesystem::exists(source.path)) {
+    GTEST_SKIP() << "no sample videos: run scripts/setup";
+  }
+  const VideoSampling sampling = {.frames_per_second = 60, .max_frames = 4};
+  const Decoded expected = DecodeWith(*MakeVideoDecoder(), source, sampling);
+  for (int threads : {2, 5}) {
+    const Decoded decoded =
+        DecodeWith(*MakeVideoDecoder({.threads = threads}), source, sampling);
+    ASSERT_TRUE(expected.info.ok() && decoded.info.ok());
+    ASSERT_EQ(decoded.frames.size(), 4);
+    for (size_t i = 0; i < 4; ++i) {
+      EXPECT_EQ(decoded.frames[i].time, expected.frames[i].time);
+      EXPECT_EQ(decoded.frames[i].image.rgb, expected.frames[i].image.rgb);
+    }
+  }
+}
+
 TEST(FfmpegVideoDecoderTest, AReducedFrameLooksTheSame) {
   const VideoSource source = {.path = SamplePath("bigbuckbunny.mp4")};
   if (!std::filesystem::exists(source.path)) {
