@@ -265,6 +265,13 @@ TEST(FfmpegVideoDecoderTest, CountsTheTimesThatALongFrameIsShown) {
   EXPECT_EQ(samples, std::ceil(seconds * 50 - 1e-6));
 }
 
+TEST(FfmpegVideoDecoderTest, OneSampleInAgesIsTheFirstFrame) {
+  const Decoded decoded = DecodeClip("h264.mp4", {.frames_per_second = 1e-300});
+  ASSERT_TRUE(decoded.info.ok()) << decoded.info.status();
+  ASSERT_EQ(decoded.frames.size(), 1);
+  EXPECT_EQ(decoded.frames[0].samples, 1);
+}
+
 TEST(FfmpegVideoDecoderTest, DecodesOnlyWhatTheSamplesDependOn) {
   // 60 frames in groups of 12; frame 30 is shown at half time. What is needed:
   // the first frames, those from 24 on, and what the decoder holds back.
@@ -757,6 +764,7 @@ TEST(FfmpegVideoDecoderTest, RefusesOptionsOutOfRange) {
       {.limits = {.max_bytes = 0}},
       {.limits = {.max_pixels = 0}},
       {.limits = {.max_duration = absl::ZeroDuration()}},
+      {.limits = {.max_duration = absl::InfiniteDuration()}},
       {.limits = {.max_decoded_bytes = -1}},
       {.limits = {.max_decode_time = absl::ZeroDuration()}},
       {.threads = 0},
