@@ -10,7 +10,6 @@
 #include <cstring>
 #include <deque>
 #include <limits>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -54,13 +53,13 @@ constexpr int kBands = 3;
 constexpr int kAlignment = 64;  // Of rows, for the widest vector instructions.
 
 // Below this, threads cost more than they bring.
-constexpr int64_t kMinPixelsForThreads = 640 * 360;
+constexpr int64_t kMinPixelsForThreads = int64_t{640} * 360;
 
 // From this height on an untagged stream is taken for BT.709.
 constexpr int kHdHeight = 720;
 
 // Packets waiting to be judged; when there are more they are decoded.
-constexpr int64_t kMaxQueueBytes = 32 << 20;
+constexpr int64_t kMaxQueueBytes = int64_t{32} << 20;
 constexpr size_t kMaxQueuePackets = 8192;
 
 // Failures of the demuxer in a row after which the rest is given up.
@@ -83,6 +82,10 @@ constexpr int64_t kEndSlackNs = 10;
 constexpr int64_t kSecondNs = 1'000'000'000;
 constexpr AVRational kNanoseconds = {1, 1'000'000'000};
 constexpr int64_t kNoTime = std::numeric_limits<int64_t>::min();
+
+// The greatest max_duration, 10,000 hours: sums of a few such times do not
+// overflow.
+constexpr int64_t kLongestNs = 36'000'000 * kSecondNs;
 
 // --- Ownership ---------------------------------------------------------------
 
@@ -300,7 +303,7 @@ class Input {
       case SEEK_SET:
         break;
       case SEEK_CUR:
-        offset += position_;
+        offset = av_sat_add64(offset, position_);
         break;
       default:
         return AVERROR(EINVAL);
@@ -793,15 +796,17 @@ class PictureMaker {
 class SampleTimes {
  public:
   SampleTimes(const VideoSampling& sampling, int64_t duration_ns)
-      : step_(std::max(
-            static_cast<double>(kSecondNs) / sampling.frames_per_second,
-            static_cast<double>(duration_ns) /
-                static_cast<double>(sampling.max_frames))),
+      : step_(std::min(std::max(static_cast<double>(kSecondNs) /
+                                    sampling.frames_per_second,
+                                static_cast<double>(duration_ns) /
+                                    static_cast<double>(sampling.max_frames)),
+                       static_cast<double>(kLongestNs))),
         count_(sampling.max_frames) {}
 
   int64_t count() const { return count_; }
   int64_t at(int64_t sample) const {
-    return std::llround(static_cast<double>(sample) * step_);
+    return std::llround(std::min(static_cast<double>(sample) * step_,
+                                 static_cast<double>(kLongestNs)));
   }
 
  private:
@@ -853,8 +858,8 @@ class Sampler {
 
   void NoteEnd(const AVPacket& packet, int64_t pts) {
     const int64_t length = ToNs(packet.duration, time_base_);
-    end_ns_ =
-        std::max(end_ns_, av_sat_add64(pts, std::max<int64_t>(0, length)));
+    const int64_t end = av_sat_add64(pts, std::max<int64_t>(0, length));
+    end_ns_ = std::max(end_ns_, std::min(end, kLongestNs));
   }
 
   int64_t ToTicks(int64_t relative_ns) const {
@@ -950,6 +955,10 @@ absl::Status Sampler::Run(VideoInfo* info) {
     }
     QUERN_RETURN_IF_ERROR(EmitHeld());
     info->duration = absl::Nanoseconds(shown_until);
+  } else {
+    // The header may have promised less than there was.
+    info->duration = absl::Nanoseconds(
+        std::max({demuxer_.duration_ns(), end_ns_, held_time_ + nominal_ns_}));
   }
   info->is_truncated = info->is_truncated || demuxer_.is_cut_off();
   info->is_damaged = damage_ > 0 || demuxer_.is_damaged();
@@ -1055,10 +1064,12 @@ void Sampler::SkipAhead() {
   const bool is_known =
       key != nullptr && Relative(key->timestamp) > horizon_ns_;
   if (is_known) {
-    if (key->pos - demuxer_.position() < options_.min_seek_bytes) return;
+    if (av_sat_sub64(key->pos, demuxer_.position()) < options_.min_seek_bytes) {
+      return;
+    }
   } else {
     target_ns -= blind_seek_ns_;
-    if (target_ns - horizon_ns_ < kBlindSeekNs) return;
+    if (av_sat_sub64(target_ns, horizon_ns_) < kBlindSeekNs) return;
   }
   skipped_for_ = next_;
   if (demuxer_.SeekTo(ToTicks(target_ns))) Restart();
@@ -1304,6 +1315,11 @@ absl::StatusOr<std::unique_ptr<FfmpegVideoDecoder>> FfmpegVideoDecoder::Create(
       CheckPositive("limits.max_duration", limits.max_duration));
   QUERN_RETURN_IF_ERROR(
       CheckPositive("limits.max_decode_time", limits.max_decode_time));
+  if (limits.max_duration > absl::Nanoseconds(kLongestNs)) {
+    return InvalidField("limits.max_duration",
+                        absl::StrCat(absl::FormatDuration(limits.max_duration),
+                                     " is over 10000h"));
+  }
   if (options.threads < 1 || options.threads > 64) {
     return InvalidField("threads",
                         absl::StrCat(options.threads, " is not in 1..64"));

@@ -34,7 +34,7 @@ struct VideoSampling {
 struct VideoLimits {
   int64_t max_bytes = int64_t{4} << 30;  // Encoded size; >= 1.
   int64_t max_pixels = 36'000'000;       // Width x height of a frame; >= 1.
-  absl::Duration max_duration = absl::Hours(4);  // > 0.
+  absl::Duration max_duration = absl::Hours(4);  // Above 0, up to 10,000 hours.
   // All frames that had to be decoded, sampled or not, at 3 bytes a pixel;
   // >= 1.
   int64_t max_decoded_bytes = int64_t{256} << 30;

@@ -2,10 +2,12 @@
 """Writes tests/data/pictures: one drawn picture in many encodings, good and bad.
 
     python3 -m venv venv && venv/bin/pip install pillow==13.0.0
+    apt-get install libheif-examples
     venv/bin/python tests/data/make_pictures.py
 """
 
 import struct
+import subprocess
 import zlib
 from pathlib import Path
 
@@ -112,6 +114,8 @@ def write_encodings(photo: Image.Image) -> None:
     photo.save(FOLDER / "photo.webp", lossless=True)
     photo.save(FOLDER / "photo.tiff", compression="tiff_lzw")
     photo.save(FOLDER / "photo.avif", quality=95, subsampling="4:4:4")
+    subprocess.run(["heif-enc", "-q", "95", "-p", "chroma=444", str(FOLDER / "photo.png"), "-o",
+                    str(FOLDER / "photo.heic")], check=True, stdout=subprocess.DEVNULL)
     flat = photo.quantize(64)
     flat.convert("RGB").save(FOLDER / "first_frame.png", optimize=True)
     flat.save(FOLDER / "animated.gif", save_all=True,

@@ -265,6 +265,13 @@ TEST(FfmpegVideoDecoderTest, CountsTheTimesThatALongFrameIsShown) {
   EXPECT_EQ(samples, std::ceil(seconds * 50 - 1e-6));
 }
 
+TEST(FfmpegVideoDecoderTest, OneSampleInAgesIsTheFirstFrame) {
+  const Decoded decoded = DecodeClip("h264.mp4", {.frames_per_second = 1e-300});
+  ASSERT_TRUE(decoded.info.ok()) << decoded.info.status();
+  ASSERT_EQ(decoded.frames.size(), 1);
+  EXPECT_EQ(decoded.frames[0].samples, 1);
+}
+
 TEST(FfmpegVideoDecoderTest, DecodesOnlyWhatTheSamplesDependOn) {
   // 60 frames in groups of 12; frame 30 is shown at half time. What is needed:
   // the first frames, those from 24 on, and what the decoder holds back.
@@ -436,6 +443,26 @@ TEST(FfmpegVideoDecoderTest, DecodesRealVideos) {
     EXPECT_EQ(decoded.frames.size(),
               std::ceil(absl::ToDoubleSeconds(sample.duration) * 2));
     EXPECT_FALSE(decoded.info->is_damaged || decoded.info->is_truncated);
+  }
+}
+
+// Small frames are decoded by one thread whatever is asked for.
+TEST(FfmpegVideoDecoderTest, ThreadsOfTheCodecChangeNothing) {
+  const VideoSource source = {.path = SamplePath("bigbuckbunny.mp4")};
+  if (!std::filesystem::exists(source.path)) {
+    GTEST_SKIP() << "no sample videos: run scripts/setup";
+  }
+  const VideoSampling sampling = {.frames_per_second = 60, .max_frames = 4};
+  const Decoded expected = DecodeWith(*MakeVideoDecoder(), source, sampling);
+  for (int threads : {2, 5}) {
+    const Decoded decoded =
+        DecodeWith(*MakeVideoDecoder({.threads = threads}), source, sampling);
+    ASSERT_TRUE(expected.info.ok() && decoded.info.ok());
+    ASSERT_EQ(decoded.frames.size(), 4);
+    for (size_t i = 0; i < 4; ++i) {
+      EXPECT_EQ(decoded.frames[i].time, expected.frames[i].time);
+      EXPECT_EQ(decoded.frames[i].image.rgb, expected.frames[i].image.rgb);
+    }
   }
 }
 
@@ -737,6 +764,7 @@ TEST(FfmpegVideoDecoderTest, RefusesOptionsOutOfRange) {
       {.limits = {.max_bytes = 0}},
       {.limits = {.max_pixels = 0}},
       {.limits = {.max_duration = absl::ZeroDuration()}},
+      {.limits = {.max_duration = absl::InfiniteDuration()}},
       {.limits = {.max_decoded_bytes = -1}},
       {.limits = {.max_decode_time = absl::ZeroDuration()}},
       {.threads = 0},

@@ -50,7 +50,7 @@ TEST(VipsImageDecoderTest, DecodesLosslessFormatsExactly) {
 TEST(VipsImageDecoderTest, DecodesLossyFormats) {
   const Image photo = Load("photo.png");
   for (absl::string_view name :
-       {"photo.jpg", "progressive.jpg", "photo.avif"}) {
+       {"photo.jpg", "progressive.jpg", "photo.avif", "photo.heic"}) {
     EXPECT_LT(Compare(Load(name), photo).mean, kLossyMean) << name;
   }
 }
@@ -201,7 +201,8 @@ TEST(VipsImageDecoderTest, RefusesWhatIsNoPicture) {
 TEST(VipsImageDecoderTest, RefusesTruncatedPictures) {
   for (absl::string_view name :
        {"photo.jpg", "progressive.jpg", "photo.png", "photo.webp", "photo.tiff",
-        "photo.avif", "animated.gif", "16bit_alpha.png", "orientation_6.jpg"}) {
+        "photo.avif", "photo.heic", "animated.gif", "16bit_alpha.png",
+        "orientation_6.jpg"}) {
     const std::string encoded = ReadTestData(absl::StrCat("pictures/", name));
     ExpectInvalid(MakeDecoder()->Decode(encoded.substr(0, encoded.size() / 2)),
                   "damaged picture: ");
@@ -259,7 +260,7 @@ TEST(VipsImageDecoderTest, SurvivesDamageAnywhere) {
   for (absl::string_view name :
        {"photo.jpg", "progressive.jpg", "cmyk.jpg", "orientation_6.jpg",
         "photo.png", "palette_alpha.png", "swapped_profile.png", "photo.webp",
-        "photo.tiff", "photo.avif", "animated.gif"}) {
+        "photo.tiff", "photo.avif", "photo.heic", "animated.gif"}) {
     const std::string encoded = ReadTestData(absl::StrCat("pictures/", name));
     for (int round = 0; round < 60; ++round) {
       std::string damaged = encoded.substr(0, 1 + random() % encoded.size());
