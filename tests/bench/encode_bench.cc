@@ -13,7 +13,6 @@
 #include <functional>
 #include <iostream>
 #include <memory>
-#include <optional>
 #include <random>
 #include <set>
 #include <string>
@@ -29,11 +28,10 @@
 #include "absl/time/clock.h"
 #include "grpcpp/support/byte_buffer.h"
 
-#include "engine/base/file.h"
 #include "engine/media/image_writer.h"
 #include "engine/media/vips_image_decoder.h"
 #include "engine/model/load_model.h"
-#include "engine/text/wordpiece_tokenizer.h"
+#include "engine/text/tokenizer.h"
 #include "quern/v1/embedding.grpc.pb.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/load_client.h"
@@ -159,10 +157,14 @@ grpc::ByteBuffer ToByteBuffer(const google::protobuf::Message& message) {
 struct Workload {
   std::string name;  // "text"
   size_t size = 0;   // Distinct inputs.
+  int batch = 1;     // Rows of the server's full batch.
   std::function<void(size_t index, v1::Input& input)> fill;
   // All that lies between the request's bytes and the embedding, for `rows`
   // inputs from `first` on. Thread-safe.
   std::function<void(size_t first, int rows)> encode;
+  // The same with inputs of similar size side by side, as a batch would best
+  // have them.
+  std::function<void(size_t first, int rows)> encode_alike;
   // The tower alone, likewise.
   std::function<void(size_t first, int rows)> run_tower;
 
@@ -180,35 +182,53 @@ struct Workload {
   }
 };
 
-Workload TextWorkload(const std::shared_ptr<const Model>& model,
-                      const std::string& package) {
-  const std::shared_ptr<const Tokenizer> tokenizer =
-      ValueOrDie(WordPieceTokenizer::Create(
-          {.vocabulary = ValueOrDie(ReadFile(package + "/vocab.txt")),
-           .max_tokens = model->info().max_tokens}));
+Workload TextWorkload(const std::shared_ptr<const Model>& model) {
   const auto sentences =
       std::make_shared<const std::vector<std::string>>(MakeSentences());
-  auto all_tokens = std::make_shared<std::vector<Tokens>>();
-  for (const std::string& sentence : *sentences) {
-    all_tokens->push_back(tokenizer->Tokenize(sentence));
-  }
-  Workload work;
-  work.name = "text";
-  work.size = sentences->size();
-  work.fill = [sentences](size_t index, v1::Input& input) {
-    input.set_text((*sentences)[index]);
+  const auto shortest_first =
+      std::make_shared<std::vector<std::string>>(*sentences);
+  const auto token_count = [&model](const std::string& sentence) {
+    return model->tokenizer()->Tokenize(sentence).ids.size();
   };
-  work.encode = [model, tokenizer, sentences](size_t first, int rows) {
+  absl::c_stable_sort(*shortest_first,
+                      [&](const std::string& a, const std::string& b) {
+                        return token_count(a) < token_count(b);
+                      });
+  const auto all_tokens = std::make_shared<std::vector<Tokens>>();
+  for (const std::string& sentence : *shortest_first) {
+    all_tokens->push_back(model->tokenizer()->Tokenize(sentence));
+  }
+  const auto encode = [model](const std::vector<std::string>& from,
+                              size_t first, int rows) {
     std::vector<Tokens> tokens;
     tokens.reserve(rows);
     for (int i = 0; i < rows; ++i) {
       tokens.push_back(
-          tokenizer->Tokenize((*sentences)[(first + i) % sentences->size()]));
+          model->tokenizer()->Tokenize(from[(first + i) % from.size()]));
     }
     (void)ValueOrDie(model->encoder().EncodeText(tokens));
   };
-  work.run_tower = [model, all_tokens](size_t first, int rows) {
-    first = std::min(first % all_tokens->size(), all_tokens->size() - rows);
+  // Short and long batches in turns.
+  const auto scatter = [](size_t first, int rows, size_t size) {
+    const size_t batches = size / rows;
+    return first / rows * 611 % batches * rows;
+  };
+  Workload work;
+  work.name = "text";
+  work.size = sentences->size();
+  work.batch = static_cast<int>(model->encoder().tuning().text_rows);
+  work.fill = [sentences](size_t index, v1::Input& input) {
+    input.set_text((*sentences)[index]);
+  };
+  work.encode = [encode, sentences](size_t first, int rows) {
+    encode(*sentences, first, rows);
+  };
+  work.encode_alike = [encode, scatter, shortest_first](size_t first,
+                                                        int rows) {
+    encode(*shortest_first, scatter(first, rows, shortest_first->size()), rows);
+  };
+  work.run_tower = [model, scatter, all_tokens](size_t first, int rows) {
+    first = scatter(first, rows, all_tokens->size());
     (void)ValueOrDie(model->encoder().EncodeText(
         {all_tokens->data() + first, static_cast<size_t>(rows)}));
   };
@@ -224,6 +244,7 @@ Workload ImageWorkload(const std::shared_ptr<const Model>& model,
   Workload work;
   work.name = "image";
   work.size = pictures->size();
+  work.batch = static_cast<int>(model->encoder().tuning().image_rows);
   work.fill = [pictures](size_t index, v1::Input& input) {
     input.mutable_image()->set_content((*pictures)[index]);
   };
@@ -252,6 +273,7 @@ Workload ImageWorkload(const std::shared_ptr<const Model>& model,
     run(rows,
         [&](int i, absl::Span<float> out) { preprocess(first + i, out); });
   };
+  work.encode_alike = work.encode;
   auto ready = std::make_shared<std::vector<std::vector<float>>>();
   for (size_t i = 0; i < 32; ++i) {
     preprocess(i, absl::MakeSpan(ready->emplace_back(values)));
@@ -297,33 +319,25 @@ Rate BareRate(const std::function<void(size_t, int)>& encode, int rows,
               1e3 * (CpuSeconds(getpid()) - cpu) / static_cast<double>(total)};
 }
 
-struct BatchSizes {
-  int fastest = 1;
-  // The smallest that is nearly as fast: a full batch takes no longer than need
-  // be.
-  int smallest = 1;
-};
-
-// Tries all batch sizes and prints the rate of each.
-BatchSizes FindBatchSizes(const std::string& what,
-                          const std::function<void(size_t, int)>& encode,
-                          double seconds) {
-  constexpr double kNearlyAsFast = 0.96;
+// The batch size that gives the highest rate; prints what each gives.
+int FindBestBatch(const std::string& what,
+                  const std::function<void(size_t, int)>& encode,
+                  double seconds) {
   absl::PrintF("%s, inputs/s of %u threads at batch", what,
                std::thread::hardware_concurrency());
-  std::vector<double> rates;
+  int best = 1;
+  double best_rate = 0;
   for (const int rows : kBatchSizes) {
-    rates.push_back(BareRate(encode, rows, seconds).inputs_per_second);
-    absl::PrintF("  %d: %.1f", rows, rates.back());
+    const double rate = BareRate(encode, rows, seconds).inputs_per_second;
+    absl::PrintF("  %d: %.1f", rows, rate);
+    if (rate > best_rate) {
+      best_rate = rate;
+      best = rows;
+    }
   }
   absl::PrintF("\n");
   std::fflush(stdout);
-  const auto fastest = std::max_element(rates.begin(), rates.end());
-  const auto smallest = std::find_if(
-      rates.begin(), rates.end(),
-      [&](double rate) { return rate >= kNearlyAsFast * *fastest; });
-  return {.fastest = kBatchSizes[fastest - rates.begin()],
-          .smallest = kBatchSizes[smallest - rates.begin()]};
+  return best;
 }
 
 // Saturation: closed loops against the encoder alone.
@@ -344,7 +358,7 @@ void MeasureThroughput(const Workload& work, const QuerndProcess& server,
   std::vector<double> bare, bare_cpu;
   for (int round = 0; round < options.rounds; ++round) {
     for (Load& load : loads) {
-      const Rate ceiling = BareRate(work.encode, batch, options.seconds);
+      const Rate ceiling = BareRate(work.encode_alike, batch, options.seconds);
       bare.push_back(ceiling.inputs_per_second);
       bare_cpu.push_back(ceiling.cpu_ms);
       const LoadReport report =
@@ -417,14 +431,14 @@ LoadReport Saturate(LoadClient& client,
 
 // 80 % of saturation, calls at random times.
 void MeasurePoisson(const Workload& work, const QuerndProcess& server,
-                    const Options& options, int batch, std::vector<Row>& rows) {
+                    const Options& options, std::vector<Row>& rows) {
   const std::vector<grpc::ByteBuffer> requests = work.Requests(1);
   LoadClient client(server.Channel(), kEmbedMethod);
   std::vector<double> batch_ms, p50, p99, ratios;
   for (int round = 0; round < options.rounds; ++round) {
-    batch_ms.push_back(
-        1e3 * batch * std::thread::hardware_concurrency() /
-        BareRate(work.encode, batch, options.seconds / 2).inputs_per_second);
+    batch_ms.push_back(1e3 * work.batch * std::thread::hardware_concurrency() /
+                       BareRate(work.encode, work.batch, options.seconds / 2)
+                           .inputs_per_second);
     const double saturation = Saturate(client, requests, options).OkRate();
     const LoadReport report =
         client.Run(requests, {.rate = 0.8 * saturation,
@@ -436,7 +450,7 @@ void MeasurePoisson(const Workload& work, const QuerndProcess& server,
     p99.push_back(Quantile(ms, 0.99));
     ratios.push_back(p99.back() / batch_ms.back());
   }
-  rows.push_back({absl::StrCat(work.name, ", a full batch of ", batch),
+  rows.push_back({absl::StrCat(work.name, ", a full batch of ", work.batch),
                   Median(batch_ms), "ms"});
   const std::string name = absl::StrCat(work.name, ", 80 % of saturation");
   rows.push_back({name + ", p50", Median(p50), "ms"});
@@ -456,12 +470,14 @@ double PeakMebibytes(pid_t pid) {
 }
 
 // Three times what it can do, every call with a deadline.
-void MeasureOverload(const Workload& work, const QuerndProcess& server,
-                     const Options& options, std::vector<Row>& rows) {
+void MeasureOverload(const Workload& work, const QuerndProcess& patient,
+                     const QuerndProcess& server, const Options& options,
+                     std::vector<Row>& rows) {
   constexpr grpc::StatusCode kRefused = grpc::StatusCode::RESOURCE_EXHAUSTED;
   const std::vector<grpc::ByteBuffer> requests = work.Requests(1);
+  LoadClient patient_client(patient.Channel(), kEmbedMethod);
   LoadClient client(server.Channel(), kEmbedMethod);
-  double saturation = Saturate(client, requests, options).OkRate();
+  double saturation = Saturate(patient_client, requests, options).OkRate();
   const double before = ResidentMebibytes(server.pid());
   PeakMebibytes(server.pid());
   const LoadReport report =
@@ -473,7 +489,8 @@ void MeasureOverload(const Workload& work, const QuerndProcess& server,
   const double peak = PeakMebibytes(server.pid());
   const double after = ResidentMebibytes(server.pid());
   // Around it, so that a machine that slows down does not count.
-  saturation = (saturation + Saturate(client, requests, options).OkRate()) / 2;
+  saturation += Saturate(patient_client, requests, options).OkRate();
+  saturation /= 2;
   int64_t due = 0, refused = 0, with_retry_info = 0, late = 0;
   for (const CallOutcome& call : report.calls) {
     if (call.due < report.begin || call.due > report.end) continue;
@@ -515,7 +532,7 @@ void MeasureStream(const Workload& work, const QuerndProcess& server,
   std::vector<double> rates, ratios;
   for (int round = 0; round < options.rounds; ++round) {
     const double bare =
-        BareRate(work.encode, batch, options.seconds).inputs_per_second;
+        BareRate(work.encode_alike, batch, options.seconds).inputs_per_second;
     grpc::ClientContext context;
     const auto stream = stub->EmbedStream(&context);
     std::atomic<bool> is_over = false;
@@ -610,33 +627,34 @@ void MeasureCache(const Workload& work, const Options& options,
   rows.push_back({"text from the cache, one client, p50", Median(ms), "ms"});
 }
 
-void MeasureWorkload(const Workload& work, const QuerndProcess& server,
-                     const Options& options, std::vector<Row>& rows) {
+void MeasureWorkload(const Workload& work, const QuerndProcess& patient,
+                     const QuerndProcess& server, const Options& options,
+                     std::vector<Row>& rows) {
   const double search_seconds = options.seconds / 3;
-  const bool wants_batch = options.Wants("throughput") ||
-                           options.Wants("poisson") || options.Wants("stream");
-  BatchSizes batch;
-  if (wants_batch) {
-    batch = FindBatchSizes(work.name, work.encode, search_seconds);
+  int batch = 1;
+  if (options.Wants("throughput") || options.Wants("stream")) {
+    batch = FindBestBatch(work.name, work.encode_alike, search_seconds);
   }
   if (options.Wants("throughput")) {
-    const int tower_batch = FindBatchSizes(work.name + ", tower alone",
-                                           work.run_tower, search_seconds)
-                                .fastest;
+    FindBestBatch(work.name + ", in order of arrival", work.encode,
+                  search_seconds);
+    const int tower_batch = FindBestBatch(work.name + ", tower alone",
+                                          work.run_tower, search_seconds);
     rows.push_back(
         {absl::StrCat(work.name, ", tower alone, batches of ", tower_batch),
          BareRate(work.run_tower, tower_batch, options.seconds)
              .inputs_per_second,
          "inputs/s", 0, true});
-    MeasureThroughput(work, server, options, batch.fastest, rows);
+    MeasureThroughput(work, patient, options, batch, rows);
   }
-  if (options.Wants("latency")) MeasureLatency(work, server, options, rows);
+  if (options.Wants("latency")) MeasureLatency(work, patient, options, rows);
   if (options.Wants("poisson")) {
-    MeasurePoisson(work, server, options, batch.smallest, rows);
+    MeasurePoisson(work, patient, options, rows);
   }
-  if (options.Wants("overload")) MeasureOverload(work, server, options, rows);
+  if (options.Wants("overload"))
+    MeasureOverload(work, patient, server, options, rows);
   if (options.Wants("stream")) {
-    MeasureStream(work, server, options, batch.fastest, rows);
+    MeasureStream(work, patient, options, batch, rows);
   }
 }
 
@@ -645,29 +663,38 @@ int Run(const Options& options) {
       absl::StrCat(std::getenv("QUERN_CACHE"), "/models/quern-lite");
   const std::shared_ptr<const Model> model =
       ValueOrDie(LoadModel({.path = package}));
-  const Workload text = TextWorkload(model, package);
+  const Workload text = TextWorkload(model);
   const Workload image = ImageWorkload(model, options.images);
   // Sentences come around again: answers from the cache would not tell what
   // the encoder does.
-  std::vector<std::string> arguments = {"--set", "cache.text_bytes=0"};
-  TemporaryDirectory data;
-  auto server = std::make_unique<QuerndProcess>(data.path(), arguments);
-  const bool has_cache = server->ready();
-  if (!has_cache) {
-    arguments.clear();
-    server = std::make_unique<QuerndProcess>(data.path());
-  }
+  const std::vector<std::string> uncached = {"--set", "cache.text_bytes=0"};
+  // Closed loops need a server that lets them wait.
+  std::vector<std::string> patient_arguments = uncached;
+  patient_arguments.insert(patient_arguments.end(),
+                           {"--set", "batching.max_wait=60s"});
   std::vector<Row> rows;
-  if (options.Wants("text")) MeasureWorkload(text, *server, options, rows);
-  if (options.Wants("image")) MeasureWorkload(image, *server, options, rows);
-  const int exit_status = server->Terminate();
-  if (options.Wants("memory")) {
-    MeasureMemory(text, image, arguments, options, rows);
+  {
+    TemporaryDirectory data, patient_data;
+    const QuerndProcess patient(patient_data.path(), patient_arguments);
+    const QuerndProcess server(data.path(), uncached);
+    if (!patient.ready() || !server.ready()) {
+      std::cerr << patient.Log() << server.Log();
+      return 1;
+    }
+    if (options.Wants("text")) {
+      MeasureWorkload(text, patient, server, options, rows);
+    }
+    if (options.Wants("image")) {
+      MeasureWorkload(image, patient, server, options, rows);
+    }
   }
-  if (options.Wants("cache") && has_cache) MeasureCache(text, options, rows);
+  if (options.Wants("memory")) {
+    MeasureMemory(text, image, patient_arguments, options, rows);
+  }
+  if (options.Wants("cache")) MeasureCache(text, options, rows);
   Print(rows);
   if (!options.json.empty()) WriteJson(rows, options.json);
-  return exit_status;
+  return 0;
 }
 
 }  // namespace
