@@ -10,6 +10,7 @@ set(CMAKE_ARCHIVE_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/lib")
 
 option(QUERN_BUILD_TESTS "Build the tests and benchmarks" ON)
 set(QUERN_SANITIZE "" CACHE STRING "Sanitizers, as given to -fsanitize=")
+option(QUERN_FUZZ "Make the fuzz targets libFuzzer's; needs clang" OFF)
 
 # Where scripts/setup keeps what it fetched and built.
 if(NOT DEFINED CACHE{QUERN_CACHE})
@@ -25,8 +26,10 @@ endif()
 
 # A designated initialiser that names only some members is the point of it.
 add_compile_options(-Wall -Wextra -Werror -Wno-missing-field-initializers)
-# GCC 12 sees overlaps in std::string that cannot be (its bug 105329).
-add_compile_options(-Wno-restrict)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # GCC 12 sees overlaps in std::string that cannot be (its bug 105329).
+  add_compile_options(-Wno-restrict)
+endif()
 add_link_options(-fuse-ld=lld)
 if(CMAKE_BUILD_TYPE STREQUAL "Debug")
   # Line tables are enough for stack traces and keep the links small.
@@ -38,6 +41,10 @@ if(QUERN_SANITIZE)
   if(QUERN_SANITIZE MATCHES "undefined")
     add_compile_options(-fno-sanitize-recover=undefined)
   endif()
+endif()
+
+if(QUERN_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
 endif()
 
 # quern_library(NAME SRCS a.cc ... DEPS targets... [PRIVATE_DEPS targets...])

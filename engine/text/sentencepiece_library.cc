@@ -32,7 +32,8 @@ class CharsMapWalker {
     if (charsmap.size() <= sizeof(trie_bytes)) return;
     std::memcpy(&trie_bytes, charsmap.data(), sizeof(trie_bytes));
     charsmap.remove_prefix(sizeof(trie_bytes));
-    if (trie_bytes % sizeof(uint32_t) != 0 || trie_bytes >= charsmap.size()) {
+    if (trie_bytes == 0 || trie_bytes % sizeof(uint32_t) != 0 ||
+        trie_bytes >= charsmap.size()) {
       return;
     }
     units_.resize(trie_bytes / sizeof(uint32_t));

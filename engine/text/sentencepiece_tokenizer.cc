@@ -18,6 +18,8 @@ namespace {
 
 using Library = std::unique_ptr<const SentencePieceLibrary>;
 
+constexpr size_t kMaxShownError = 400;
+
 constexpr absl::string_view kSpaceSymbol = "\u2581";
 
 absl::StatusOr<Library> LoadLibrary(absl::string_view model) {
@@ -29,9 +31,9 @@ absl::StatusOr<Library> LoadLibrary(absl::string_view model) {
   if (absl::IsResourceExhausted(library.status())) return library;
   if (!library.ok()) error = std::string(library.status().message());
   if (!library.ok() || *library == nullptr) {
-    return InvalidField("model", absl::StrCat("is no SentencePiece model that "
-                                              "can be used: ",
-                                              error));
+    return InvalidField(
+        "model", absl::StrCat("is no SentencePiece model that can be used: ",
+                              Quoted(error, kMaxShownError)));
   }
   return library;
 }

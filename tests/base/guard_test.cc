@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "engine/base/utf8.h"
 #include "tests/support/status_matchers.h"
 
 namespace quern {
@@ -75,6 +76,20 @@ TEST(GuardTest, CutsLongMessagesAndStackTraces) {
   const ThrowingLibrary<std::runtime_error> talkative{
       std::runtime_error(std::string(100'000, 'x'))};
   EXPECT_LT(Guard("library", [&] { talkative.Run(); }).message().size(), 1000u);
+}
+
+TEST(GuardTest, MessagesAreUtf8) {
+  const ThrowingLibrary<std::runtime_error> quoting{
+      std::runtime_error("near '\xfd\xff'")};
+  EXPECT_EQ(Guard("library", [&] { quoting.Run(); }).message(),
+            "library: near \\'\\xfd\\xff\\'");
+  // The cut goes around a character.
+  std::string umlauts = "x";
+  for (int i = 0; i < 1000; ++i) umlauts += "ä";
+  const ThrowingLibrary<std::runtime_error> cut{std::runtime_error(umlauts)};
+  const absl::Status status = Guard("library", [&] { cut.Run(); });
+  EXPECT_TRUE(IsValidUtf8(status.message()));
+  EXPECT_THAT(std::string(status.message()), EndsWith("ää"));
 }
 
 }  // namespace
