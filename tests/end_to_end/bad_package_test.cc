@@ -77,8 +77,8 @@ def forward(self, ids, mask):
 TEST_F(BadPackageTest, ATextThatGivesNaNFailsAlone) {
   Start(R"(
 def forward(self, ids, mask):
-    unknown = (ids == 1).any(1).to(torch.float)
-    return torch.tensor([[0.6, 0.8]]) / (1 - unknown).unsqueeze(1) * (1 - unknown).unsqueeze(1)
+    known = (ids != 1).all(1).to(self.weight.dtype).unsqueeze(1)
+    return torch.tensor([[0.6, 0.8]]) * known / known
 )");
   v1::EmbedResponse response;
   const grpc::Status alone = Embed({"poison"}, &response);
