@@ -19,6 +19,7 @@ absl::StatusOr<std::unique_ptr<LocalServer>> StartLocalServer(
   LocalServerOptions server_options;
   server_options.binary = *std::move(binary);
   server_options.data_folder = options.data_folder;
+  server_options.settings = options.server_settings;
   server_options.interrupt = console.interrupt;
   return LocalServer::Start(std::move(server_options));
 }

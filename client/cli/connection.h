@@ -5,6 +5,7 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -21,6 +22,7 @@ struct ConnectionOptions {
   std::string address;
   bool local = false;       // A private server for this run.
   std::string data_folder;  // Of the private server. Empty: a temporary one.
+  std::vector<std::string> server_settings;    // Of the private server.
   absl::Duration timeout = absl::Seconds(60);  // Of each call.
 };
 

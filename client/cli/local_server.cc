@@ -66,17 +66,23 @@ std::string LastLines(const fs::path& path) {
 
 }  // namespace
 
-std::vector<std::string> LocalServerArguments(const fs::path& binary,
-                                              const fs::path& data_folder) {
-  return {binary.string(),
-          "--set",
-          "server.address=127.0.0.1:0",
-          "--set",
-          "metrics.address=",
-          "--set",
-          "log.level=warning",
-          "--set",
-          absl::StrCat("storage.path=", data_folder.string())};
+std::vector<std::string> LocalServerArguments(
+    const fs::path& binary, const fs::path& data_folder,
+    const std::vector<std::string>& settings) {
+  std::vector<std::string> arguments = {
+      binary.string(),
+      "--set",
+      "server.address=127.0.0.1:0",
+      "--set",
+      "metrics.address=",
+      "--set",
+      "log.level=warning",
+      "--set",
+      absl::StrCat("storage.path=", data_folder.string())};
+  for (const std::string& setting : settings) {
+    arguments.insert(arguments.end(), {"--set", setting});
+  }
+  return arguments;
 }
 
 absl::StatusOr<std::string> ParseReadyLine(absl::string_view line) {
@@ -137,7 +143,7 @@ absl::Status LocalServer::Launch() {
                             ? temporary_folder_ / "data"
                             : fs::absolute(options_.data_folder);
   std::vector<std::string> arguments =
-      LocalServerArguments(options_.binary, data);
+      LocalServerArguments(options_.binary, data, options_.settings);
   std::vector<char*> pointers;
   pointers.reserve(arguments.size() + 1);
   for (std::string& argument : arguments) pointers.push_back(argument.data());

@@ -16,6 +16,7 @@ namespace quern::cli {
 struct LocalServerOptions {
   std::filesystem::path binary;       // quernd.
   std::filesystem::path data_folder;  // Empty: a temporary one.
+  std::vector<std::string> settings;  // "key=value", as --set takes them.
   // For loading the models.
   absl::Duration start_timeout = absl::Minutes(2);
   // Between SIGTERM and SIGKILL.
@@ -24,10 +25,11 @@ struct LocalServerOptions {
 };
 
 // The command line of a private server: any free port of the loopback, no
-// metrics, only warnings in its log.
+// metrics, only warnings in its log; then `settings`.
 std::vector<std::string> LocalServerArguments(
     const std::filesystem::path& binary,
-    const std::filesystem::path& data_folder);
+    const std::filesystem::path& data_folder,
+    const std::vector<std::string>& settings = {});
 
 // The address in quernd's "quernd ready address=HOST:PORT metrics=..." line.
 // INVALID_ARGUMENT for any other line.

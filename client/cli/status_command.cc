@@ -2,16 +2,13 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
 #include <CLI/CLI.hpp>
 
 #include "client/cli/collection_table.h"
 #include "client/cli/command.h"
 #include "client/cli/json_format.h"
-#include "client/cli/table.h"
+#include "client/cli/model_table.h"
 #include "client/cli/text.h"
 
 namespace quern::cli {
@@ -30,27 +27,6 @@ struct ServerState {
   std::vector<v1::Model> models;
   std::vector<v1::Collection> collections;
 };
-
-std::string FormatModels(const std::vector<v1::Model>& models, int width) {
-  if (models.empty()) return "There are no models.\n";
-  Table table({{"model"},
-               {"version"},
-               {"dimension", Table::Align::kRight},
-               {"device"},
-               {"memory", Table::Align::kRight},
-               {"state"},
-               {"fingerprint", Table::Align::kLeft, /*shrinks=*/true}});
-  for (const v1::Model& model : models) {
-    const std::string state = absl::AsciiStrToLower(
-        absl::StripPrefix(v1::Model::State_Name(model.state()), "STATE_"));
-    table.AddRow({model.name(), model.version(),
-                  absl::StrCat(model.dimension()), model.device(),
-                  FormatBytes(model.memory_bytes()),
-                  absl::StrCat(state, model.is_default() ? ", default" : ""),
-                  model.fingerprint().substr(0, 12)});
-  }
-  return table.Format(width);
-}
 
 void PrintJson(const std::string& address, const ServerState& state,
                Console& console) {

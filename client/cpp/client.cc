@@ -195,6 +195,45 @@ absl::StatusOr<std::vector<v1::Model>> Client::ListModels() {
                                 response.models().end());
 }
 
+absl::StatusOr<v1::Model> Client::GetModel(const std::string& name) {
+  v1::GetModelRequest request;
+  request.set_name(name);
+  v1::Model response;
+  absl::Status status = Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+    return models_->Get(context, request, &response);
+  });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::StatusOr<v1::Model> Client::LoadModel(
+    const v1::LoadModelRequest& request) {
+  v1::Model response;
+  absl::Status status = Run(Repeat::kNever, [&](grpc::ClientContext* context) {
+    return models_->Load(context, request, &response);
+  });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::Status Client::UnloadModel(const v1::UnloadModelRequest& request) {
+  v1::UnloadModelResponse response;
+  return Run(Repeat::kNever, [&](grpc::ClientContext* context) {
+    return models_->Unload(context, request, &response);
+  });
+}
+
+absl::StatusOr<v1::Model> Client::SetDefaultModel(const std::string& name) {
+  v1::SetDefaultModelRequest request;
+  request.set_name(name);
+  v1::Model response;
+  absl::Status status = Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+    return models_->SetDefault(context, request, &response);
+  });
+  if (!status.ok()) return status;
+  return response;
+}
+
 void Client::Shutdown() {
   absl::MutexLock lock(&mutex_);
   shut_down_ = true;

@@ -78,6 +78,13 @@ class Client {
                                        UpsertStream::ResultCallback on_result);
 
   absl::StatusOr<std::vector<v1::Model>> ListModels();
+  // The default model for the empty name.
+  absl::StatusOr<v1::Model> GetModel(const std::string& name);
+  // Not repeated on errors: loading is costly, and may have been done.
+  absl::StatusOr<v1::Model> LoadModel(const v1::LoadModelRequest& request);
+  // Likewise.
+  absl::Status UnloadModel(const v1::UnloadModelRequest& request);
+  absl::StatusOr<v1::Model> SetDefaultModel(const std::string& name);
 
   // Cancels calls and streams under way; further ones fail as CANCELLED.
   // Idempotent.

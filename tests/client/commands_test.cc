@@ -1,3 +1,4 @@
+#include <cmath>
 #include <map>
 #include <sstream>
 #include <stop_token>
@@ -77,6 +78,8 @@ TEST_F(CommandsTest, HelpAndVersionSucceed) {
                                              {"collections", "--help"},
                                              {"collections", "create", "-h"},
                                              {"status", "--help"},
+                                             {"model", "--help"},
+                                             {"model", "verify", "--help"},
                                              {"eval", "retrieval", "--help"}}) {
     EXPECT_EQ(Run(arguments), ExitCode::kOk);
     EXPECT_THAT(out_.str(), HasSubstr("Usage"));
@@ -105,6 +108,12 @@ TEST_F(CommandsTest, WrongUsageIsTwo) {
            {"search", "a", "--data", folder},
            {"collections", "delete", "photos"},
            {"collections", "create"},
+           {"model", "fly"},
+           {"model", "show"},
+           {"model", "load"},
+           {"model", "load", "/x", "--precision", "fp64"},
+           {"model", "verify", "/no/such/folder"},
+           {"model", "verify", folder, "--address", "x:1"},
            {"eval", "retrieval"}}) {
     EXPECT_EQ(Run(arguments), ExitCode::kUsage)
         << testing::PrintToString(arguments);
@@ -334,6 +343,178 @@ TEST_F(CommandsTest, StatusShowsHealthModelsAndCollections) {
   server_.SetServing(false);
   EXPECT_EQ(Run({"status"}), ExitCode::kError);
   EXPECT_THAT(err_.str(), HasSubstr("NOT_SERVING"));
+}
+
+TEST_F(CommandsTest, ModelListAndShow) {
+  for (const std::vector<std::string>& arguments :
+       std::vector<std::vector<std::string>>{{"model"}, {"model", "list"}}) {
+    EXPECT_EQ(Run(arguments), ExitCode::kOk);
+    EXPECT_THAT(out_.str(), HasSubstr("word-count"));
+    EXPECT_THAT(out_.str(), HasSubstr("ready, default"));
+  }
+  EXPECT_EQ(Run({"model", "list", "--json"}), ExitCode::kOk);
+  EXPECT_EQ(Output()[0]["name"], "word-count");
+
+  EXPECT_EQ(Run({"model", "show", "word-count"}), ExitCode::kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("up to 16 tokens"));
+  EXPECT_EQ(Run({"model", "show", "word-count", "--json"}), ExitCode::kOk);
+  EXPECT_EQ(Output()["dimension"], FakeServer::kDimension);
+  EXPECT_EQ(Run({"model", "show", "nobody"}), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("no model \"nobody\""));
+}
+
+TEST_F(CommandsTest, ModelLoadDefaultAndUnload) {
+  EXPECT_EQ(Run({"model", "load", "/srv/./models/other", "--device", "cuda:1",
+                 "--precision", "bf16"}),
+            ExitCode::kOk)
+      << err_.str();
+  EXPECT_THAT(out_.str(), HasSubstr("Loaded \"other\" 1."));
+  EXPECT_EQ(Run({"model", "show", "other", "--json"}), ExitCode::kOk);
+  const json other = Output();
+  EXPECT_EQ(other["description"], "/srv/models/other");
+  EXPECT_EQ(other["device"], "cuda:1");
+  EXPECT_EQ(other["precision"], "PRECISION_BF16");
+  EXPECT_EQ(other["is_default"], false);
+
+  EXPECT_EQ(Run({"model", "default", "other", "--json"}), ExitCode::kOk);
+  EXPECT_EQ(Output()["is_default"], true);
+  EXPECT_EQ(Run({"model", "unload", "word-count"}), ExitCode::kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("Unloaded \"word-count\""));
+  EXPECT_EQ(Run({"model", "unload", "other"}), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("it is the default model"));
+  EXPECT_EQ(Run({"model", "unload", "other", "--force"}), ExitCode::kOk);
+  EXPECT_EQ(Run({"model", "list"}), ExitCode::kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("There are no models"));
+}
+
+TEST_F(CommandsTest, AModelThatCannotBeLoadedIsSaidWithTheCure) {
+  EXPECT_EQ(Run({"model", "load", "/srv/models/broken"}), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("export the package again"));
+}
+
+// A package whose canary holds what the server in this process answers, and a
+// quernd that leads to it.
+class ModelVerifyTest : public CommandsTest {
+ protected:
+  ModelVerifyTest() {
+    environment_.erase("QUERN_ADDRESS");
+    const auto binary = folder_.Write(
+        "quernd",
+        absl::StrCat("#!/bin/sh\necho \"$@\" > ", ArgumentsFile().string(),
+                     "\necho 'quernd ready address=", server_.address(),
+                     "'\nexec tail -f /dev/null\n"));
+    std::filesystem::permissions(binary, std::filesystem::perms::owner_all);
+    environment_["QUERND"] = binary.string();
+    folder_.Write("package/model.json",
+                  R"({"canary": {"file": "canary/canary.json"}})");
+    folder_.Write("package/canary/image.png", "grey cat roof");
+    WriteCanary(Canary());
+  }
+
+  std::filesystem::path ArgumentsFile() const {
+    return folder_.path() / "arguments";
+  }
+
+  // By hand: one word is all of its text, three share theirs.
+  static json Canary() {
+    return {{"texts", {{{"text", "dog"}, {"embedding", Unit("dog", 1)}}}},
+            {"images",
+             {{{"file", "image.png"},
+               {"embedding", Unit("grey cat roof", 1 / std::sqrt(3.0F))}}}},
+            {"tolerance", 1e-3}};
+  }
+
+  // `value` at the place of each word: FNV-1a, as FakeServer documents.
+  static std::vector<float> Unit(const std::string& text, float value) {
+    std::vector<float> counts(FakeServer::kDimension, 0);
+    std::istringstream words(text);
+    for (std::string word; words >> word;) {
+      uint32_t hash = 2166136261;
+      for (const char c : word) {
+        hash = (hash ^ static_cast<uint8_t>(c)) * 16777619;
+      }
+      counts[hash % FakeServer::kDimension] += value;
+    }
+    return counts;
+  }
+
+  void WriteCanary(const json& canary) {
+    folder_.Write("package/canary/canary.json", canary.dump());
+  }
+
+  ExitCode Verify(std::vector<std::string> more = {}) {
+    std::vector<std::string> arguments = {"model", "verify",
+                                          (folder_.path() / "package").string(),
+                                          "--seconds", "0"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return Run(arguments);
+  }
+};
+
+TEST_F(ModelVerifyTest, ComparesAndMeasures) {
+  EXPECT_EQ(Verify({"--device", "cpu"}), ExitCode::kOk) << err_.str();
+  EXPECT_THAT(out_.str(), HasSubstr("The canary passed"));
+  EXPECT_THAT(out_.str(), HasSubstr("largest difference"));
+  EXPECT_THAT(out_.str(), HasSubstr("inputs/s"));
+  const std::string arguments = folder_.Read("arguments");
+  EXPECT_THAT(arguments,
+              HasSubstr("models.paths=[\"" +
+                        (folder_.path() / "package").string() + "\"]"));
+  EXPECT_THAT(arguments, HasSubstr("models.device=cpu"));
+  EXPECT_THAT(arguments, Not(HasSubstr("models.precision")));
+}
+
+TEST_F(ModelVerifyTest, PrintsJson) {
+  ASSERT_EQ(Verify({"--json"}), ExitCode::kOk) << err_.str();
+  const json output = Output();
+  EXPECT_EQ(output["passed"], true);
+  EXPECT_EQ(output["model"]["name"], "word-count");
+  ASSERT_EQ(output["parity"].size(), 2);
+  EXPECT_EQ(output["parity"][1]["inputs"], "pictures");
+  EXPECT_LT(output["parity"][1]["largest_difference"], 1e-6);
+  std::vector<int> sizes;
+  for (const json& row : output["speed"]) {
+    sizes.push_back(row["inputs_per_call"]);
+    EXPECT_GT(row["inputs_per_second"], 0);
+  }
+  EXPECT_THAT(sizes, ElementsAre(1, 4, 16, 1, 4, 16, 1, 4, 16));
+  EXPECT_EQ(server_.max_embed_inputs(), 16);
+}
+
+TEST_F(ModelVerifyTest, FindsAnOutputThatTheExporterDidNotSee) {
+  json canary = Canary();
+  for (json& value : canary["texts"][0]["embedding"]) {
+    if (value == 1) value = 0.75;
+  }
+  WriteCanary(canary);
+  EXPECT_EQ(Verify({"--json"}), ExitCode::kError);
+  EXPECT_THAT(err_.str(),
+              HasSubstr("texts are off by 2.5e-01, allowed are 1.0e-03"));
+  EXPECT_THAT(err_.str(), HasSubstr("export it again"));
+  EXPECT_EQ(Output()["passed"], false);
+  EXPECT_EQ(Output()["parity"][0]["largest_difference"], 0.25);
+  EXPECT_EQ(Output()["parity"][1]["passed"], true);
+}
+
+TEST_F(ModelVerifyTest, NamesWhatIsBrokenInThePackage) {
+  folder_.Write("package/canary/canary.json", "{\"tolerance\": \"much\"}");
+  EXPECT_EQ(Verify(), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("canary.json"));
+  std::filesystem::remove(folder_.path() / "package/canary/image.png");
+  WriteCanary(Canary());
+  EXPECT_EQ(Verify(), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("image.png"));
+  folder_.Write("package/model.json", "[]");
+  EXPECT_EQ(Verify(), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("model.json is not a JSON object"));
+}
+
+TEST_F(ModelVerifyTest, TellsWhyTheServerRefusedThePackage) {
+  folder_.Write(
+      "quernd",
+      "#!/bin/sh\necho 'the canary failed: off by 0.3' >&2\nexit 1\n");
+  EXPECT_EQ(Verify(), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("the canary failed: off by 0.3"));
 }
 
 TEST_F(CommandsTest, EvalMeasuresBothDirections) {

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "google/rpc/error_details.pb.h"
@@ -131,7 +132,19 @@ class FakeServer {
     int64_t upserts = 0;
     int64_t searches = 0;
     int max_embed_inputs = 0;
+    std::map<std::string, v1::Model> models = {{kModel, MakeModel(kModel)}};
+    std::string default_model = kModel;
   };
+
+  static v1::Model MakeModel(const std::string& name) {
+    v1::Model model;
+    model.set_name(name);
+    model.set_version("1");
+    model.set_dimension(kDimension);
+    model.set_state(v1::Model::STATE_READY);
+    model.set_max_tokens(16);
+    return model;
+  }
 
   static v1::Collection MakeCollection(const std::string& name,
                                        const std::string& model) {
@@ -435,18 +448,86 @@ class FakeServer {
     State& state_;
   };
 
+  // Takes every package for a model that is called as its folder, but for
+  // folders called "broken".
   class ModelsService final : public v1::Models::Service {
    public:
+    explicit ModelsService(State* state) : state_(*state) {}
+
     grpc::Status List(grpc::ServerContext*, const v1::ListModelsRequest*,
                       v1::ListModelsResponse* response) override {
-      v1::Model& model = *response->add_models();
-      model.set_name(kModel);
-      model.set_version("1");
-      model.set_dimension(kDimension);
-      model.set_state(v1::Model::STATE_READY);
-      model.set_is_default(true);
+      absl::MutexLock lock(&state_.mutex);
+      for (const auto& [name, model] : state_.models) {
+        Describe(model, *response->add_models());
+      }
       return grpc::Status::OK;
     }
+
+    grpc::Status Get(grpc::ServerContext*, const v1::GetModelRequest* request,
+                     v1::Model* response) override {
+      absl::MutexLock lock(&state_.mutex);
+      const auto found = state_.models.find(
+          request->name().empty() ? state_.default_model : request->name());
+      if (found == state_.models.end()) return NoModel(request->name());
+      Describe(found->second, *response);
+      return grpc::Status::OK;
+    }
+
+    grpc::Status Load(grpc::ServerContext*, const v1::LoadModelRequest* request,
+                      v1::Model* response) override {
+      const std::string& path = request->path();
+      const std::string name = path.substr(path.rfind('/') + 1);
+      if (name == "broken") {
+        return {grpc::StatusCode::FAILED_PRECONDITION,
+                "file \"image.ts\" is missing: export the package again"};
+      }
+      absl::MutexLock lock(&state_.mutex);
+      v1::Model& model = state_.models[name] = MakeModel(name);
+      model.set_description(path);
+      model.set_device(request->device());
+      model.set_precision(request->precision());
+      Describe(model, *response);
+      return grpc::Status::OK;
+    }
+
+    grpc::Status Unload(grpc::ServerContext*,
+                        const v1::UnloadModelRequest* request,
+                        v1::UnloadModelResponse*) override {
+      absl::MutexLock lock(&state_.mutex);
+      if (request->name() == state_.default_model && !request->force()) {
+        return {grpc::StatusCode::FAILED_PRECONDITION,
+                "it is the default model"};
+      }
+      return state_.models.erase(request->name()) == 0
+                 ? NoModel(request->name())
+                 : grpc::Status::OK;
+    }
+
+    grpc::Status SetDefault(grpc::ServerContext*,
+                            const v1::SetDefaultModelRequest* request,
+                            v1::Model* response) override {
+      absl::MutexLock lock(&state_.mutex);
+      const auto found = state_.models.find(request->name());
+      if (found == state_.models.end()) return NoModel(request->name());
+      state_.default_model = request->name();
+      Describe(found->second, *response);
+      return grpc::Status::OK;
+    }
+
+   private:
+    static grpc::Status NoModel(const std::string& name) {
+      return {grpc::StatusCode::NOT_FOUND,
+              absl::StrCat("there is no model \"", name, "\"")};
+    }
+
+    // The caller holds the lock.
+    void Describe(const v1::Model& model,
+                  v1::Model& out) const ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      out = model;
+      out.set_is_default(model.name() == state_.default_model);
+    }
+
+    State& state_;
   };
 
   State state_;
@@ -454,7 +535,7 @@ class FakeServer {
   ItemsService items_{&state_};
   EmbeddingService embedding_{&state_};
   RetrievalService retrieval_{&state_};
-  ModelsService models_;
+  ModelsService models_{&state_};
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
 };

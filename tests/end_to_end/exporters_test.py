@@ -10,6 +10,7 @@ import gzip
 import importlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import warnings
 from pathlib import Path
 from typing import Any, Callable
 
@@ -141,9 +143,10 @@ def write_wordpiece(folder: Path) -> int:
 class Case:
     """One exported model and its oracle."""
 
-    def __init__(self, name: str, arguments: list[str], image: Callable[[Image.Image], Tensor],
+    def __init__(self, name: str, model: nn.Module, arguments: list[str], image: Callable[[Image.Image], Tensor],
                  text: Callable[[str], Tensor], capabilities: set[str]):
         self.name = name
+        self.model = model
         self.arguments = arguments
         self.image = image
         self.text = text
@@ -163,8 +166,8 @@ def open_clip_case(folder: Path, name: str, config: dict[str, Any], extra: list[
     preprocessing = config.get("preprocess_cfg", {})
     transform = open_clip.image_transform(config["vision_cfg"]["image_size"], is_train=False, **preprocessing)
     return Case(
-        name, ["openclip", "--config", str(folder / "config.json"), "--weights", str(folder / "weights.pt"),
-               "--bpe", str(folder / "bpe.txt.gz"), *extra],
+        name, model, ["openclip", "--config", str(folder / "config.json"), "--weights", str(folder / "weights.pt"),
+                      "--bpe", str(folder / "bpe.txt.gz"), *extra],
         lambda picture: model.encode_image(transform(picture)[None]),
         lambda text: model.encode_text(tokenizer([text])), capabilities)
 
@@ -201,7 +204,7 @@ def clip_case(folder: Path) -> Case:
     processor.save_pretrained(folder)
     tokenizer = transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
     return Case(
-        "hf-clip", ["clip", "--checkpoint", str(folder), "--dense", "maskclip"],
+        "hf-clip", model, ["clip", "--checkpoint", str(folder), "--dense", "maskclip"],
         lambda picture: model.get_image_features(**processor(picture, return_tensors="pt")).pooler_output,
         lambda text: model.get_text_features(
             **tokenizer([text], truncation=True, max_length=77, padding="max_length",
@@ -225,7 +228,7 @@ def siglip_case(folder: Path) -> Case:
     processor.save_pretrained(folder)
     tokenizer = transformers.SiglipTokenizer(str(folder / "spiece.model"))
     return Case(
-        "siglip", ["siglip", "--checkpoint", str(folder)],
+        "siglip", model, ["siglip", "--checkpoint", str(folder)],
         lambda picture: model.get_image_features(**processor(picture, return_tensors="pt")).pooler_output,
         lambda text: model.get_text_features(
             input_ids=tokenizer([text], padding="max_length", truncation=True, max_length=64,
@@ -256,7 +259,7 @@ def siglip2_case(folder: Path) -> Case:
         ids = processor.encode(line.lower())[:63] + [1]
         return model.get_text_features(input_ids=torch.tensor([ids + [0] * (64 - len(ids))])).pooler_output
 
-    return Case("siglip2", ["siglip", "--checkpoint", str(folder), "--generation", "2"], image, text,
+    return Case("siglip2", model, ["siglip", "--checkpoint", str(folder), "--generation", "2"], image, text,
                 {"image.global", "image.dense", "text.global"})
 
 
@@ -281,7 +284,7 @@ def blip_case(folder: Path) -> Case:
         return model.text_proj(states.last_hidden_state[:1, 0])
 
     return Case(
-        "blip-itm", ["blip-itm", "--checkpoint", str(folder)],
+        "blip-itm", model, ["blip-itm", "--checkpoint", str(folder)],
         lambda picture: model.vision_proj(
             model.vision_model(**processor(picture, return_tensors="pt")).last_hidden_state[:, 0]),
         text, {"image.global", "image.dense", "text.global", "match"})
@@ -354,7 +357,7 @@ def generic_case(folder: Path) -> Case:
         tokens = tokenizer([line], truncation=True, max_length=20, return_tensors="pt")
         return model.text.module(tokens["input_ids"], tokens["attention_mask"])
 
-    return Case("generic", ["generic", "--factory", f"{folder / 'factory.py'}:make"], image, text,
+    return Case("generic", model.image.module, ["generic", "--factory", f"{folder / 'factory.py'}:make"], image, text,
                 {"image.global", "image.dense", "text.global"})
 
 
@@ -464,6 +467,95 @@ class ExportersTest(unittest.TestCase):
                 expected = torch.cat([case.image(picture) for picture in pictures])
                 inputs = [{"image": {"content": png_of(picture, self.folder / "picture.png")}} for picture in pictures]
                 self.expect_near(name, "pictures", self.embed(name, inputs), expected)
+
+
+class GridTest(unittest.TestCase):
+    """The changed last blocks, from the original's own layers. The canary holds the server to the same cells."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.folder = Path(tempfile.mkdtemp())
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+
+    def export_one(self, case: Case) -> torch.jit.ScriptModule:
+        package = Path(tempfile.mkdtemp(dir=self.folder)) / case.name
+        self.assertEqual(export([*case.arguments, "--output", str(package), "--licence", "none"]), 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.jit.load(str(package / "image.ts"))
+
+    def source(self, name: str) -> Path:
+        (self.folder / name).mkdir()
+        return self.folder / name
+
+    def expect_grid(self, actual: Tensor, expected: Tensor) -> None:
+        difference = (unit(actual).flatten() - unit(expected).flatten()).abs().max().item()
+        self.assertLess(difference, TOLERANCE)
+
+    def test_maskclip_is_the_value_path_of_the_last_block(self) -> None:
+        case = clip_case(self.source("clip"))
+        tower = self.export_one(case)
+        pixels = torch.randn(2, 3, 56, 56)
+        with torch.inference_mode():
+            vision = case.model.vision_model
+            states = vision(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
+            last = vision.encoder.layers[-1]
+            states = states + last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(states)))
+            states = states + last.mlp(last.layer_norm2(states))
+            cells = case.model.visual_projection(vision.post_layernorm(states[:, 1:]))
+            self.expect_grid(tower.dense(pixels), cells.view(2, 7, 7, -1))
+
+    def test_naclip_is_key_key_attention_near_each_patch(self) -> None:
+        case = open_clip_cases(self.source("openclip"))[0]
+        tower = self.export_one(case)
+        pixels = torch.randn(1, 3, 64, 64)
+        inputs = []
+        visual = case.model.visual
+        visual.transformer.resblocks[-1].register_forward_pre_hook(
+            lambda _, arguments, keywords: inputs.append(arguments[0] if arguments else keywords["q_x"]),
+            with_kwargs=True)
+        with torch.inference_mode():
+            case.model.encode_image(pixels)
+            block = visual.transformer.resblocks[-1]
+            states = block.ln_1(inputs[0])[0]
+            _, keys, values = nn.functional.linear(
+                states, block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(3, -1)
+            width, heads = states.shape[-1], block.attn.num_heads
+            mixed = torch.zeros_like(states)
+            for head in range(heads):
+                part = slice(head * width // heads, (head + 1) * width // heads)
+                logits = keys[:, part] @ keys[:, part].T / (width // heads) ** 0.5
+                for a in range(16):
+                    for b in range(16):
+                        squares = (a // 4 - b // 4) ** 2 + (a % 4 - b % 4) ** 2
+                        logits[1 + a, 1 + b] += math.exp(-squares / 50)
+                mixed[:, part] = logits.softmax(-1) @ values[:, part]
+            cells = visual.ln_post(block.attn.out_proj(mixed))[1:] @ visual.proj
+            self.expect_grid(tower.dense(pixels), cells.view(1, 4, 4, -1))
+
+    def test_cells_of_averaging_models_have_the_picture_as_their_mean(self) -> None:
+        tower = self.export_one(open_clip_cases(self.source("mean"))[1])
+        pixels = torch.randn(2, 3, 48, 48)
+        with torch.inference_mode():
+            self.expect_grid(tower.dense(pixels).mean([1, 2]), tower(pixels))
+
+    def test_siglips_cells_are_its_head_looking_at_one_patch(self) -> None:
+        case = siglip_case(self.source("siglip"))
+        tower = self.export_one(case)
+        pixels = torch.randn(1, 3, 48, 48)
+        with torch.inference_mode():
+            states = case.model.vision_model(pixel_values=pixels).last_hidden_state
+            cells = [case.model.vision_model.head(states[:, patch:patch + 1]) for patch in range(9)]
+            self.expect_grid(tower.dense(pixels), torch.stack(cells, 1).view(1, 3, 3, -1))
+
+    def test_larger_pictures_get_resized_positions(self) -> None:
+        case = clip_case(self.source("larger"))
+        pixels = torch.randn(2, 3, 112, 88)
+        with torch.inference_mode():
+            expected = case.model.get_image_features(pixel_values=pixels, interpolate_pos_encoding=True)
+            tower = self.export_one(case)
+            self.expect_grid(tower(pixels), expected.pooler_output)
+            self.assertEqual(tuple(tower.dense(pixels).shape), (2, 14, 11, 24))
 
 
 class ExportFailuresTest(unittest.TestCase):
