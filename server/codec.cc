@@ -330,8 +330,10 @@ void EncodeEmbedded(const Embedded& embedded, const EmbedOptions& options,
     tokens.set_dimension(static_cast<int32_t>(dimension));
     tokens.mutable_ids()->Add(embedded.token_ids.begin(),
                               embedded.token_ids.end());
-    tokens.mutable_values()->Add(embedded.token_features.begin(),
-                                 embedded.token_features.end());
+    const Matrix& features = embedded.token_features;
+    tokens.mutable_values()->Add(
+        features.data(),
+        features.data() + features.rows() * features.columns());
   }
   out->set_truncated(embedded.truncated);
   out->set_token_count(static_cast<int32_t>(embedded.tokens));

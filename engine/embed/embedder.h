@@ -51,8 +51,8 @@ struct Embedded {
   bool truncated = false;        // A text was longer than the model reads.
   int64_t tokens = 0;            // Read of a text, special tokens included.
 
-  std::vector<int32_t> token_ids;     // [tokens]
-  std::vector<float> token_features;  // [tokens, dimension]
+  std::vector<int32_t> token_ids;  // [tokens]
+  Matrix token_features;           // [tokens, dimension]
 
   // Of a picture: one map. Of a video: a row per frame, its embedding being
   // the only cell.

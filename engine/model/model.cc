@@ -30,6 +30,29 @@ std::vector<Row*> Wanting(absl::Span<BatchItem* const> batch,
   return rows;
 }
 
+// The rows' tokens side by side. Lent, not given: a batch that fails is run
+// again in halves.
+class LentTokens {
+ public:
+  explicit LentTokens(const std::vector<TextRow*>& rows) : rows_(rows) {
+    tokens_.reserve(rows.size());
+    for (TextRow* row : rows) tokens_.push_back(std::move(row->tokens));
+  }
+  ~LentTokens() {
+    for (size_t i = 0; i < rows_.size(); ++i) {
+      rows_[i]->tokens = std::move(tokens_[i]);
+    }
+  }
+  LentTokens(const LentTokens&) = delete;
+  LentTokens& operator=(const LentTokens&) = delete;
+
+  absl::Span<const Tokens> get() const { return tokens_; }
+
+ private:
+  const std::vector<TextRow*>& rows_;
+  std::vector<Tokens> tokens_;
+};
+
 }  // namespace
 
 absl::string_view PrecisionName(Precision precision) {
@@ -74,20 +97,24 @@ absl::Status Model::Require(absl::string_view capability) const {
 }
 
 absl::Status Model::RunTexts(absl::Span<BatchItem* const> batch) const {
-  const std::vector<TextRow*> rows = Wanting(batch, &TextRow::wants_embedding);
-  if (!rows.empty()) {
-    std::vector<Tokens> texts;
-    texts.reserve(rows.size());
-    // Lent, not given: a batch that fails is run again in halves.
-    for (TextRow* row : rows) texts.push_back(std::move(row->tokens));
-    const absl::StatusOr<Matrix> matrix = encoder_->EncodeText(texts);
-    for (size_t i = 0; i < rows.size(); ++i) {
-      rows[i]->tokens = std::move(texts[i]);
+  const std::vector<TextRow*> global =
+      Wanting(batch, &TextRow::wants_embedding);
+  if (!global.empty()) {
+    const LentTokens texts(global);
+    QUERN_ASSIGN_OR_RETURN(const Matrix matrix,
+                           encoder_->EncodeText(texts.get()));
+    for (size_t i = 0; i < global.size(); ++i) {
+      const auto values = matrix.row(static_cast<int64_t>(i));
+      global[i]->embedding.assign(values.begin(), values.end());
     }
-    QUERN_RETURN_IF_ERROR(matrix.status());
-    for (size_t i = 0; i < rows.size(); ++i) {
-      const auto values = matrix->row(static_cast<int64_t>(i));
-      rows[i]->embedding.assign(values.begin(), values.end());
+  }
+  const std::vector<TextRow*> by_token = Wanting(batch, &TextRow::wants_tokens);
+  if (!by_token.empty()) {
+    const LentTokens texts(by_token);
+    QUERN_ASSIGN_OR_RETURN(std::vector<Matrix> matrices,
+                           encoder_->EncodeTokens(texts.get()));
+    for (size_t i = 0; i < by_token.size(); ++i) {
+      by_token[i]->features = std::move(matrices[i]);
     }
   }
   return absl::OkStatus();

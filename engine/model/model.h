@@ -59,12 +59,11 @@ struct EncodeRow : BatchItem {
 
 struct TextRow : EncodeRow {
   Tokens tokens;  // `size` is their number.
-  // In the order of EmbeddingOutput: what to compute.
   bool wants_embedding = true;
   bool wants_tokens = false;
 
   std::vector<float> embedding;  // [dimension], L2-normalised.
-  std::vector<float> features;   // [tokens, dimension].
+  Matrix features;               // [tokens, dimension], not normalised.
 };
 
 struct ImageRow : EncodeRow {

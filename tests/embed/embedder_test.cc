@@ -75,6 +75,10 @@ class GatedEncoder final : public Encoder {
       const PixelBatch& images) const override {
     return fake_.EncodeDense(images);
   }
+  absl::StatusOr<std::vector<Matrix>> EncodeTokens(
+      absl::Span<const Tokens> texts) const override {
+    return fake_.EncodeTokens(texts);
+  }
 
  private:
   void Wait() const {
@@ -185,6 +189,24 @@ TEST_F(EmbedderTest, OutputsThatAnInputDoesNotHaveAreRefused) {
   EXPECT_THAT(Embed({TextInput{"x"}}, {.tokens = true})[0],
               StatusIs(absl::StatusCode::kFailedPrecondition,
                        HasSubstr("text.tokens")));
+}
+
+TEST_F(EmbedderTest, ATextIsEmbeddedTokenByToken) {
+  ModelInfo info = model_->info();
+  info.capabilities.push_back("text.tokens");
+  model_ = std::make_shared<const Model>(info, ImagePreprocessing(),
+                                         std::make_unique<FakeTokenizer>(),
+                                         std::make_unique<FakeEncoder>());
+  const Results results = Embed({TextInput{"red blue"}, TextInput{"x"}},
+                                {.embedding = false, .tokens = true});
+  ASSERT_THAT(results[0], IsOk());
+  EXPECT_THAT(results[0]->token_ids,
+              ElementsAre(FakeTokenizer::kStart, FakeTokenizer::IdOf("red"),
+                          FakeTokenizer::IdOf("blue")));
+  EXPECT_EQ(results[0]->token_features.rows(), 3);
+  EXPECT_EQ(results[0]->token_features.columns(), info.dimension);
+  EXPECT_THAT(results[0]->embedding, SizeIs(0));
+  EXPECT_EQ(results[1]->token_features.rows(), 2);
 }
 
 TEST_F(EmbedderTest, ATextThatCameBeforeIsNotEncodedAgain) {
