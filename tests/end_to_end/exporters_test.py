@@ -141,16 +141,20 @@ def write_wordpiece(folder: Path) -> int:
 
 
 class Case:
-    """One exported model and its oracle."""
+    """One exported model and its oracle: the original's preprocessing, picture and text towers."""
 
-    def __init__(self, name: str, model: nn.Module, arguments: list[str], image: Callable[[Image.Image], Tensor],
-                 text: Callable[[str], Tensor], capabilities: set[str]):
+    def __init__(self, name: str, model: nn.Module, arguments: list[str], pixels: Callable[[Image.Image], Tensor],
+                 embed: Callable[[Tensor], Tensor], text: Callable[[str], Tensor], capabilities: set[str]):
         self.name = name
         self.model = model
         self.arguments = arguments
-        self.image = image
+        self.pixels = pixels
+        self.embed = embed
         self.text = text
         self.capabilities = capabilities
+
+    def image(self, picture: Image.Image) -> Tensor:
+        return self.embed(self.pixels(picture))
 
 
 def open_clip_case(folder: Path, name: str, config: dict[str, Any], extra: list[str],
@@ -168,7 +172,7 @@ def open_clip_case(folder: Path, name: str, config: dict[str, Any], extra: list[
     return Case(
         name, model, ["openclip", "--config", str(folder / "config.json"), "--weights", str(folder / "weights.pt"),
                       "--bpe", str(folder / "bpe.txt.gz"), *extra],
-        lambda picture: model.encode_image(transform(picture)[None]),
+        lambda picture: transform(picture)[None], model.encode_image,
         lambda text: model.encode_text(tokenizer([text])), capabilities)
 
 
@@ -205,7 +209,8 @@ def clip_case(folder: Path) -> Case:
     tokenizer = transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
     return Case(
         "hf-clip", model, ["clip", "--checkpoint", str(folder), "--dense", "maskclip"],
-        lambda picture: model.get_image_features(**processor(picture, return_tensors="pt")).pooler_output,
+        lambda picture: processor(picture, return_tensors="pt")["pixel_values"],
+        lambda pixels: model.get_image_features(pixel_values=pixels).pooler_output,
         lambda text: model.get_text_features(
             **tokenizer([text], truncation=True, max_length=77, padding="max_length",
                         return_tensors="pt")).pooler_output,
@@ -229,7 +234,8 @@ def siglip_case(folder: Path) -> Case:
     tokenizer = transformers.SiglipTokenizer(str(folder / "spiece.model"))
     return Case(
         "siglip", model, ["siglip", "--checkpoint", str(folder)],
-        lambda picture: model.get_image_features(**processor(picture, return_tensors="pt")).pooler_output,
+        lambda picture: processor(picture, return_tensors="pt")["pixel_values"],
+        lambda pixels: model.get_image_features(pixel_values=pixels).pooler_output,
         lambda text: model.get_text_features(
             input_ids=tokenizer([text], padding="max_length", truncation=True, max_length=64,
                                 return_tensors="pt")["input_ids"]).pooler_output,
@@ -247,8 +253,7 @@ def siglip2_case(folder: Path) -> Case:
         size={"height": 64, "width": 64}, resample=2)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
 
-    def image(picture: Image.Image) -> Tensor:
-        pixels = squash(picture, return_tensors="pt")["pixel_values"]
+    def embed(pixels: Tensor) -> Tensor:
         # Rows of [16, 16, 3] values, as Siglip2ImageProcessor cuts them.
         patches = pixels[0].permute(1, 2, 0).reshape(4, 16, 4, 16, 3).transpose(1, 2).reshape(1, 16, -1)
         return model.get_image_features(
@@ -259,7 +264,8 @@ def siglip2_case(folder: Path) -> Case:
         ids = processor.encode(line.lower())[:63] + [1]
         return model.get_text_features(input_ids=torch.tensor([ids + [0] * (64 - len(ids))])).pooler_output
 
-    return Case("siglip2", model, ["siglip", "--checkpoint", str(folder), "--generation", "2"], image, text,
+    return Case("siglip2", model, ["siglip", "--checkpoint", str(folder), "--generation", "2"],
+                lambda picture: squash(picture, return_tensors="pt")["pixel_values"], embed, text,
                 {"image.global", "image.dense", "text.global"})
 
 
@@ -285,8 +291,8 @@ def blip_case(folder: Path) -> Case:
 
     return Case(
         "blip-itm", model, ["blip-itm", "--checkpoint", str(folder)],
-        lambda picture: model.vision_proj(
-            model.vision_model(**processor(picture, return_tensors="pt")).last_hidden_state[:, 0]),
+        lambda picture: processor(picture, return_tensors="pt")["pixel_values"],
+        lambda pixels: model.vision_proj(model.vision_model(pixel_values=pixels).last_hidden_state[:, 0]),
         text, {"image.global", "image.dense", "text.global", "match"})
 
 
@@ -344,21 +350,21 @@ def generic_case(folder: Path) -> Case:
     model = factory.make()
     tokenizer = transformers.BertTokenizer(str(folder / "vocab.txt"))
 
-    def image(picture: Image.Image) -> Tensor:
+    def pixels(picture: Image.Image) -> Tensor:
         preprocess = model.image.preprocess
         scale = min(preprocess.width / picture.width, preprocess.height / picture.height)
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         page = Image.new("RGB", (preprocess.width, preprocess.height), preprocess.pad_rgb)
         page.paste(picture.resize(size, Image.Resampling.BILINEAR),
                    ((preprocess.width - size[0]) // 2, (preprocess.height - size[1]) // 2))
-        return model.image.module(preprocess.normalise(page))
+        return preprocess.normalise(page)
 
     def text(line: str) -> Tensor:
         tokens = tokenizer([line], truncation=True, max_length=20, return_tensors="pt")
         return model.text.module(tokens["input_ids"], tokens["attention_mask"])
 
-    return Case("generic", model.image.module, ["generic", "--factory", f"{folder / 'factory.py'}:make"], image, text,
-                {"image.global", "image.dense", "text.global"})
+    return Case("generic", model.image.module, ["generic", "--factory", f"{folder / 'factory.py'}:make"],
+                pixels, model.image.module, text, {"image.global", "image.dense", "text.global"})
 
 
 MAKERS = {"openclip": open_clip_cases, "clip": lambda folder: [clip_case(folder)],
@@ -373,7 +379,9 @@ class Server:
         self._log = (folder / "quernd.log").open("wb")
         self._process = subprocess.Popen(
             [BIN / "quernd", "--set", "server.address=127.0.0.1:0", "--set", "metrics.address=",
-             "--set", f"storage.path={folder}/data", "--set", f"models.paths=[{', '.join(map(str, packages))}]"],
+             # The oracle computes in 32-bit floats.
+             "--set", "models.precision=FP32", "--set", f"storage.path={folder}/data",
+             "--set", f"models.paths=[{', '.join(map(str, packages))}]"],
             stdout=subprocess.PIPE, stderr=self._log, text=True)
         ready = re.match(r"quernd ready address=(\S+)", self._process.stdout.readline())
         if ready is None:
@@ -400,6 +408,12 @@ def make_stubs(folder: Path) -> None:
 def png_of(picture: Image.Image, file: Path) -> bytes:
     picture.save(file)
     return file.read_bytes()
+
+
+def load_tower(package: Path) -> torch.jit.ScriptModule:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.load(str(package / "image.ts"))
 
 
 class ExportersTest(unittest.TestCase):
@@ -432,11 +446,18 @@ class ExportersTest(unittest.TestCase):
         model_stub = importlib.import_module("quern.v1.models_pb2_grpc").ModelsStub(cls.channel)
         cls.models = {model.name: model for model in model_stub.List(models.ListModelsRequest()).models}
 
-    def embed(self, model: str, inputs: list[Any]) -> Tensor:
-        response = self.stub.Embed(self.embedding.EmbedRequest(model=model, inputs=inputs), timeout=60)
+    def ask(self, model: str, inputs: list[Any], output: str) -> list[Any]:
+        request = self.embedding.EmbedRequest(model=model, inputs=inputs, outputs=[f"EMBEDDING_OUTPUT_{output}"])
+        response = self.stub.Embed(request, timeout=60)
         for result in response.results:
             self.assertEqual(result.status.code, 0, result.status.message)
-        return torch.tensor([list(result.embedding.values) for result in response.results])
+        return list(response.results)
+
+    def embed(self, model: str, inputs: list[Any]) -> Tensor:
+        return torch.tensor([list(result.embedding.values) for result in self.ask(model, inputs, "GLOBAL")])
+
+    def picture_input(self, picture: Image.Image) -> dict[str, Any]:
+        return {"image": {"content": png_of(picture, self.folder / "picture.png")}}
 
     def expect_near(self, case: str, what: str, served: Tensor, expected: Tensor) -> None:
         expected = unit(expected)
@@ -465,8 +486,32 @@ class ExportersTest(unittest.TestCase):
         for name, case in self.cases.items():
             with self.subTest(name), torch.inference_mode():
                 expected = torch.cat([case.image(picture) for picture in pictures])
-                inputs = [{"image": {"content": png_of(picture, self.folder / "picture.png")}} for picture in pictures]
-                self.expect_near(name, "pictures", self.embed(name, inputs), expected)
+                served = self.embed(name, [self.picture_input(picture) for picture in pictures])
+                self.expect_near(name, "pictures", served, expected)
+
+    def test_served_grids_are_the_towers(self) -> None:
+        """Those that GridTest holds against the original's layers."""
+        picture = real_pictures()[0]
+        for name, case in self.cases.items():
+            with self.subTest(name), torch.inference_mode():
+                grid = load_tower(self.folder / "packages" / name).dense(case.pixels(picture))
+                dense = self.ask(name, [self.picture_input(picture)], "DENSE")[0].dense
+                self.assertEqual([dense.grid_height, dense.grid_width, dense.dimension], list(grid.shape[1:]))
+                cells = torch.tensor(list(dense.values)).view(-1, dense.dimension)
+                self.expect_near(name, "cells", unit(cells), grid.view(-1, dense.dimension))
+
+    def test_served_tokens_are_the_original_states_projected(self) -> None:
+        case = self.cases["openclip-class"]
+        states: list[Tensor] = []
+        hook = case.model.ln_final.register_forward_hook(lambda *arguments: states.append(arguments[2]))
+        with torch.inference_mode():
+            case.text(TEXTS[1])
+        hook.remove()
+        tokens = self.ask(case.name, [{"text": TEXTS[1]}], "TOKENS")[0].tokens
+        served = torch.tensor(list(tokens.values)).view(-1, tokens.dimension)
+        self.assertEqual(len(served), len(tokens.ids))
+        self.expect_near(case.name, "tokens", unit(served),
+                         (states[0][0] @ case.model.text_projection)[:len(tokens.ids)])
 
 
 class GridTest(unittest.TestCase):
@@ -480,9 +525,7 @@ class GridTest(unittest.TestCase):
     def export_one(self, case: Case) -> torch.jit.ScriptModule:
         package = Path(tempfile.mkdtemp(dir=self.folder)) / case.name
         self.assertEqual(export([*case.arguments, "--output", str(package), "--licence", "none"]), 0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return torch.jit.load(str(package / "image.ts"))
+        return load_tower(package)
 
     def source(self, name: str) -> Path:
         (self.folder / name).mkdir()
