@@ -3,6 +3,7 @@ transformer weights, two cores each. Rounds alternate between the servers; every
 over rounds. run.sh makes the environment that this needs."""
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -167,16 +168,13 @@ class Bench:
         return [self.options.bin / "grpc_load", "--address", address, "--method", method,
                 "--messages", self.messages[messages]]
 
-    def quernd(self) -> Server:
-        def command(*more):
-            return [self.options.bin / "quernd", "--set", "server.address=127.0.0.1:0",
-                    "--set", "metrics.address=127.0.0.1:0", "--set", "log.level=warning",
-                    "--set", f"storage.path={self.folder}/data", *more]
-
-        uncached = ("--set", "cache.text_bytes=0")
-        known = subprocess.run(command(*uncached, "--check-config"), capture_output=True)
-        more = uncached if known.returncode == 0 else ()
-        server = Server("quernd", command(*more), "quernd ready", self.folder)
+    def quernd(self, name: str, *settings: str) -> Server:
+        command = [self.options.bin / "quernd"]
+        for setting in ("server.address=127.0.0.1:0", "metrics.address=127.0.0.1:0",
+                        "log.level=warning", f"storage.path={self.folder}/{name}",
+                        "cache.text_bytes=0", *settings):
+            command += ["--set", setting]
+        server = Server(name, command, "quernd ready", self.folder)
         address = server.log.read_text().split("address=")[1].split()[0]
         server.client = self.grpc_client(address, "/quern.v1.Embedding/Embed", "quern")
         return server
@@ -226,7 +224,12 @@ class Bench:
     def run(self) -> list[dict]:
         triton_choice = self.quickest("triton", self.triton, TRITON_CHOICES)
         infinity_choice = self.quickest("infinity", self.infinity, INFINITY_CHOICES)
-        servers = [self.quernd(), self.triton(triton_choice), self.infinity(infinity_choice)]
+        servers = [
+            self.quernd("quernd"),
+            self.quernd("quernd-fp32", "models.precision=fp32"),
+            self.triton(triton_choice),
+            self.infinity(infinity_choice),
+        ]
         busy = {server.name: [] for server in servers}
         calm = {server.name: [] for server in servers}
         try:
@@ -262,17 +265,20 @@ def table(busy: dict, calm: dict) -> list[dict]:
         add(f"{many}, client's", column(busy[name], "client_cpu_ms"), "ms/sentence")
         add(f"{one}, p50", column(calm[name], "p50_ms"), "ms")
         add(f"{one}, processor time", column(calm[name], "server_cpu_ms"), "ms/sentence")
-    for peer in list(busy)[1:]:
+    for ours, peer in itertools.product(("quernd", "quernd-fp32"), ("triton", "infinity")):
 
-        def ratios(results, key, peer=peer):
-            pairs = zip(results["quernd"], results[peer])
-            return [ours[key] / theirs[key] for ours, theirs in pairs]
+        def ratios(results, key, ours=ours, peer=peer):
+            return [a[key] / b[key] for a, b in zip(results[ours], results[peer])]
 
-        name = f"quernd / {peer}"
-        add(f"{name}, {CLIENTS} clients", ratios(busy, "calls_per_second"), "", 1.2, "higher")
-        add(f"{name}, {CLIENTS} clients, processor time", ratios(busy, "server_cpu_ms"), "", 1)
-        add(f"{name}, one client, p50", ratios(calm, "p50_ms"), "", 0.5)
-        add(f"{name}, one client, processor time", ratios(calm, "server_cpu_ms"), "", 1)
+        def goal(value, ours=ours):
+            return value if ours == "quernd" else None
+
+        pair = f"{ours} / {peer}"
+        many, one = f"{pair}, {CLIENTS} clients", f"{pair}, one client"
+        add(many, ratios(busy, "calls_per_second"), "", goal(1.2), "higher")
+        add(f"{many}, processor time", ratios(busy, "server_cpu_ms"), "", goal(1))
+        add(f"{one}, p50", ratios(calm, "p50_ms"), "", goal(0.5))
+        add(f"{one}, processor time", ratios(calm, "server_cpu_ms"), "", goal(1))
     return rows
 
 
