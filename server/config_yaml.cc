@@ -157,7 +157,7 @@ absl::Status SetEnum(const FieldDescriptor& field, absl::string_view text,
   for (int i = 1; i < field.enum_type()->value_count(); ++i) {
     const EnumValueDescriptor& value = *field.enum_type()->value(i);
     const std::string name = ShortName(value);
-    if (text == name) {
+    if (absl::EqualsIgnoreCase(text, name)) {
       parent.GetReflection()->SetEnum(&parent, &field, &value);
       return absl::OkStatus();
     }

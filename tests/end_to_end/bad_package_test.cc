@@ -29,9 +29,9 @@ class BadPackageTest : public testing::Test {
                      {0.4F, -0.3F, 0.5F, 0.5F, 0, 0}, 3, 2);
     WriteTorchScript(folder_.PathOf("text.ts"), tower);
     server_ = std::make_unique<QuerndProcess>(
-        data_.path(),
-        std::vector<std::string>{
-            "--set", absl::StrCat("models.paths=[", folder_.path(), "]")});
+        data_.path(), std::vector<std::string>{
+                          "--set", "models.precision=fp32", "--set",
+                          absl::StrCat("models.paths=[", folder_.path(), "]")});
     ASSERT_TRUE(server_->ready()) << server_->Log();
     stub_ = v1::Embedding::NewStub(server_->Channel());
   }
@@ -52,8 +52,8 @@ class BadPackageTest : public testing::Test {
   std::unique_ptr<v1::Embedding::Stub> stub_;
 };
 
-// The tiny vocabulary has the words "a" and "b"; any other is token 1, which the
-// canary does not have: the calls before the server is ready do not count.
+// The tiny vocabulary has the words "a" and "b"; any other is token 1, which
+// the canary does not have: the calls before the server is ready do not count.
 TEST_F(BadPackageTest, ATowerThatThrowsAtItsHundredthCallFailsThatCallOnly) {
   Start(R"(
 def forward(self, ids, mask):

@@ -62,14 +62,23 @@ bool Parse(absl::string_view bytes, size_t piece_bytes, Request& request) {
 void Embed(const v1::EmbedRequest& request) {
   for (int i = 0; i < request.inputs_size(); ++i) {
     const v1::Input& input = request.inputs(i);
-    const absl::StatusOr<ImageInput> image =
-        DecodeImage(input.image(), absl::StrCat("inputs[", i, "].image"));
-    CheckError(image.status());
-    if (image.ok()) {
-      QUERN_FUZZ_REQUIRE(image->encoded == input.image().content());
+    const absl::StatusOr<EmbedInput> decoded = DecodeInput(input);
+    CheckError(decoded.status());
+    if (!decoded.ok()) continue;
+    if (const auto* image = std::get_if<ImageInput>(&*decoded)) {
+      QUERN_FUZZ_REQUIRE(image->encoded == input.image().content() &&
+                         image->uri == input.image().uri());
+    }
+    if (const auto* text = std::get_if<TextInput>(&*decoded)) {
+      QUERN_FUZZ_REQUIRE(text->text == input.text());
     }
   }
-  CheckError(RefuseFields(request, {"video", "outputs"}));
+  const absl::StatusOr<EmbedOptions> options = DecodeEmbedOptions(request);
+  CheckError(options.status());
+  if (!options.ok()) return;
+  QUERN_FUZZ_REQUIRE(options->video.frames_per_second > 0 &&
+                     options->video.max_frames >= 1);
+  QUERN_FUZZ_REQUIRE(options->embedding || options->dense || options->tokens);
 }
 
 void Search(const v1::SearchRequest& request) {

@@ -283,6 +283,7 @@ TEST(TorchEncoderTest, TunesTheRowsLeftOpenWithinBounds) {
   WriteTorchScript(folder.PathOf("text.ts"), kTinyTextTower,
                    {0, 1, 1, 9, 2, 8, 3, 7, 4, 6, 5, 5}, 6, 2);
   TorchEncoderOptions options = TinyOptions(folder);
+  options.match_file.clear();
   options.image_rows = 3;
   const auto encoder = TorchEncoder::Create(options);
   ASSERT_TRUE(encoder.ok()) << encoder.status();

@@ -513,8 +513,9 @@ TEST_F(ServicesTest, ModelsAreDescribed) {
   EXPECT_EQ(model.dimension(), kFakeDimension);
   EXPECT_EQ(model.image_width(), 16);
   EXPECT_EQ(model.max_tokens(), 16);
-  EXPECT_THAT(model.modalities(),
-              ElementsAre(v1::MODALITY_TEXT, v1::MODALITY_IMAGE));
+  EXPECT_THAT(
+      model.modalities(),
+      ElementsAre(v1::MODALITY_TEXT, v1::MODALITY_IMAGE, v1::MODALITY_VIDEO));
   v1::GetModelRequest get;
   v1::Model found;
   EXPECT_TRUE(

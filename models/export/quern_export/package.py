@@ -45,7 +45,7 @@ class Preprocess:
 
     width: int
     height: int
-    resize: str  # "center_crop", "squash" or "letterbox"
+    resize: str  # "center_crop", "center_crop_floor", "squash" or "letterbox"
     filter: str  # "bicubic" or "bilinear"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

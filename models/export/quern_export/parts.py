@@ -56,8 +56,8 @@ def transformers_preprocess(folder: Path, side: int, default: dict[str, Any]) ->
     if filter_number not in FILTERS:
         raise ExportError(f"resample is {filter_number} in {file}: it must be 2 (bilinear) or 3 (bicubic)")
     crop = settings.get("do_center_crop", False)
-    resize = "center_crop" if crop and "shortest_edge" in as_size(settings["size"], shortest=crop) else "squash"
-    if resize == "center_crop":
+    resize = "center_crop_floor" if crop and "shortest_edge" in as_size(settings["size"], shortest=crop) else "squash"
+    if resize == "center_crop_floor":
         shortest = as_size(settings["size"], shortest=True)["shortest_edge"]
         if shortest != side:
             raise ExportError(f"pictures are resized to {shortest} and cropped to {side}: the two must be equal")
