@@ -240,8 +240,8 @@ ConnectionOptions OwnServer(const ModelOptions& options,
         absl::StrCat("models.device=", options.device));
   }
   if (!options.precision.empty()) {
-    connection.server_settings.push_back(absl::StrCat(
-        "models.precision=", absl::AsciiStrToUpper(options.precision)));
+    connection.server_settings.push_back(
+        absl::StrCat("models.precision=", options.precision));
   }
   return connection;
 }

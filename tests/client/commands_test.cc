@@ -452,7 +452,8 @@ class ModelVerifyTest : public CommandsTest {
 };
 
 TEST_F(ModelVerifyTest, ComparesAndMeasures) {
-  EXPECT_EQ(Verify({"--device", "cpu"}), ExitCode::kOk) << err_.str();
+  EXPECT_EQ(Verify({"--device", "cpu", "--precision", "bf16"}), ExitCode::kOk)
+      << err_.str();
   EXPECT_THAT(out_.str(), HasSubstr("The canary passed"));
   EXPECT_THAT(out_.str(), HasSubstr("largest difference"));
   EXPECT_THAT(out_.str(), HasSubstr("inputs/s"));
@@ -461,7 +462,7 @@ TEST_F(ModelVerifyTest, ComparesAndMeasures) {
               HasSubstr("models.paths=[\"" +
                         (folder_.path() / "package").string() + "\"]"));
   EXPECT_THAT(arguments, HasSubstr("models.device=cpu"));
-  EXPECT_THAT(arguments, Not(HasSubstr("models.precision")));
+  EXPECT_THAT(arguments, HasSubstr("models.precision=bf16"));
 }
 
 TEST_F(ModelVerifyTest, PrintsJson) {

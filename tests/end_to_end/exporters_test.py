@@ -380,7 +380,7 @@ class Server:
         self._process = subprocess.Popen(
             [BIN / "quernd", "--set", "server.address=127.0.0.1:0", "--set", "metrics.address=",
              # The oracle computes in 32-bit floats.
-             "--set", "models.precision=FP32", "--set", f"storage.path={folder}/data",
+             "--set", "models.precision=fp32", "--set", f"storage.path={folder}/data",
              "--set", f"models.paths=[{', '.join(map(str, packages))}]"],
             stdout=subprocess.PIPE, stderr=self._log, text=True)
         ready = re.match(r"quernd ready address=(\S+)", self._process.stdout.readline())
@@ -459,15 +459,15 @@ class ExportersTest(unittest.TestCase):
     def picture_input(self, picture: Image.Image) -> dict[str, Any]:
         return {"image": {"content": png_of(picture, self.folder / "picture.png")}}
 
-    def expect_near(self, case: str, what: str, served: Tensor, expected: Tensor) -> None:
+    def expect_near(self, case: str, what: str, served: Tensor, expected: Tensor, all_differ: bool = True) -> None:
         expected = unit(expected)
         self.assertEqual(served.shape, expected.shape)
         difference = (served - expected).abs().max().item()
-        nearest = min((expected[i] - expected[j]).abs().max().item()
-                      for i in range(len(expected)) for j in range(i))
-        print(f"{case}: {what}: largest difference {difference:.1e}, nearest two inputs {nearest:.1e}")
+        distances = [(expected[i] - expected[j]).abs().max().item() for i in range(len(expected)) for j in range(i)]
+        distance = min(distances) if all_differ else max(distances)
+        print(f"{case}: {what}: largest difference {difference:.1e}, two of them are {distance:.1e} apart")
         self.assertLess(difference, TOLERANCE)
-        self.assertGreater(nearest, LEAST_DISTANCE)
+        self.assertGreater(distance, LEAST_DISTANCE)
 
     def test_capabilities_are_those_of_the_architecture(self) -> None:
         for name, case in self.cases.items():
@@ -498,7 +498,8 @@ class ExportersTest(unittest.TestCase):
                 dense = self.ask(name, [self.picture_input(picture)], "DENSE")[0].dense
                 self.assertEqual([dense.grid_height, dense.grid_width, dense.dimension], list(grid.shape[1:]))
                 cells = torch.tensor(list(dense.values)).view(-1, dense.dimension)
-                self.expect_near(name, "cells", unit(cells), grid.view(-1, dense.dimension))
+                # Padding and white ground are alike.
+                self.expect_near(name, "cells", unit(cells), grid.view(-1, dense.dimension), all_differ=False)
 
     def test_served_tokens_are_the_original_states_projected(self) -> None:
         case = self.cases["openclip-class"]
@@ -506,12 +507,12 @@ class ExportersTest(unittest.TestCase):
         hook = case.model.ln_final.register_forward_hook(lambda *arguments: states.append(arguments[2]))
         with torch.inference_mode():
             case.text(TEXTS[1])
+            expected = states[0][0] @ case.model.text_projection
         hook.remove()
         tokens = self.ask(case.name, [{"text": TEXTS[1]}], "TOKENS")[0].tokens
         served = torch.tensor(list(tokens.values)).view(-1, tokens.dimension)
         self.assertEqual(len(served), len(tokens.ids))
-        self.expect_near(case.name, "tokens", unit(served),
-                         (states[0][0] @ case.model.text_projection)[:len(tokens.ids)])
+        self.expect_near(case.name, "tokens", unit(served), expected[:len(tokens.ids)])
 
 
 class GridTest(unittest.TestCase):
