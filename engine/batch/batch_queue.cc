@@ -76,6 +76,13 @@ BatchQueue::Next BatchQueue::Take(absl::Time now, bool drain) {
     const int bucket = BucketOf(first->size);
     Fill(LineOf(lane, bucket), next);
     Fill(LineOf(Other(lane), bucket), next);
+    for (int reach = 1; reach <= kReach && !next.batch.empty(); ++reach) {
+      for (const int near : {bucket - reach, bucket + reach}) {
+        if (near < 0 || near >= kBuckets) continue;
+        Fill(LineOf(lane, near), next);
+        Fill(LineOf(Other(lane), near), next);
+      }
+    }
     if (next.batch.empty()) continue;  // All of the bucket were abandoned.
     running_cost_ += CostOf(next.batch);
     return next;
@@ -110,8 +117,13 @@ absl::Duration BatchQueue::PredictWait(Lane lane) const {
 }
 
 int BatchQueue::BucketOf(int64_t size) {
-  const int width = std::bit_width(static_cast<uint64_t>(size - 1) >> 4);
-  return std::min(width, kBuckets - 1);
+  constexpr int kSmallest = 4;
+  if (size <= kSmallest) return 0;
+  // The two bits below the highest one count the quarters of its octave.
+  const auto last = static_cast<uint64_t>(size - 1);
+  const int octave = std::bit_width(last) - 3;
+  const int quarter = static_cast<int>(last >> octave) & 3;
+  return std::min(1 + 4 * octave + quarter, kBuckets - 1);
 }
 
 BatchQueue::Line& BatchQueue::LineOf(Lane lane, int bucket) {
@@ -122,13 +134,22 @@ const BatchQueue::Line& BatchQueue::LineOf(Lane lane, int bucket) const {
   return lines_[IndexOf(lane)][bucket];
 }
 
-absl::Time BatchQueue::ReadyAt(int bucket) const {
+int64_t BatchQueue::RowsIn(int bucket) const {
   int64_t rows = 0;
   for (Lane lane : kBothLanes) {
     rows += static_cast<int64_t>(LineOf(lane, bucket).size());
   }
-  if (rows >= options_.max_rows ||
-      (rows > 0 && options_.max_age <= absl::ZeroDuration())) {
+  return rows;
+}
+
+absl::Time BatchQueue::ReadyAt(int bucket) const {
+  if (RowsIn(bucket) == 0) return absl::InfiniteFuture();
+  int64_t rows = 0;
+  for (int near = std::max(bucket - kReach, 0);
+       near <= std::min(bucket + kReach, kBuckets - 1); ++near) {
+    rows += RowsIn(near);
+  }
+  if (rows >= options_.max_rows || options_.max_age <= absl::ZeroDuration()) {
     return absl::InfinitePast();
   }
   absl::Time oldest = absl::InfiniteFuture();

@@ -47,10 +47,11 @@ struct BatchOptions {
 };
 
 // Which rows run next: the rules of batching, without threads or clock. Rows of
-// a batch are of similar size (see BucketOf()). In each lane the row that is
-// due first goes first: its deadline, or a second after its arrival. While both
-// lanes wait, every fourth batch begins with a bulk row; rows of the other lane
-// fill what is free.
+// a batch are of similar size, those nearest to the first one's before others,
+// none of more than twice or less than half of it, roughly (see BucketOf()). In
+// each lane the row that is due first goes first: its deadline, or a second
+// after its arrival. While both lanes wait, every fourth batch begins with a
+// bulk row; rows of the other lane fill what is free.
 //
 // A row is admitted before it is made: a picture is refused before it is
 // decoded. From then on it counts as waiting.
@@ -96,7 +97,7 @@ class BatchQueue {
 
  private:
   static constexpr int kLanes = 2;
-  static constexpr int kBuckets = 8;
+  static constexpr int kBuckets = 40;
 
   struct DueFirst {
     bool operator()(const BatchItem* a, const BatchItem* b) const {
@@ -105,11 +106,15 @@ class BatchQueue {
   };
   using Line = std::set<BatchItem*, DueFirst>;
 
-  // Sizes to 16, to 32, to 64 and so on.
+  // Sizes to 4, 5, 6, 7, 8, to 10, 12, 14, 16, to 20 and so on: four buckets
+  // from a size to its double.
   static int BucketOf(int64_t size);
+  // How far from its first row's bucket a batch reaches: to the double.
+  static constexpr int kReach = 4;
 
   Line& LineOf(Lane lane, int bucket);
   const Line& LineOf(Lane lane, int bucket) const;
+  int64_t RowsIn(int bucket) const;
   // When a batch of this bucket may begin; InfiniteFuture without rows.
   absl::Time ReadyAt(int bucket) const;
   // The row that a batch begins with, of the rows whose buckets are ready.

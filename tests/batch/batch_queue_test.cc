@@ -147,16 +147,26 @@ TEST_F(BatchQueueTest, ARowWithoutADeadlineIsDueAfterASecond) {
 }
 
 TEST_F(BatchQueueTest, RowsOfABatchAreOfSimilarSize) {
-  BatchItem* const short_text = Add(Context(), 16);
-  BatchItem* const long_text = Add(Context(), 100);
-  BatchItem* const short_too = Add(Context(), 3);
-  BatchItem* const longer = Add(Context(), 128);
-  BatchItem* const middle = Add(Context(), 17);
+  BatchItem* const caption = Add(Context(), 16);
+  BatchItem* const page = Add(Context(), 100);
+  BatchItem* const word = Add(Context(), 3);
+  BatchItem* const longer_page = Add(Context(), 128);
+  BatchItem* const sentence = Add(Context(), 32);
   BatchItem* const huge = Add(Context(), 1'000'000);
-  EXPECT_THAT(TakeBatch(), ElementsAre(short_text, short_too));
-  EXPECT_THAT(TakeBatch(), ElementsAre(long_text, longer));
-  EXPECT_THAT(TakeBatch(), ElementsAre(middle));
+  EXPECT_THAT(TakeBatch(), ElementsAre(caption, sentence));
+  EXPECT_THAT(TakeBatch(), ElementsAre(page, longer_page));
+  EXPECT_THAT(TakeBatch(), ElementsAre(word));
   EXPECT_THAT(TakeBatch(), ElementsAre(huge));
+}
+
+TEST_F(BatchQueueTest, RowsNearestInSizeGoFirstIntoABatch) {
+  Make({.max_rows = 3});
+  BatchItem* const first = Add(Context(), 16);
+  BatchItem* const far = Add(Context(), 30);
+  BatchItem* const near = Add(Context(), 18);
+  BatchItem* const same = Add(Context(), 15);
+  EXPECT_THAT(TakeBatch(), ElementsAre(first, same, near));
+  EXPECT_THAT(TakeBatch(), ElementsAre(far));
 }
 
 TEST_F(BatchQueueTest, AFullBucketDoesNotWaitForAnOlderOne) {
@@ -251,18 +261,15 @@ TEST_F(BatchQueueTest, RefusesAnInteractiveCallThatWouldWaitTooLong) {
 TEST_F(BatchQueueTest, RefusesWhatWouldEndAfterItsDeadline) {
   Learn();
   EXPECT_THAT(AddAll(Rows(Context(), 5)), IsOk());
-  const absl::Status refused =
-      AddAll(Rows(Context(absl::Milliseconds(59)), 1));
+  const absl::Status refused = AddAll(Rows(Context(absl::Milliseconds(59)), 1));
   EXPECT_THAT(refused, StatusIs(absl::StatusCode::kResourceExhausted,
                                 HasSubstr("deadline")));
-  EXPECT_THAT(AddAll(Rows(Context(absl::Milliseconds(60)), 1)),
-              IsOk());
+  EXPECT_THAT(AddAll(Rows(Context(absl::Milliseconds(60)), 1)), IsOk());
 }
 
 TEST_F(BatchQueueTest, AnIdleModelTriesEveryDeadline) {
   Learn();
-  EXPECT_THAT(AddAll(Rows(Context(absl::Milliseconds(1)), 1)),
-              IsOk());
+  EXPECT_THAT(AddAll(Rows(Context(absl::Milliseconds(1)), 1)), IsOk());
 }
 
 TEST_F(BatchQueueTest, WhatRunsCountsUntilItHasRun) {
