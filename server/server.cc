@@ -42,10 +42,11 @@ EngineLimits Limits(const v1::LimitsConfig& config) {
           .max_payload_bytes = config.max_payload_bytes()};
 }
 
-// Zero: one per core.
-int ThreadCount(int threads) {
+// Zero: one per `cores`.
+int ThreadCount(int threads, unsigned cores) {
   if (threads > 0) return threads;
-  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  return static_cast<int>(
+      std::max(1U, std::thread::hardware_concurrency() / cores));
 }
 
 // Folders below which Models.Load may look: as configured, or those that the
@@ -106,14 +107,14 @@ absl::Status Server::Start() {
                      .clock = backends_.clock.get()}));
   pool_ = std::make_unique<ThreadPool>(ThreadPoolOptions{
       .name = "server.threads",
-      .threads = ThreadCount(config_.server().threads()),
+      .threads = ThreadCount(config_.server().threads(), 1),
       .max_queue =
           static_cast<size_t>(config_.server().max_queued_requests())});
   embedder_ = std::make_unique<Embedder>(
       EmbedderOptions{
           .max_text_bytes = config_.limits().max_text_bytes(),
           .max_image_bytes = config_.media().max_image_bytes(),
-          .decode_threads = ThreadCount(config_.media().decode_threads()),
+          .decode_threads = ThreadCount(config_.media().decode_threads(), 2),
           .text_cache_bytes = config_.cache().text_bytes(),
           .media_roots = {config_.media().roots().begin(),
                           config_.media().roots().end()}},

@@ -133,7 +133,11 @@ class Embedder::Call {
   }
 
   absl::Status PrepareInput(const ImageInput& /*input*/, Slot& slot) {
-    QUERN_RETURN_IF_ERROR(RequirePixels());
+    QUERN_RETURN_IF_ERROR(RefuseTokens());
+    if (options_.embedding) {
+      QUERN_RETURN_IF_ERROR(model_->Require("image.global"));
+    }
+    if (options_.dense) QUERN_RETURN_IF_ERROR(model_->Require("image.dense"));
     ImageRow& row = slot.image.emplace();
     row.wants_embedding = options_.embedding;
     row.wants_dense = options_.dense;
@@ -145,19 +149,13 @@ class Embedder::Call {
     if (embedder_.videos_ == nullptr) {
       return absl::UnimplementedError("video: this server decodes no videos");
     }
-    QUERN_RETURN_IF_ERROR(model_->Require("image.global"));
-    return RequirePixels();
+    QUERN_RETURN_IF_ERROR(RefuseTokens());
+    return model_->Require("image.global");
   }
 
-  absl::Status RequirePixels() const {
-    if (options_.tokens) {
-      return InvalidField("outputs", "has TOKENS, which only a text has");
-    }
-    if (options_.embedding) {
-      QUERN_RETURN_IF_ERROR(model_->Require("image.global"));
-    }
-    if (options_.dense) QUERN_RETURN_IF_ERROR(model_->Require("image.dense"));
-    return absl::OkStatus();
+  absl::Status RefuseTokens() const {
+    if (!options_.tokens) return absl::OkStatus();
+    return InvalidField("outputs", "has TOKENS, which only a text has");
   }
 
   void InitRow(EncodeRow& row, Slot& slot, int64_t size) {
