@@ -2,6 +2,8 @@
 
 #include <filesystem>
 #include <fstream>
+#include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -16,6 +18,8 @@
 
 namespace quern {
 namespace {
+
+namespace fs = std::filesystem;
 
 using testing::AllOf;
 using testing::HasSubstr;
@@ -159,6 +163,71 @@ TEST(DirectoryLockTest, NeedsTheFolder) {
   TemporaryDirectory directory;
   EXPECT_THAT(DirectoryLock::Acquire(directory.File("nothing")),
               StatusIs(absl::StatusCode::kNotFound));
+}
+
+TEST(ReadFileTest, RefusesAFileBeyondTheLimit) {
+  const TemporaryDirectory directory;
+  ASSERT_THAT(WriteFileAtomically(directory.File("a"), "12345"), IsOk());
+  EXPECT_EQ(ValueOrDie(ReadFile(directory.File("a"), 5)), "12345");
+  EXPECT_THAT(
+      ReadFile(directory.File("a"), 4),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("more than 4")));
+}
+
+class ResolveBelowTest : public ::testing::Test {
+ protected:
+  ResolveBelowTest() {
+    fs::create_directories(root_.File("deep/er"));
+    Write(root_.File("a"));
+    Write(root_.File("deep/er/b"));
+    Write(elsewhere_.File("secret"));
+  }
+
+  static void Write(const std::string& path) {
+    ASSERT_THAT(WriteFileAtomically(path, "x"), IsOk());
+  }
+
+  absl::StatusOr<std::string> Resolve(const std::string& path) const {
+    return ResolveBelow(path, roots_);
+  }
+
+  const TemporaryDirectory root_;
+  const TemporaryDirectory elsewhere_;
+  const std::vector<std::string> roots_ = {"/nonexistent", root_.path() + "/"};
+};
+
+TEST_F(ResolveBelowTest, FindsWhatLiesBelowARoot) {
+  const std::string real_root = fs::canonical(root_.path());
+  EXPECT_EQ(ValueOrDie(Resolve("a")), real_root + "/a");
+  EXPECT_EQ(ValueOrDie(Resolve(root_.File("a"))), real_root + "/a");
+  EXPECT_EQ(ValueOrDie(Resolve("file://" + root_.File("a"))), real_root + "/a");
+  EXPECT_EQ(ValueOrDie(Resolve("deep/../deep/er/b")), real_root + "/deep/er/b");
+  EXPECT_EQ(ValueOrDie(Resolve("deep")), real_root + "/deep");
+}
+
+TEST_F(ResolveBelowTest, RefusesWhatLiesElsewhere) {
+  fs::create_symlink(elsewhere_.File("secret"), root_.File("link"));
+  for (const std::string& path :
+       {std::string("/etc/passwd"), std::string("../../etc/passwd"),
+        elsewhere_.File("secret"), std::string("link"),
+        // A folder whose name begins as the root's does.
+        root_.path() + "x/a", std::string("/nonexistent/a")}) {
+    EXPECT_THAT(Resolve(path), StatusIs(absl::StatusCode::kPermissionDenied))
+        << path;
+  }
+  EXPECT_THAT(ResolveBelow("a", {}),
+              StatusIs(absl::StatusCode::kPermissionDenied));
+}
+
+TEST_F(ResolveBelowTest, SaysWhatIsMissingOrNoPath) {
+  EXPECT_THAT(Resolve("nobody"), StatusIs(absl::StatusCode::kNotFound));
+  for (const std::string& path :
+       {std::string(), std::string("a\0b", 3), std::string(4097, 'a')}) {
+    EXPECT_THAT(Resolve(path), StatusIs(absl::StatusCode::kInvalidArgument));
+  }
+  // A pipe would be read for ever.
+  ASSERT_EQ(::mkfifo(root_.File("pipe").c_str(), 0600), 0);
+  EXPECT_THAT(Resolve("pipe"), StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 }  // namespace

@@ -3,9 +3,12 @@
 // goes on with nothing lost.
 
 #include <cmath>
+#include <fstream>
+#include <iterator>
 #include <limits>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -337,6 +340,51 @@ TEST_F(BadInputTest, EmbedReportsEachInputAndFailsOnlyWhenAllDo) {
   EXPECT_EQ(ViolatedField(status), "inputs[0].text");
   EXPECT_EQ(api_.Embed(v1::EmbedRequest(), &response).error_code(),
             grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+std::string Clip(const std::string& name) {
+  std::ifstream file("tests/data/videos/" + name, std::ios::binary);
+  EXPECT_TRUE(file.good()) << name;
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+v1::EmbedRequest EmbedVideo(const std::string& bytes) {
+  v1::EmbedRequest request;
+  request.add_inputs()->mutable_video()->set_content(bytes);
+  request.add_outputs(v1::EMBEDDING_OUTPUT_GLOBAL);
+  request.add_outputs(v1::EMBEDDING_OUTPUT_DENSE);
+  return request;
+}
+
+TEST_F(BadInputTest, VideosThatCannotBeUsed) {
+  const std::vector<std::pair<std::string, std::string>> reasons = {
+      {Clip("no_frames.mp4"), ""},
+      {Clip("audio_only.mp4"), ""},
+      {Clip("no_frame_decodes.mp4"), ""},
+      {Clip("header_16000.mp4"), "16000"},
+      {Clip("ten_hours.mp4"), "4h"},
+      {Clip("h264.mp4").substr(0, 40), ""},
+      {"not a video", ""},
+      {RedJpeg(), ""}};
+  for (const auto& [bytes, reason] : reasons) {
+    v1::EmbedResponse response;
+    const grpc::Status status = api_.Embed(EmbedVideo(bytes), &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_THAT(status.error_message(), HasSubstr(reason));
+    EXPECT_EQ(ViolatedField(status), "inputs[0].video.content");
+  }
+}
+
+TEST_F(BadInputTest, DamagedVideosAreUsedAsFarAsTheyGo) {
+  for (const char* name : {"corrupt_middle.mp4", "cut.mkv", "one_frame.mp4"}) {
+    v1::EmbedResponse response;
+    const grpc::Status status = api_.Embed(EmbedVideo(Clip(name)), &response);
+    ASSERT_TRUE(status.ok()) << name << ": " << status.error_message();
+    const v1::EmbedResult& result = response.results(0);
+    EXPECT_GE(result.dense().times_size(), 1) << name;
+    EXPECT_EQ(result.dense().values_size(),
+              result.dense().times_size() * result.embedding().values_size());
+  }
 }
 
 }  // namespace
