@@ -66,9 +66,14 @@ function(quern_test name)
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest_main)
   if(QUERN_SANITIZE MATCHES "thread")
     target_sources(${name} PRIVATE "${PROJECT_SOURCE_DIR}/tests/support/tsan_mutex.cc")
-    foreach(method 4LockEv 10ReaderLockEv 6UnlockEv 12ReaderUnlockEv 5AwaitERKNS0_9ConditionE
-            16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE)
-      target_link_options(${name} PRIVATE -Wl,--wrap=_ZN4absl7debian35Mutex${method})
+    foreach(method N4absl7debian35Mutex4LockEv N4absl7debian35Mutex10ReaderLockEv
+            N4absl7debian35Mutex6UnlockEv N4absl7debian35Mutex12ReaderUnlockEv
+            N4absl7debian35Mutex5AwaitERKNS0_9ConditionE
+            N4absl7debian35Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE
+            N4absl7debian37CondVar15WaitWithTimeoutEPNS0_5MutexENS0_8DurationE
+            N4absl7debian312Notification6NotifyEv NK4absl7debian312Notification19WaitForNotificationEv
+            N4absl7debian315BlockingCounter14DecrementCountEv N4absl7debian315BlockingCounter4WaitEv)
+      target_link_options(${name} PRIVATE -Wl,--wrap=_Z${method})
     endforeach()
   endif()
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")

@@ -1,5 +1,6 @@
-// Tells ThreadSanitizer about absl::Mutex, which lies in a library that Debian
-// builds without it. cmake/QuernBuild.cmake has the linker send the calls here
+// Tells ThreadSanitizer about absl::Mutex, CondVar, Notification and
+// BlockingCounter, which lie in a library that Debian builds without it.
+// cmake/QuernBuild.cmake has the linker send the calls here
 // (--wrap). What a Condition reads is read inside that library by whichever
 // thread holds the mutex, so reads are ignored during the call.
 
@@ -33,6 +34,33 @@ QUERN_WRAP_ACQUIRE(_ZN4absl7debian35Mutex4LockEv)
 QUERN_WRAP_ACQUIRE(_ZN4absl7debian35Mutex10ReaderLockEv)
 QUERN_WRAP_RELEASE(_ZN4absl7debian35Mutex6UnlockEv)
 QUERN_WRAP_RELEASE(_ZN4absl7debian35Mutex12ReaderUnlockEv)
+QUERN_WRAP_RELEASE(_ZN4absl7debian312Notification6NotifyEv)
+QUERN_WRAP_ACQUIRE(_ZNK4absl7debian312Notification19WaitForNotificationEv)
+QUERN_WRAP_ACQUIRE(_ZN4absl7debian315BlockingCounter4WaitEv)
+
+bool __real__ZN4absl7debian315BlockingCounter14DecrementCountEv(void* counter);
+bool __wrap__ZN4absl7debian315BlockingCounter14DecrementCountEv(void* counter) {
+  __tsan_release(counter);
+  AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+  const bool is_last =
+      __real__ZN4absl7debian315BlockingCounter14DecrementCountEv(counter);
+  AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+  return is_last;
+}
+
+bool __real__ZN4absl7debian37CondVar15WaitWithTimeoutEPNS0_5MutexENS0_8DurationE(
+    void* condition, void* mutex, absl::Duration timeout);
+bool __wrap__ZN4absl7debian37CondVar15WaitWithTimeoutEPNS0_5MutexENS0_8DurationE(
+    void* condition, void* mutex, absl::Duration timeout) {
+  __tsan_release(mutex);
+  AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+  const bool timed_out =
+      __real__ZN4absl7debian37CondVar15WaitWithTimeoutEPNS0_5MutexENS0_8DurationE(
+          condition, mutex, timeout);
+  AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+  __tsan_acquire(mutex);
+  return timed_out;
+}
 
 void __real__ZN4absl7debian35Mutex5AwaitERKNS0_9ConditionE(
     void* mutex, const void* condition);
