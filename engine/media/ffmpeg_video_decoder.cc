@@ -648,6 +648,16 @@ Orientation OrientationOf(const AVStream* stream) {
   return {.flips_x = a < 0, .flips_y = d < 0};
 }
 
+// What a file says, which may be none of the enum's values: reading it as one
+// would be undefined.
+template <typename Enum>
+int NumberOf(const Enum& value) {
+  static_assert(sizeof(Enum) == sizeof(int));
+  int number = 0;
+  std::memcpy(&number, &value, sizeof number);
+  return number;
+}
+
 bool IsFullRange(const AVFrame& frame) {
   switch (frame.format) {
     case AV_PIX_FMT_YUVJ420P:
@@ -657,16 +667,17 @@ bool IsFullRange(const AVFrame& frame) {
     case AV_PIX_FMT_YUVJ411P:
       return true;
     default:
-      return frame.color_range == AVCOL_RANGE_JPEG;
+      return NumberOf(frame.color_range) == AVCOL_RANGE_JPEG;
   }
 }
 
 int MatrixOf(const AVFrame& frame) {
-  if (frame.colorspace == AVCOL_SPC_UNSPECIFIED ||
-      frame.colorspace == AVCOL_SPC_RESERVED) {
+  const int matrix = NumberOf(frame.colorspace);
+  if (matrix == AVCOL_SPC_UNSPECIFIED || matrix == AVCOL_SPC_RESERVED) {
     return frame.height >= kHdHeight ? SWS_CS_ITU709 : SWS_CS_ITU601;
   }
-  return frame.colorspace;  // swscale's numbers are these.
+  // swscale's numbers are these; of what it does not know it takes its default.
+  return matrix;
 }
 
 // The largest factor that leaves both upright sides twice as long as asked.
