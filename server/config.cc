@@ -212,8 +212,8 @@ v1::Config DefaultConfig() {
   media.set_max_image_pixels(100'000'000);
   media.set_max_video_bytes(1024 * kMiB);
   media.set_max_video_pixels(int64_t{8192} * 4320);
-  media.mutable_max_video_duration()->set_seconds(4 * 3600);
-  media.set_max_video_decoded_bytes(64 * 1024 * kMiB);
+  media.mutable_max_video_duration()->set_seconds(int64_t{4} * 3600);
+  media.set_max_video_decoded_bytes(int64_t{64} * 1024 * kMiB);
   media.mutable_max_video_decode_time()->set_seconds(60);
   media.set_decode_threads(0);
   v1::BatchingConfig& batching = *config.mutable_batching();

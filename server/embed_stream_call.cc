@@ -54,7 +54,8 @@ absl::Status EmbedStreamCall::OnMessage(grpc::ByteBuffer message) {
 }
 
 void EmbedStreamCall::Embed(
-    int64_t index, std::shared_ptr<const v1::EmbedStreamRequest> request) {
+    int64_t index,
+    const std::shared_ptr<const v1::EmbedStreamRequest>& request) {
   const absl::StatusOr<EmbedInput> input = DecodeInput(request->input());
   if (!input.ok()) {
     return Finish(index, InField(input.status(), "input"));

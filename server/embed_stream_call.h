@@ -40,7 +40,7 @@ class EmbedStreamCall final : public StreamCall {
   // Reads what the first message says of all.
   absl::Status Open(const v1::EmbedStreamRequest& first);
   void Embed(int64_t index,
-             std::shared_ptr<const v1::EmbedStreamRequest> request);
+             const std::shared_ptr<const v1::EmbedStreamRequest>& request);
   void Finish(int64_t index, absl::StatusOr<Embedded> result);
 
   const Engine* const engine_;

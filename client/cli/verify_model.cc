@@ -65,16 +65,16 @@ StoredOutputs ParseCanary(const json& canary, const fs::path& folder,
 double LargestDifference(const v1::Vector& actual,
                          const std::vector<float>& expected) {
   constexpr double kNoMatch = std::numeric_limits<double>::infinity();
-  if (actual.values_size() != static_cast<int>(expected.size()))
+  if (actual.values_size() != static_cast<int>(expected.size())) {
     return kNoMatch;
+  }
   double largest = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
     const double difference =
         std::abs(double{actual.values(static_cast<int>(i))} - expected[i]);
     // A NaN is beyond any tolerance.
-    if (!(difference <= largest)) {
-      largest = std::isnan(difference) ? kNoMatch : difference;
-    }
+    if (std::isnan(difference)) return kNoMatch;
+    largest = std::max(largest, difference);
   }
   return largest;
 }
@@ -82,8 +82,9 @@ double LargestDifference(const v1::Vector& actual,
 absl::StatusOr<Parity> Compare(Client& client, const std::string& name,
                                const std::vector<StoredOutput>& stored) {
   v1::EmbedRequest request;
-  for (const StoredOutput& output : stored)
+  for (const StoredOutput& output : stored) {
     *request.add_inputs() = output.input;
+  }
   const absl::StatusOr<v1::EmbedResponse> response = client.Embed(request);
   if (!response.ok()) return response.status();
   Parity parity{.name = name, .count = static_cast<int64_t>(stored.size())};

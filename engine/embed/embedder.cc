@@ -94,8 +94,9 @@ class Embedder::Call {
             [&](const auto& input) { return PrepareInput(input, slot); },
             inputs_[i]);
       }
-      if (!status.ok()) slot.result = std::move(status);
+      // What was in the cache is finished too.
       slot.is_finished = !status.ok() || slot.result.ok();
+      if (!status.ok()) slot.result = std::move(status);
     }
   }
 
@@ -310,9 +311,8 @@ class Embedder::Call {
     };
     const absl::StatusOr<VideoInfo> info = embedder_.videos_->Decode(
         source, options_.video, model_->preprocessing().width,
-        model_->preprocessing().height, check, [&](VideoFrame frame) {
-          return EncodeFrame(std::move(frame), frames);
-        });
+        model_->preprocessing().height, check,
+        [&](const VideoFrame& frame) { return EncodeFrame(frame, frames); });
     const absl::Time decoded = context_.clock().Now();
     absl::Status status = AwaitFrames(frames, 0);
     status.Update(info.status());
@@ -333,7 +333,7 @@ class Embedder::Call {
     return frames.failure;
   }
 
-  absl::Status EncodeFrame(VideoFrame frame, Frames& frames) {
+  absl::Status EncodeFrame(const VideoFrame& frame, Frames& frames) {
     QUERN_RETURN_IF_ERROR(AwaitFrames(frames, kFramesInFlight - 1));
     QUERN_RETURN_IF_ERROR(
         model_->image_batcher()->Admit(context_, Lane::kBulk, 1, 1));

@@ -273,7 +273,8 @@ absl::Status CheckCanary(const ModelPackage& package,
     QUERN_RETURN_IF_ERROR(
         CheckImages(package, *package.spec.image, encoder, nearness));
   }
-  if (package.spec.match.has_value()) {
+  // A match head reads texts too; the package was refused without a tower.
+  if (package.spec.match.has_value() && tokenizer != nullptr) {
     QUERN_RETURN_IF_ERROR(CheckMatches(package, *tokenizer, encoder));
   }
   return absl::OkStatus();

@@ -147,7 +147,8 @@ absl::Status Model::RunImages(absl::Span<BatchItem* const> batch) const {
   if (!dense.empty()) {
     if (dense != global) gather(dense);
     QUERN_ASSIGN_OR_RETURN(const DenseMaps maps, encoder_->EncodeDense(images));
-    const size_t map_size = maps.values.size() / dense.size();
+    const auto map_size =
+        static_cast<int64_t>(maps.values.size() / dense.size());
     auto values = maps.values.begin();
     for (ImageRow* row : dense) {
       row->dense = {.rows = 1,
