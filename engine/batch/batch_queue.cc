@@ -121,7 +121,7 @@ int BatchQueue::BucketOf(int64_t size) {
   if (size <= kSmallest) return 0;
   // The two bits below the highest one count the quarters of its octave.
   const auto last = static_cast<uint64_t>(size - 1);
-  const int octave = std::bit_width(last) - 3;
+  const int octave = static_cast<int>(std::bit_width(last)) - 3;
   const auto quarter = static_cast<int>((last >> octave) & 3);
   return std::min(1 + 4 * octave + quarter, kBuckets - 1);
 }
