@@ -6,12 +6,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
-#include <CLI/CLI.hpp>
 
 #include "client/cli/collection_table.h"
-#include "client/cli/command.h"
 #include "client/cli/failure.h"
 #include "client/cli/json_format.h"
+#include "client/cli/subcommand.h"
 #include "client/cli/text.h"
 
 namespace quern::cli {
@@ -35,9 +34,6 @@ struct CollectionsOptions {
   bool json = false;
   bool yes = false;
 };
-
-using Action = absl::StatusOr<ExitCode> (*)(const CollectionsOptions&, Client&,
-                                            Console&);
 
 absl::StatusOr<ExitCode> List(const CollectionsOptions& options, Client& client,
                               Console& console) {
@@ -100,38 +96,6 @@ absl::StatusOr<ExitCode> Delete(const CollectionsOptions& options,
   return ExitCode::kOk;
 }
 
-std::function<absl::StatusOr<ExitCode>(Console&)> Connected(
-    Action action, const std::shared_ptr<CollectionsOptions>& options,
-    const CommandLine& line) {
-  return
-      [action, options, &line](Console& console) -> absl::StatusOr<ExitCode> {
-        auto connection = Connection::Open(line.connection, console,
-                                           Connection::StopOn::kInterrupt);
-        if (!connection.ok()) return connection.status();
-        return action(*options, (*connection)->client(), console);
-      };
-}
-
-// Declares a command below `parent` and what it runs.
-CLI::App* AddAction(CLI::App& parent, const std::string& name,
-                    const std::string& description, Action action,
-                    const std::shared_ptr<CollectionsOptions>& options,
-                    CommandLine& line) {
-  CLI::App* command = parent.add_subcommand(name, description);
-  command->fallthrough();
-  command->callback([action, options, &line] {
-    line.run = Connected(action, options, line);
-  });
-  return command;
-}
-
-void AddName(CLI::App* command, CollectionsOptions& options) {
-  command->add_option("NAME", options.name, "The collection")
-      ->required()
-      ->check(CheckUtf8)
-      ->type_name("");
-}
-
 }  // namespace
 
 void AddCollectionsCommand(CLI::App& app, CommandLine& line) {
@@ -150,10 +114,10 @@ void AddCollectionsCommand(CLI::App& app, CommandLine& line) {
 
   AddAction(*command, "list", "All of them, the default", List, options, line);
   AddName(AddAction(*command, "get", "One of them", Get, options, line),
-          *options);
+          "The collection", options->name);
   CLI::App* create = AddAction(*command, "create", "Makes an empty one", Create,
                                options, line);
-  AddName(create, *options);
+  AddName(create, "The collection", options->name);
   create
       ->add_option("--model", options->model,
                    "Its model; \"none\" for ready-made embeddings only. "
@@ -171,7 +135,7 @@ void AddCollectionsCommand(CLI::App& app, CommandLine& line) {
   CLI::App* remove =
       AddAction(*command, "delete", "Deletes one with all of its items", Delete,
                 options, line);
-  AddName(remove, *options);
+  AddName(remove, "The collection", options->name);
   remove->add_flag("--yes", options->yes, "Really");
 }
 

@@ -9,12 +9,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
-#include <CLI/CLI.hpp>
 
-#include "client/cli/command.h"
 #include "client/cli/failure.h"
 #include "client/cli/json_format.h"
 #include "client/cli/model_table.h"
+#include "client/cli/subcommand.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
 #include "client/cli/verify_model.h"
@@ -47,9 +46,6 @@ struct ModelOptions {
   bool force = false;
   bool json = false;
 };
-
-using Action = absl::StatusOr<ExitCode> (*)(const ModelOptions&, Client&,
-                                            Console&);
 
 absl::StatusOr<ExitCode> List(const ModelOptions& options, Client& client,
                               Console& console) {
@@ -279,37 +275,6 @@ absl::StatusOr<ExitCode> Verify(const ModelOptions& options,
 
 // --- the command line --------------------------------------------------------
 
-std::function<absl::StatusOr<ExitCode>(Console&)> Connected(
-    Action action, const std::shared_ptr<ModelOptions>& options,
-    const CommandLine& line) {
-  return
-      [action, options, &line](Console& console) -> absl::StatusOr<ExitCode> {
-        auto connection = Connection::Open(line.connection, console,
-                                           Connection::StopOn::kInterrupt);
-        if (!connection.ok()) return connection.status();
-        return action(*options, (*connection)->client(), console);
-      };
-}
-
-CLI::App* AddAction(CLI::App& parent, const std::string& name,
-                    const std::string& description, Action action,
-                    const std::shared_ptr<ModelOptions>& options,
-                    CommandLine& line) {
-  CLI::App* command = parent.add_subcommand(name, description);
-  command->fallthrough();
-  command->callback([action, options, &line] {
-    line.run = Connected(action, options, line);
-  });
-  return command;
-}
-
-void AddName(CLI::App* command, ModelOptions& options) {
-  command->add_option("NAME", options.name, "The model")
-      ->required()
-      ->check(CheckUtf8)
-      ->type_name("");
-}
-
 void AddDeviceAndPrecision(CLI::App* command, ModelOptions& options) {
   command
       ->add_option("--device", options.device,
@@ -342,7 +307,7 @@ void AddModelCommand(CLI::App& app, CommandLine& line) {
   AddAction(*command, "list", "All of them, the default", List, options, line);
   AddName(
       AddAction(*command, "show", "Everything about one", Show, options, line),
-      *options);
+      "The model", options->name);
   CLI::App* load = AddAction(*command, "load",
                              "Loads a package, or swaps it for a loaded one",
                              Load, options, line);
@@ -353,12 +318,12 @@ void AddModelCommand(CLI::App& app, CommandLine& line) {
   AddDeviceAndPrecision(load, *options);
   CLI::App* unload =
       AddAction(*command, "unload", "Unloads one", Unload, options, line);
-  AddName(unload, *options);
+  AddName(unload, "The model", options->name);
   unload->add_flag("--force", options->force, "Even if collections need it");
   AddName(AddAction(*command, "default",
                     "Chooses the one for requests that name none", SetDefault,
                     options, line),
-          *options);
+          "The model", options->name);
 
   CLI::App* verify = command->add_subcommand(
       "verify", "Runs a package's canary, compares outputs and measures speed");
