@@ -57,6 +57,15 @@ function(quern_library name)
 endfunction()
 
 # quern_test(NAME SRCS a_test.cc ... DEPS targets... [LABELS l...] [TIMEOUT s])
+# Makes an executable that encodes use TCMalloc instead of glibc's allocator (engine/README.md,
+# decisions). Sanitizers bring an allocator of their own.
+function(quern_use_tcmalloc target)
+  if(NOT QUERN_SANITIZE)
+    target_link_options(${target} PRIVATE LINKER:--push-state,--no-as-needed
+      ${tcmalloc_LINK_LIBRARIES} LINKER:--pop-state)
+  endif()
+endfunction()
+
 # One binary, one ctest entry named NAME. Tests run in parallel and never need
 # a network beyond 127.0.0.1.
 function(quern_test name)

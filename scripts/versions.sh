@@ -35,7 +35,7 @@ build_packages=(
   ca-certificates ccache cmake dpkg-dev g++ libgfortran-12-dev lld ninja-build pkg-config
   python3 python3-venv
   # RPC and base libraries
-  libabsl-dev libcli11-dev libgrpc++-dev libprotobuf-dev libspdlog-dev libssl-dev
+  libabsl-dev libcli11-dev libgoogle-perftools-dev libgrpc++-dev libprotobuf-dev libspdlog-dev libssl-dev
   libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev protobuf-compiler
   protobuf-compiler-grpc
   # media and text

@@ -16,12 +16,12 @@
 #include "absl/time/time.h"
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
-#include <malloc.h>
 #include <torch/csrc/jit/passes/freeze_module.h>
 #include <torch/csrc/jit/passes/frozen_graph_optimizations.h>
 #include <torch/csrc/jit/runtime/profiling_graph_executor_impl.h>
 #include <torch/script.h>
 
+#include "engine/base/allocator.h"
 #include "engine/base/error.h"
 #include "engine/base/guard.h"
 #include "engine/base/status_macros.h"
@@ -40,19 +40,6 @@ constexpr int64_t kCpuTextRows = 16;
 constexpr int64_t kGpuImageRows = 64;
 constexpr int64_t kGpuTextRows = 256;
 
-// A forward pass allocates and frees activations of some megabytes. glibc would
-// give each back to the kernel and fault it in again, a third of the time of an
-// image; up to these sizes it keeps them. It keeps them in each of its arenas,
-// of which it would make eight per core.
-void KeepFreedActivations() {
-  constexpr int kLargestActivationBytes = 64 << 20;
-  constexpr int kKeptBytes = 128 << 20;
-  mallopt(M_MMAP_THRESHOLD, kLargestActivationBytes);
-  mallopt(M_TRIM_THRESHOLD, kKeptBytes);
-  mallopt(M_ARENA_MAX,
-          static_cast<int>(std::max(2U, std::thread::hardware_concurrency())));
-}
-
 // oneDNN keeps the kernels that it made for a shape, half a megabyte each; the
 // layer between, per thread and kind of operator. With their own bounds of
 // 1,024 a server of mixed texts grows by a gigabyte. A picture's pass needs 65.
@@ -69,7 +56,6 @@ void PrepareProcess() {
     // Compiles at the first call instead of profiling it: half the warm-up, and
     // the profile would only serve fusers that CPUs do not use.
     torch::jit::getNumProfiledRuns() = 0;
-    KeepFreedActivations();
     BoundKernelCaches();
     return true;
   }();
@@ -183,7 +169,7 @@ absl::StatusOr<Tower> LoadTower(const std::string& file,
   });
   if (!tower.ok()) return Annotate(tower.status(), shown);
   // The original weights go back to the system, not to the allocator's stock.
-  malloc_trim(0);
+  ReleaseFreeMemory();
   return tower;
 }
 
