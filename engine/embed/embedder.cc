@@ -23,7 +23,6 @@ constexpr size_t kMaxQueuedDecodes = 1'000'000;
 constexpr size_t kMaxQueuedVideos = 1024;
 // Frames of one video between its decoder and the model.
 constexpr int kFramesInFlight = 32;
-constexpr size_t kKeptBuffers = 64;
 
 absl::Status CheckText(absl::string_view text, int64_t max_bytes) {
   if (text.empty()) {
@@ -230,7 +229,7 @@ class Embedder::Call {
   void DecodeImage(size_t i) {
     Slot& slot = slots_[i];
     absl::Status status =
-        ReadPixels(std::get<ImageInput>(inputs_[i]), slot.image->pixels);
+        ReadPicture(std::get<ImageInput>(inputs_[i]), slot.image->rgb);
     slot.decoded = context_.clock().Now();
     if (!status.ok()) {
       WithdrawImage();
@@ -242,7 +241,7 @@ class Embedder::Call {
     model_->image_batcher()->Submit({&item, 1});
   }
 
-  absl::Status ReadPixels(const ImageInput& input, std::vector<float>& pixels) {
+  absl::Status ReadPicture(const ImageInput& input, std::vector<uint8_t>& rgb) {
     QUERN_RETURN_IF_ERROR(context_.Check("decode"));
     std::string file;
     absl::string_view encoded = input.encoded;
@@ -260,7 +259,7 @@ class Embedder::Call {
       return OfField(input.uri.empty() ? "image.content" : "image.uri",
                      image.status());
     }
-    WritePixels(*image, pixels);
+    rgb = Fit(*std::move(image), preprocessing).rgb;
     return absl::OkStatus();
   }
 
@@ -270,13 +269,6 @@ class Embedder::Call {
         ResolveBelow(uri, embedder_.options_.media_roots);
     if (!path.ok()) return Annotate(path.status(), field);
     return path;
-  }
-
-  void WritePixels(const Image& image, std::vector<float>& pixels) {
-    const ImagePreprocessing& preprocessing = model_->preprocessing();
-    pixels =
-        embedder_.buffers_.Take(3 * preprocessing.height * preprocessing.width);
-    Preprocess(image, preprocessing, absl::MakeSpan(pixels));
   }
 
   // On a decoder's thread, which waits here while the model is behind.
@@ -342,9 +334,9 @@ class Embedder::Call {
     frames.samples.push_back(frame.samples);
     row.context = &context_;
     row.lane = Lane::kBulk;
-    WritePixels(frame.image, row.pixels);
+    row.rgb = Fit(frame.image, model_->preprocessing()).rgb;
     row.on_done = [this, &row, &frames] {
-      embedder_.buffers_.Give(std::move(row.pixels));
+      row.rgb = {};  // Long before the last frame is done.
       absl::MutexLock lock(&frames.mutex);
       frames.failure.Update(row.status);
       --frames.in_flight;
@@ -395,9 +387,7 @@ class Embedder::Call {
                              .stages = {{"decode", slot.decoded - start_},
                                         {"encode", now - slot.decoded}}};
     }
-    if (slot.image.has_value()) {
-      embedder_.buffers_.Give(std::move(slot.image->pixels));
-    }
+    if (slot.image.has_value()) slot.image->rgb = {};
     FinishSlot();
   }
 
@@ -452,7 +442,6 @@ Embedder::Embedder(EmbedderOptions options, const ImageDecoder* images,
       videos_(videos),
       calls_(calls),
       cache_(options_.text_cache_bytes),
-      buffers_(kKeptBuffers),
       image_threads_({.name = "image-decoders",
                       .threads = options_.decode_threads,
                       .max_queue = kMaxQueuedDecodes}),

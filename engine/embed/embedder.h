@@ -12,7 +12,6 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
-#include "engine/base/buffer_pool.h"
 #include "engine/base/request_context.h"
 #include "engine/base/thread_pool.h"
 #include "engine/embed/text_cache.h"
@@ -122,7 +121,6 @@ class Embedder {
   const VideoDecoder* const videos_;
   ThreadPool* const calls_;
   TextCache cache_;
-  BufferPool buffers_;
   // Last: their threads use the others.
   ThreadPool image_threads_;
   ThreadPool video_threads_;

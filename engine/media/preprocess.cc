@@ -10,17 +10,6 @@ namespace {
 
 constexpr int64_t kChannels = 3;
 
-// What (value - mean) / std gives for each of the 256 values of a channel.
-using NormalisedValues = std::array<float, 256>;
-
-NormalisedValues Normalise(float mean, float std) {
-  NormalisedValues values;
-  for (size_t value = 0; value < values.size(); ++value) {
-    values[value] = (static_cast<float>(value) - mean) / std;
-  }
-  return values;
-}
-
 // A picture's size after resizing, and which part of it is used.
 struct Placement {
   int64_t width = 0;
@@ -93,32 +82,21 @@ Placement Place(const Image& image, const ImagePreprocessing& target) {
   return CenterCrop(image, target);
 }
 
-// Writes the `source`'s pixels into the planes, its corner at (left, top).
-void WritePlanes(const Image& source, const ImagePreprocessing& target,
-                 int64_t left, int64_t top, absl::Span<float> pixels) {
-  for (int64_t channel = 0; channel < kChannels; ++channel) {
-    const NormalisedValues values =
-        Normalise(target.mean[channel], target.std[channel]);
-    float* plane = pixels.data() + channel * target.height * target.width;
-    for (int64_t y = 0; y < source.height; ++y) {
-      float* out = plane + (top + y) * target.width + left;
-      const uint8_t* in =
-          source.rgb.data() + y * source.width * kChannels + channel;
-      for (int64_t x = 0; x < source.width; ++x) {
-        out[x] = values[in[x * kChannels]];
-      }
-    }
+Image Padded(const Image& picture, const ImagePreprocessing& target,
+             int64_t left, int64_t top) {
+  Image padded = {.width = target.width, .height = target.height, .rgb = {}};
+  padded.rgb.reserve(target.width * target.height * kChannels);
+  for (int64_t pixel = 0; pixel < target.width * target.height; ++pixel) {
+    padded.rgb.insert(padded.rgb.end(), target.pad_rgb.begin(),
+                      target.pad_rgb.end());
   }
-}
-
-void FillWithPadding(const ImagePreprocessing& target,
-                     absl::Span<float> pixels) {
-  const int64_t plane_size = target.height * target.width;
-  for (int64_t channel = 0; channel < kChannels; ++channel) {
-    const float value = Normalise(target.mean[channel],
-                                  target.std[channel])[target.pad_rgb[channel]];
-    std::fill_n(pixels.begin() + channel * plane_size, plane_size, value);
+  const int64_t row_bytes = picture.width * kChannels;
+  for (int64_t y = 0; y < picture.height; ++y) {
+    std::copy_n(
+        picture.rgb.begin() + y * row_bytes, row_bytes,
+        padded.rgb.begin() + ((top + y) * target.width + left) * kChannels);
   }
+  return padded;
 }
 
 }  // namespace
@@ -129,21 +107,35 @@ Image Resize(const Image& image, int64_t width, int64_t height,
                       filter);
 }
 
-void Preprocess(const Image& image, const ImagePreprocessing& preprocessing,
-                absl::Span<float> pixels) {
-  if (image.width == preprocessing.width &&
-      image.height == preprocessing.height) {
-    WritePlanes(image, preprocessing, 0, 0, pixels);
-    return;
-  }
+Image Fit(Image image, const ImagePreprocessing& preprocessing) {
+  const auto fits = [&preprocessing](const Image& picture) {
+    return picture.width == preprocessing.width &&
+           picture.height == preprocessing.height;
+  };
+  if (fits(image)) return image;
   const Placement placed = Place(image, preprocessing);
-  const Image resized = ResizeWindow(image, placed.width, placed.height,
-                                     placed.window, preprocessing.filter);
-  if (resized.width != preprocessing.width ||
-      resized.height != preprocessing.height) {
-    FillWithPadding(preprocessing, pixels);
+  Image resized = ResizeWindow(image, placed.width, placed.height,
+                               placed.window, preprocessing.filter);
+  if (fits(resized)) return resized;
+  return Padded(resized, preprocessing, placed.left, placed.top);
+}
+
+void Normalise(absl::Span<const uint8_t> rgb,
+               const ImagePreprocessing& preprocessing,
+               absl::Span<float> pixels) {
+  std::array<std::array<float, 256>, kChannels> values;
+  for (int64_t channel = 0; channel < kChannels; ++channel) {
+    for (int value = 0; value < 256; ++value) {
+      values[channel][value] =
+          (static_cast<float>(value) - preprocessing.mean[channel]) /
+          preprocessing.std[channel];
+    }
   }
-  WritePlanes(resized, preprocessing, placed.left, placed.top, pixels);
+  for (size_t i = 0; i + kChannels <= rgb.size(); i += kChannels) {
+    for (int64_t channel = 0; channel < kChannels; ++channel) {
+      pixels[i + channel] = values[channel][rgb[i + channel]];
+    }
+  }
 }
 
 }  // namespace quern

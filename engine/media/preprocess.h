@@ -41,10 +41,14 @@ struct ImagePreprocessing {
 Image Resize(const Image& image, int64_t width, int64_t height,
              ResizeFilter filter);
 
-// Resizes and places `image` as `preprocessing` says, then writes
-// (value - mean) / std to `pixels`: 3 x height x width, channels first.
-// `pixels` must have 3 * height * width values.
-void Preprocess(const Image& image, const ImagePreprocessing& preprocessing,
-                absl::Span<float> pixels);
+// `image` resized and placed as `preprocessing` says, in its width x height:
+// the bytes that the model sees.
+Image Fit(Image image, const ImagePreprocessing& preprocessing);
+
+// Writes (value - mean) / std of each channel of `rgb`, pixels of three bytes,
+// to `pixels`: as many values in the same order, channels last.
+void Normalise(absl::Span<const uint8_t> rgb,
+               const ImagePreprocessing& preprocessing,
+               absl::Span<float> pixels);
 
 }  // namespace quern

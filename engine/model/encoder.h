@@ -14,12 +14,12 @@
 
 namespace quern {
 
-// Preprocessed pictures, ready for an image tower.
+// Fitted and normalised pictures, ready for an image tower.
 struct PixelBatch {
   int64_t rows = 0;
   int64_t height = 0;  // Pixels.
   int64_t width = 0;   // Pixels.
-  // rows x 3 x height x width, channels first, normalised.
+  // rows x height x width x 3, channels last, normalised.
   std::vector<float> values;
 };
 

@@ -189,7 +189,8 @@ absl::StatusOr<PixelBatch> CanaryPixels(
   PixelBatch pixels{
       .rows = 1, .height = preprocessing.height, .width = preprocessing.width};
   pixels.values.resize(3 * pixels.height * pixels.width);
-  Preprocess(*image, preprocessing, absl::MakeSpan(pixels.values));
+  Normalise(Fit(*std::move(image), preprocessing).rgb, preprocessing,
+            absl::MakeSpan(pixels.values));
   return pixels;
 }
 

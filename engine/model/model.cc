@@ -127,10 +127,12 @@ absl::Status Model::RunImages(absl::Span<BatchItem* const> batch) const {
   images.width = preprocessing_.width;
   const auto gather = [&](const std::vector<ImageRow*>& rows) {
     images.rows = static_cast<int64_t>(rows.size());
-    images.values.clear();
+    const int64_t picture_values = images.height * images.width * 3;
+    images.values.resize(images.rows * picture_values);
+    auto values = absl::MakeSpan(images.values);
     for (const ImageRow* row : rows) {
-      images.values.insert(images.values.end(), row->pixels.begin(),
-                           row->pixels.end());
+      Normalise(row->rgb, preprocessing_, values.first(picture_values));
+      values.remove_prefix(picture_values);
     }
   };
   const std::vector<ImageRow*> global =
@@ -187,7 +189,8 @@ absl::StatusOr<std::vector<float>> Model::EmbedImage(const Image& image) const {
                     .height = preprocessing_.height,
                     .width = preprocessing_.width};
   pixels.values.resize(3 * pixels.height * pixels.width);
-  Preprocess(image, preprocessing_, absl::MakeSpan(pixels.values));
+  Normalise(Fit(image, preprocessing_).rgb, preprocessing_,
+            absl::MakeSpan(pixels.values));
   QUERN_ASSIGN_OR_RETURN(const Matrix rows, encoder_->EncodeImages(pixels));
   return std::vector<float>(rows.row(0).begin(), rows.row(0).end());
 }

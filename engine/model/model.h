@@ -67,7 +67,7 @@ struct TextRow : EncodeRow {
 };
 
 struct ImageRow : EncodeRow {
-  std::vector<float> pixels;  // As Preprocess() writes them; `size` is 1.
+  std::vector<uint8_t> rgb;  // Of a picture that Fit() made; `size` is 1.
   bool wants_embedding = true;
   bool wants_dense = false;
 

@@ -225,18 +225,18 @@ absl::Status CheckFinite(absl::Span<const float> values) {
   return absl::InternalError("the tower gave a value that is not finite");
 }
 
-// Pictures [first, first + rows) as a tensor in the layout that convolutions
-// are quickest in, channels last: 12 % less time than channels first.
+// Pictures [first, first + rows) as a tensor of the shape [rows, 3, height,
+// width]. In memory the channels stay last: convolutions take 12 % less time.
 at::Tensor PixelTensor(const PixelBatch& images, int64_t first, int64_t rows,
                        c10::Device device, at::ScalarType type) {
-  const int64_t picture_values = 3 * images.height * images.width;
-  // from_blob() takes no const pointer; contiguous() copies before any use.
+  const int64_t picture_values = images.height * images.width * 3;
+  // from_blob() takes no const pointer; the towers do not write to their input.
   float* values =
       const_cast<float*>(images.values.data()) + first * picture_values;
-  return at::from_blob(values, {rows, 3, images.height, images.width},
+  return at::from_blob(values, {rows, images.height, images.width, 3},
                        at::kFloat)
-      .to(device, type)
-      .contiguous(at::MemoryFormat::ChannelsLast);
+      .permute({0, 3, 1, 2})
+      .to(device, type);
 }
 
 struct TokenTensors {
@@ -572,8 +572,8 @@ absl::Status TorchEncoder::CheckPixels(const PixelBatch& images) const {
   if (images.rows < 0 ||
       values != images.rows * 3 * images.height * images.width) {
     return absl::InvalidArgumentError(
-        absl::StrCat(images.rows, " pictures of 3 x ", images.height, " x ",
-                     images.width, " have ", values, " values"));
+        absl::StrCat(images.rows, " pictures of ", images.height, " x ",
+                     images.width, " x 3 have ", values, " values"));
   }
   return absl::OkStatus();
 }

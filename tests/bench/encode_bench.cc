@@ -253,9 +253,11 @@ Workload ImageWorkload(const std::shared_ptr<const Model>& model,
   const size_t values = 3 * wanted.width * wanted.height;
   const auto preprocess = [decoder, pictures, wanted](size_t index,
                                                       absl::Span<float> out) {
-    Preprocess(ValueOrDie(decoder->Decode((*pictures)[index % pictures->size()],
-                                          wanted.width, wanted.height)),
-               wanted, out);
+    const Image picture =
+        Fit(ValueOrDie(decoder->Decode((*pictures)[index % pictures->size()],
+                                       wanted.width, wanted.height)),
+            wanted);
+    Normalise(picture.rgb, wanted, out);
   };
   // `fill_row` gives each row's pixels.
   const auto run = [model, wanted, values](int rows, const auto& fill_row) {

@@ -267,8 +267,10 @@ void MeasureIndexing(const QuerndProcess& server, const std::string& folder,
   std::vector<std::vector<float>> pixels;
   for (const std::string& picture : pictures) {
     pixels.emplace_back(3 * wanted.height * wanted.width);
-    Preprocess(
-        ValueOrDie(decoder->Decode(picture, wanted.width, wanted.height)),
+    Normalise(
+        Fit(ValueOrDie(decoder->Decode(picture, wanted.width, wanted.height)),
+            wanted)
+            .rgb,
         wanted, absl::MakeSpan(pixels.back()));
   }
   std::vector<double> bare, indexed, ratios;

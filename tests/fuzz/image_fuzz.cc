@@ -47,8 +47,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const auto mode :
        {quern::ResizeMode::kSquash, quern::ResizeMode::kLetterbox,
         quern::ResizeMode::kCenterCrop}) {
-    quern::Preprocess(*image, {.width = kSide, .height = kSide, .mode = mode},
-                      absl::MakeSpan(pixels));
+    const quern::ImagePreprocessing target = {
+        .width = kSide, .height = kSide, .mode = mode};
+    quern::Normalise(quern::Fit(*image, target).rgb, target,
+                     absl::MakeSpan(pixels));
     for (float value : pixels) Require(value >= 0 && value <= 255);
   }
   return 0;

@@ -76,7 +76,7 @@ Image KeptPixels(const std::vector<float>& pixels,
   for (int64_t y = 0; y < side; y += kStep) {
     for (int64_t x = 0; x < side; x += kStep) {
       for (int64_t channel = 0; channel < 3; ++channel) {
-        const float value = pixels[(channel * side + y) * side + x];
+        const float value = pixels[(y * side + x) * 3 + channel];
         kept.rgb.push_back(static_cast<uint8_t>(std::lround(
             value * preprocessing.std[channel] + preprocessing.mean[channel])));
       }
@@ -94,7 +94,7 @@ Difference CompareWithGolden(const GoldenCase& golden, int64_t hint_side) {
   EXPECT_TRUE(photograph.ok()) << photograph.status();
   if (!photograph.ok()) return {};
   std::vector<float> pixels(3 * target.width * target.height);
-  Preprocess(*photograph, target, absl::MakeSpan(pixels));
+  Normalise(Fit(*photograph, target).rgb, target, absl::MakeSpan(pixels));
   return Compare(KeptPixels(pixels, target),
                  LoadTestImage(absl::StrCat("preprocess/", golden.expected)));
 }

@@ -201,12 +201,12 @@ class FakeEncoder final : public Encoder {
   static Color MeanColor(const PixelBatch& images, int64_t row, int64_t cell_y,
                          int64_t cell_x) {
     Color mean = {};
-    for (int64_t channel = 0; channel < 3; ++channel) {
-      const float* plane = images.values.data() +
-                           (row * 3 + channel) * images.height * images.width;
-      for (int64_t y = cell_y * kStride; y < (cell_y + 1) * kStride; ++y) {
-        for (int64_t x = cell_x * kStride; x < (cell_x + 1) * kStride; ++x) {
-          mean[channel] += plane[y * images.width + x] / (kStride * kStride);
+    for (int64_t y = cell_y * kStride; y < (cell_y + 1) * kStride; ++y) {
+      for (int64_t x = cell_x * kStride; x < (cell_x + 1) * kStride; ++x) {
+        const float* pixel = images.values.data() +
+                             ((row * images.height + y) * images.width + x) * 3;
+        for (int64_t channel = 0; channel < 3; ++channel) {
+          mean[channel] += pixel[channel] / (kStride * kStride);
         }
       }
     }
