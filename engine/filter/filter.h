@@ -59,8 +59,9 @@ struct FilterNode {
 inline constexpr size_t kMaxFilterBytes = 65536;
 // Levels of parentheses, and levels of AND, OR and NOT in the tree.
 inline constexpr int kMaxFilterDepth = 64;
+inline constexpr size_t kMaxFilterComparisons = 256;
 // Values compared with, in all comparisons together.
-inline constexpr size_t kMaxFilterTerms = 4096;
+inline constexpr size_t kMaxFilterValues = 4096;
 
 // A parsed filter. Immutable, so safe to share between threads.
 class Filter {

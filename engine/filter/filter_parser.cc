@@ -133,6 +133,7 @@ class Parser {
 
   absl::StatusOr<Tree> Comparison() {
     const size_t position = scanner_.Position();
+    QUERN_RETURN_IF_ERROR(CountComparison(position));
     QUERN_ASSIGN_OR_RETURN(const size_t field, Field());
     if (scanner_.TakeKeyword("IN")) return In(field);
     const size_t at_comparator = scanner_.Position();
@@ -145,7 +146,7 @@ class Parser {
     QUERN_RETURN_IF_ERROR(
         CheckComparator(at_comparator, comparator, fields_[field]));
     QUERN_ASSIGN_OR_RETURN(const Literal literal, ReadLiteral());
-    QUERN_RETURN_IF_ERROR(CountTerm(literal.position));
+    QUERN_RETURN_IF_ERROR(CountValue(literal.position));
     FilterNode node{.op = FilterOp::kEqual, .field = field};
     if (comparator == ":" && !literal.quoted && literal.text == "*") {
       node.op = FilterOp::kPresent;
@@ -172,7 +173,7 @@ class Parser {
     FilterNode node{.op = FilterOp::kIn, .field = field};
     do {
       QUERN_ASSIGN_OR_RETURN(const Literal literal, ReadLiteral());
-      QUERN_RETURN_IF_ERROR(CountTerm(literal.position));
+      QUERN_RETURN_IF_ERROR(CountValue(literal.position));
       if (literal.star) return StarError(literal, "behind =, != and :");
       QUERN_ASSIGN_OR_RETURN(FieldValue value, Typed(literal, fields_[field]));
       node.values.push_back(std::move(value));
@@ -337,17 +338,26 @@ class Parser {
     return negation;
   }
 
-  absl::Status CountTerm(size_t position) {
-    if (++terms_ <= kMaxFilterTerms) return absl::OkStatus();
+  absl::Status CountComparison(size_t position) {
+    if (++comparisons_ <= kMaxFilterComparisons) return absl::OkStatus();
+    return scanner_.Error(
+        position, absl::StrCat("more than ", kMaxFilterComparisons,
+                               " comparisons; many values of one field go into "
+                               "IN"));
+  }
+
+  absl::Status CountValue(size_t position) {
+    if (++values_ <= kMaxFilterValues) return absl::OkStatus();
     return scanner_.Error(position,
-                          absl::StrCat("more than ", kMaxFilterTerms,
+                          absl::StrCat("more than ", kMaxFilterValues,
                                        " values are compared with; split the "
                                        "call or add a field that groups them"));
   }
 
   FilterScanner scanner_;
   const absl::Span<const FieldDeclaration> fields_;
-  size_t terms_ = 0;
+  size_t comparisons_ = 0;
+  size_t values_ = 0;
 };
 
 }  // namespace

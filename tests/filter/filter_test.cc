@@ -251,14 +251,24 @@ TEST(FilterTest, BoundsTheDepth) {
               HasSubstr("nested deeper than"));
 }
 
-TEST(FilterTest, BoundsTheTerms) {
+TEST(FilterTest, BoundsTheComparisons) {
+  const auto comparisons = [](size_t count) {
+    return absl::StrCat("lang:*", Repeated(" OR lang:*", count - 1));
+  };
+  EXPECT_TRUE(ParseFilter(comparisons(kMaxFilterComparisons), Fields()).ok());
+  EXPECT_THAT(Canonical(comparisons(kMaxFilterComparisons + 1)),
+              HasSubstr("column 2561 (byte 2560): more than 256 comparisons; "
+                        "many values of one field go into IN"));
+}
+
+TEST(FilterTest, BoundsTheValues) {
   const auto values = [](size_t count) {
     return absl::StrCat("year IN (1", Repeated(",1", count - 1), ")");
   };
-  EXPECT_EQ(Canonical(values(kMaxFilterTerms)), "year = 1");
-  EXPECT_THAT(Canonical(values(kMaxFilterTerms + 1)),
+  EXPECT_EQ(Canonical(values(kMaxFilterValues)), "year = 1");
+  EXPECT_THAT(Canonical(values(kMaxFilterValues + 1)),
               HasSubstr("more than 4096 values are compared with"));
-  EXPECT_THAT(Canonical(absl::StrCat(values(kMaxFilterTerms), " AND lang:*")),
+  EXPECT_THAT(Canonical(absl::StrCat(values(kMaxFilterValues), " AND lang:*")),
               HasSubstr("more than 4096 values are compared with"));
 }
 
