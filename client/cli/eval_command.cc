@@ -12,6 +12,7 @@
 #include "client/cli/captions.h"
 #include "client/cli/command.h"
 #include "client/cli/embed_inputs.h"
+#include "client/cli/eval_commands.h"
 #include "client/cli/failure.h"
 #include "client/cli/file_scan.h"
 #include "client/cli/json_format.h"
@@ -273,6 +274,7 @@ void AddEvalCommand(CLI::App& app, CommandLine& line) {
   CLI::App* eval = app.add_subcommand("eval", "Measures a model on a test set");
   eval->fallthrough();
   eval->require_subcommand(1);
+  AddEvalMoments(*eval, line);
   CLI::App* command = eval->add_subcommand(
       "retrieval", "Recall of captions for pictures and back");
   command->fallthrough();

@@ -80,7 +80,8 @@ TEST_F(CommandsTest, HelpAndVersionSucceed) {
                                              {"status", "--help"},
                                              {"model", "--help"},
                                              {"model", "verify", "--help"},
-                                             {"eval", "retrieval", "--help"}}) {
+                                             {"eval", "retrieval", "--help"},
+                                             {"eval", "moments", "--help"}}) {
     EXPECT_EQ(Run(arguments), ExitCode::kOk);
     EXPECT_THAT(out_.str(), HasSubstr("Usage"));
   }
@@ -114,7 +115,10 @@ TEST_F(CommandsTest, WrongUsageIsTwo) {
            {"model", "load", "/x", "--precision", "fp64"},
            {"model", "verify", "/no/such/folder"},
            {"model", "verify", folder, "--address", "x:1"},
-           {"eval", "retrieval"}}) {
+           {"eval", "retrieval"},
+           {"eval", "moments"},
+           {"eval", "moments", "--ground-truth", "/no/such/file",
+            "--predictions", "/no/such/file"}}) {
     EXPECT_EQ(Run(arguments), ExitCode::kUsage)
         << testing::PrintToString(arguments);
     EXPECT_THAT(err_.str(), Not(IsEmpty()));
@@ -560,6 +564,55 @@ TEST_F(CommandsTest, EvalNamesWhatCannotBeUsed) {
   EXPECT_THAT(err_.str(), HasSubstr("bad.jpg"));
   EXPECT_EQ(eval("cat.jpg\ta cat\ncat.jpg\ta cat\n"), ExitCode::kOk);
   EXPECT_THAT(err_.str(), HasSubstr("line 2 repeats line 1"));
+}
+
+TEST_F(CommandsTest, EvalMomentsPrintsTheOfficialNamesInTheirOrder) {
+  const auto truth = folder_.Write(
+      "truth.jsonl",
+      R"({"qid": 1, "duration": 4, "relevant_windows": [[0, 4]],)"
+      R"( "relevant_clip_ids": [0], "saliency_scores": [[2, 3, 4]]})"
+      "\n");
+  const auto predictions =
+      folder_.Write("predictions.jsonl",
+                    R"({"qid": 1, "pred_relevant_windows": [[0, 3, 0.5]],)"
+                    R"( "pred_saliency_scores": [0.1, 0.9]})"
+                    "\n");
+  // No server is asked.
+  const std::vector<std::string> arguments = {
+      "--address",      "127.0.0.1:1",  "eval",          "moments",
+      "--ground-truth", truth.string(), "--predictions", predictions.string()};
+  std::vector<std::string> as_json = arguments;
+  as_json.push_back("--json");
+  ASSERT_EQ(Run(as_json), ExitCode::kOk) << err_.str();
+  // IoU 0.75 reaches six of ten thresholds. The best clip is the wrong one; the
+  // right one comes second for those to whom it is relevant.
+  EXPECT_EQ(nlohmann::ordered_json::parse(out_.str()).dump(),
+            R"({"MR-full-R1@0.5":100.0,"MR-full-R1@0.7":100.0,)"
+            R"("MR-full-mAP":60.0,"MR-full-mAP@0.5":100.0,)"
+            R"("MR-full-mAP@0.75":100.0,"MR-long-mAP":null,)"
+            R"("MR-middle-mAP":null,"MR-short-mAP":60.0,)"
+            R"("HL-min-Fair-mAP":50.0,"HL-min-Fair-Hit1":0.0,)"
+            R"("HL-min-Good-mAP":33.33,"HL-min-Good-Hit1":0.0,)"
+            R"("HL-min-VeryGood-mAP":16.67,"HL-min-VeryGood-Hit1":0.0})");
+  ASSERT_EQ(Run(arguments), ExitCode::kOk) << err_.str();
+  EXPECT_THAT(out_.str(), HasSubstr("MR-short-mAP            60.00\n"));
+  EXPECT_THAT(out_.str(), Not(HasSubstr("MR-long-mAP")));
+}
+
+TEST_F(CommandsTest, EvalMomentsSaysWhatIsMissing) {
+  const auto truth = folder_.Write(
+      "truth.jsonl", "{\"qid\": 1, \"relevant_windows\": [[0, 4]]}\n");
+  const auto eval = [&](const std::string& text) {
+    const auto predictions = folder_.Write("predictions.jsonl", text);
+    return Run({"eval", "moments", "--ground-truth", truth.string(),
+                "--predictions", predictions.string()});
+  };
+  EXPECT_EQ(eval("{\"qid\": 2, \"pred_relevant_windows\": []}"),
+            ExitCode::kError);
+  EXPECT_THAT(err_.str(),
+              HasSubstr("no prediction for 1 of 1 queries (qid 1)"));
+  EXPECT_EQ(eval("{\"qid\": 1, \"pred_relevant_windows\": []}"), ExitCode::kOk);
+  EXPECT_THAT(err_.str(), HasSubstr("they count as missed"));
 }
 
 }  // namespace
