@@ -133,7 +133,8 @@ absl::StatusOr<std::vector<Collection::Written>> Collection::Upsert(
 
   absl::MutexLock lock(&write_mutex_);
   if (dropped_) return NotFound("collection", name());
-  QUERN_ASSIGN_OR_RETURN(const std::vector<bool> is_new, store_->Put(items));
+  QUERN_ASSIGN_OR_RETURN(const std::vector<PutResult> results,
+                         store_->Put(items));
   // The store took these vectors, so only memory can fail here; the index is
   // then behind the store until the next start.
   QUERN_RETURN_IF_ERROR(
@@ -146,7 +147,7 @@ absl::StatusOr<std::vector<Collection::Written>> Collection::Upsert(
   written.reserve(items.size());
   for (size_t i = 0; i < items.size(); ++i) {
     written.push_back(
-        {.created = is_new[i], .update_time = items[i].update_time});
+        {.created = results[i].created, .update_time = items[i].update_time});
   }
   return written;
 }

@@ -16,15 +16,27 @@
 
 namespace quern {
 
-inline constexpr int64_t kStoreFormatVersion = 1;
+inline constexpr int64_t kStoreFormatVersion = 2;
 
 // The record "items": everything of an item but payload and embedding. Times
 // are kept to the nanosecond, within the years 1678 to 2262.
-std::string EncodeHeader(const Item& item, absl::Time create_time);
+std::string EncodeHeader(const Item& item, absl::Time create_time,
+                         uint64_t sequence);
 
 // The inverse; `id`, payload and embedding stay as they are in the result.
-// Errors: kDataLoss for bytes that EncodeHeader() cannot have written.
+// Reads headers of format 1 too. Errors: kDataLoss for bytes that neither
+// version can have written.
 absl::StatusOr<Item> DecodeHeader(absl::string_view bytes);
+
+// The keys of "changes" and "expiries": a number, or a time, and an id, in the
+// order of both.
+std::string EncodeChangeKey(uint64_t sequence, absl::string_view id);
+std::string EncodeExpiryKey(absl::Time time, absl::string_view id);
+
+// The inverse; the id is what is left of `key`. Errors: kDataLoss when it is
+// too short.
+absl::StatusOr<uint64_t> TakeChangeSequence(absl::string_view& key);
+absl::StatusOr<absl::Time> TakeExpiryTime(absl::string_view& key);
 
 // The record "vectors".
 std::string EncodeVector(absl::Span<const float> embedding);

@@ -20,4 +20,20 @@ absl::Status CheckIdSize(absl::string_view id) {
   return absl::OkStatus();
 }
 
+std::string EtagOf(uint64_t sequence) {
+  return absl::StrCat(absl::Hex(sequence));
+}
+
+absl::Status CheckIfSequence(const Item& item, std::optional<uint64_t> stored) {
+  if (!item.if_sequence.has_value() || item.if_sequence == stored) {
+    return absl::OkStatus();
+  }
+  return absl::AbortedError(absl::StrCat(
+      "etag: item ", Quoted(item.id), " is asked for as ",
+      Quoted(EtagOf(*item.if_sequence)), ", and ",
+      stored.has_value() ? absl::StrCat("is ", Quoted(EtagOf(*stored)))
+                         : "does not exist",
+      ": read it again"));
+}
+
 }  // namespace quern

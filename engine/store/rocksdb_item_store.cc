@@ -7,11 +7,10 @@
 #include <limits>
 #include <memory>
 #include <system_error>
+#include <thread>
 #include <type_traits>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "rocksdb/cache.h"
@@ -30,9 +29,11 @@
 #include "engine/base/file.h"
 #include "engine/base/guard.h"
 #include "engine/base/status_macros.h"
+#include "engine/store/expiry.h"
 #include "engine/store/id_locks.h"
 #include "engine/store/item_record.h"
 #include "engine/store/rocksdb_status.h"
+#include "engine/store/sequence_numbers.h"
 
 namespace quern {
 namespace {
@@ -52,14 +53,32 @@ constexpr size_t kProbeBytes = 1 << 20;
 constexpr absl::Duration kReopenTimeout = absl::Seconds(1);
 
 // The column families, one per kind of record. README.md has the layout.
-enum Family { kMeta, kItems, kPayloads, kVectors, kFamilies };
+enum Family {
+  kMeta,
+  kItems,
+  kPayloads,
+  kVectors,
+  kChanges,
+  kExpiries,
+  kFamilies
+};
 const std::array<std::string, kFamilies> kFamilyNames = {
-    rocksdb::kDefaultColumnFamilyName, "items", "payloads", "vectors"};
+    rocksdb::kDefaultColumnFamilyName,
+    "items",
+    "payloads",
+    "vectors",
+    "changes",
+    "expiries"};
 
 // Keys of the family kMeta.
 constexpr absl::string_view kFormatVersionKey = "format_version";
 constexpr absl::string_view kDimensionKey = "dimension";
 constexpr absl::string_view kCountKey = "item_count";
+constexpr absl::string_view kTrimmedKey = "trimmed_sequence";
+
+// The change log of a store that was upgraded from format 1 begins here: what
+// was written before it is in no log.
+constexpr uint64_t kUpgradeSequence = 1;
 
 rocksdb::Slice ToSlice(absl::string_view text) {
   return {text.data(), text.size()};
@@ -90,15 +109,51 @@ class CountMergeOperator final : public rocksdb::AssociativeMergeOperator {
   }
 };
 
-// RocksDB's own recovery from a full disk tries at once, and when the disk is
-// full still it gives up for good: facebook/rocksdb issues 11643 and 12998.
-class NoRecovery final : public rocksdb::EventListener {
+// Why a store takes no more writes. Thread-safe.
+class Refusal {
  public:
+  // Remembers the first error after which a write cannot succeed.
+  void Record(const absl::Status& status) {
+    const bool lasts = absl::IsResourceExhausted(status) ||
+                       absl::IsFailedPrecondition(status) ||
+                       absl::IsDataLoss(status);
+    if (!lasts) return;
+    absl::MutexLock lock(&mutex_);
+    if (status_.ok()) status_ = status;
+  }
+
+  absl::Status status() const {
+    absl::MutexLock lock(&mutex_);
+    return status_;
+  }
+
+ private:
+  mutable absl::Mutex mutex_;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Hears of failed flushes and compactions. RocksDB's own recovery from a full
+// disk tries at once, and when the disk is full still it gives up for good:
+// facebook/rocksdb issues 11643 and 12998.
+class FailureListener final : public rocksdb::EventListener {
+ public:
+  FailureListener(std::string path, std::shared_ptr<Refusal> refusal)
+      : path_(std::move(path)), refusal_(std::move(refusal)) {}
+
+  void OnBackgroundError(rocksdb::BackgroundErrorReason /*reason*/,
+                         rocksdb::Status* error) override {
+    refusal_->Record(FromWrite(*error, path_));
+  }
+
   void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason /*reason*/,
                             rocksdb::Status /*error*/,
                             bool* auto_recovery) override {
     *auto_recovery = false;
   }
+
+ private:
+  const std::string path_;
+  const std::shared_ptr<Refusal> refusal_;
 };
 
 rocksdb::DBOptions DatabaseOptions(const RocksdbItemStoreOptions& options) {
@@ -111,7 +166,6 @@ rocksdb::DBOptions DatabaseOptions(const RocksdbItemStoreOptions& options) {
   database.info_log_level = rocksdb::WARN_LEVEL;
   database.max_log_file_size = kMaxInfoLogBytes;
   database.keep_log_file_num = 2;
-  database.listeners.push_back(std::make_shared<NoRecovery>());
   if (options.env != nullptr) database.env = options.env;
   return database;
 }
@@ -148,6 +202,22 @@ absl::Status CheckOptions(const RocksdbItemStoreOptions& options) {
         absl::StrCat("is ", options.write_buffer_bytes,
                      "; it must be at least ", kMinWriteBufferBytes));
   }
+  if (options.sync == SyncMode::kInterval &&
+      options.sync_interval <= absl::ZeroDuration()) {
+    return InvalidField(
+        "sync_interval",
+        absl::StrCat("is ", absl::FormatDuration(options.sync_interval),
+                     "; it must be above 0"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckMediaUri(const Item& item) {
+  if (item.media_uri.size() > std::numeric_limits<uint32_t>::max()) {
+    return InvalidField("media_uri",
+                        absl::StrCat("has ", item.media_uri.size(),
+                                     " bytes; it must have less than 2^32"));
+  }
   return absl::OkStatus();
 }
 
@@ -159,12 +229,7 @@ absl::Status CheckItem(const Item& item, int64_t dimension) {
         absl::StrCat("has ", item.embedding.size(),
                      " values; the collection's dimension is ", dimension));
   }
-  if (item.media_uri.size() > std::numeric_limits<uint32_t>::max()) {
-    return InvalidField("media_uri",
-                        absl::StrCat("has ", item.media_uri.size(),
-                                     " bytes; it must have less than 2^32"));
-  }
-  return absl::OkStatus();
+  return CheckMediaUri(item);
 }
 
 absl::Status CheckItems(absl::Span<const Item> items, int64_t dimension) {
@@ -175,21 +240,7 @@ absl::Status CheckItems(absl::Span<const Item> items, int64_t dimension) {
   return absl::OkStatus();
 }
 
-// The last item of each id.
-std::vector<const Item*> LastOfEachId(absl::Span<const Item> items) {
-  absl::flat_hash_map<absl::string_view, const Item*> last;
-  last.reserve(items.size());
-  for (const Item& item : items) last[item.id] = &item;
-  std::vector<const Item*> result;
-  result.reserve(last.size());
-  for (const Item& item : items) {
-    if (last[item.id] == &item) result.push_back(&item);
-  }
-  return result;
-}
-
-std::vector<absl::string_view> Distinct(absl::Span<const std::string> ids) {
-  std::vector<absl::string_view> result(ids.begin(), ids.end());
+std::vector<absl::string_view> Distinct(std::vector<absl::string_view> result) {
   std::sort(result.begin(), result.end());
   result.erase(std::unique(result.begin(), result.end()), result.end());
   return result;
@@ -220,26 +271,45 @@ class RocksdbItemStore::Database {
   Database(const Database&) = delete;
   Database& operator=(const Database&) = delete;
 
-  absl::StatusOr<std::vector<bool>> Put(absl::Span<const Item> items);
+  absl::StatusOr<std::vector<PutResult>> Put(absl::Span<const Item> items);
+  absl::StatusOr<Item> Update(const std::string& id,
+                              const std::function<absl::Status(Item&)>& change);
   absl::StatusOr<int64_t> Delete(absl::Span<const std::string> ids);
+  absl::StatusOr<std::vector<std::string>> RemoveExpired(int64_t limit);
   absl::StatusOr<std::vector<std::optional<Item>>> Get(
       absl::Span<const std::string> ids, ItemParts parts) const;
   absl::Status Scan(absl::string_view after_id, ItemParts parts,
                     const std::function<bool(Item)>& visit) const;
+  absl::Status ScanChanges(
+      uint64_t after,
+      const std::function<bool(uint64_t, absl::string_view)>& visit) const;
+  absl::Status TrimChanges(uint64_t up_to);
+  uint64_t last_sequence() const { return numbers_->last(); }
+  uint64_t trimmed_sequence() const { return trimmed_; }
+  absl::Status write_status() const { return refusal_->status(); }
   int64_t count() const { return count_.load(std::memory_order_relaxed); }
   int64_t disk_bytes() const;
 
-  // A write found the disk full; every later one will fail.
-  bool disk_full() const { return disk_full_; }
+  // The disk is full; every write will fail.
+  bool disk_full() const {
+    return absl::IsResourceExhausted(refusal_->status());
+  }
 
  private:
   // What a lookup brought for one id: no value means that there is none.
   using Values = std::vector<std::optional<rocksdb::PinnableSlice>>;
 
+  // A stored item as a write finds it.
+  struct Known {
+    std::optional<Item> item;  // Null: no records.
+    bool exists = false;       // It has records and has not expired.
+  };
+
   explicit Database(const RocksdbItemStoreOptions& options)
       : path_(options.path),
         dimension_(options.dimension),
-        sync_(options.sync == SyncMode::kEveryWrite) {}
+        sync_(options.sync == SyncMode::kEveryWrite),
+        expiry_(options.clock == nullptr ? &system_clock_ : options.clock) {}
 
   // Steps of Open().
   absl::Status CheckFamilies(const RocksdbItemStoreOptions& options) const;
@@ -247,13 +317,34 @@ class RocksdbItemStore::Database {
   absl::Status ReadOrCreateMeta();
   absl::Status CreateMeta();
   absl::Status ReadMeta(absl::string_view format_version);
+  absl::Status Upgrade();
+  absl::Status ReadSequences();
   absl::StatusOr<std::string> ReadMetaValue(absl::string_view key) const;
   absl::StatusOr<int64_t> ReadMetaNumber(absl::string_view key) const;
 
+  // `ids` are distinct and held.
+  absl::StatusOr<std::vector<Known>> Find(
+      absl::Span<const absl::string_view> ids) const;
+  // `known` is what is stored now.
   absl::Status AddToBatch(const Item& item, absl::Time create_time,
+                          uint64_t sequence, const Known& known,
                           rocksdb::WriteBatch& batch) const;
-  // Writes `batch` and the change of the number of items, as one.
-  absl::Status Write(rocksdb::WriteBatch& batch, int64_t count_change);
+  absl::Status AddHeaderToBatch(const Item& item, absl::Time create_time,
+                                uint64_t sequence, const Known& known,
+                                rocksdb::WriteBatch& batch) const;
+  // `item` is what is stored now; `sequence` is that of its removal.
+  absl::Status AddRemovalToBatch(absl::string_view id, const Item& item,
+                                 uint64_t sequence,
+                                 rocksdb::WriteBatch& batch) const;
+  // Removes the items of held `ids` for which `is_wanted`, and returns how many
+  // of them had not expired; `removed` gets the ids of all.
+  absl::StatusOr<int64_t> Remove(
+      absl::Span<const absl::string_view> ids,
+      const std::function<bool(const Item&)>& is_wanted,
+      std::vector<std::string>* removed);
+  // Writes `batch` and the change of the number of records, as one.
+  absl::Status Write(rocksdb::WriteBatch& batch, int64_t count_change,
+                     SequenceNumbers::Block& numbers);
 
   absl::StatusOr<Values> Lookup(const rocksdb::ReadOptions& options,
                                 Family family,
@@ -262,17 +353,31 @@ class RocksdbItemStore::Database {
                               absl::string_view header) const;
   absl::StatusOr<std::vector<float>> DecodeEmbedding(
       absl::string_view id, absl::string_view bytes) const;
+  // FromRead(); a damaged file ends the writes too.
+  absl::Status CheckRead(const rocksdb::Status& status) const;
+
+  // Of SyncMode::kInterval.
+  void SyncRegularly(absl::Duration interval);
 
   const std::string path_;
   const int64_t dimension_;
   const bool sync_;
+  const RealClock system_clock_;
 
+  const std::shared_ptr<Refusal> refusal_ = std::make_shared<Refusal>();
+  mutable Expiry expiry_;
   std::unique_ptr<rocksdb::DB> db_;
   std::array<rocksdb::ColumnFamilyHandle*, kFamilies> families_{};
 
   IdLocks locks_;
+  std::unique_ptr<SequenceNumbers> numbers_;  // Set by Open().
+  std::atomic<uint64_t> trimmed_ = 0;
   std::atomic<int64_t> count_ = 0;
-  std::atomic<bool> disk_full_ = false;
+
+  absl::Mutex sync_mutex_;
+  bool unsynced_ ABSL_GUARDED_BY(sync_mutex_) = false;
+  bool closing_ ABSL_GUARDED_BY(sync_mutex_) = false;
+  std::thread syncing_;  // Joined first.
 };
 
 absl::StatusOr<std::unique_ptr<RocksdbItemStore::Database>>
@@ -283,10 +388,20 @@ RocksdbItemStore::Database::Open(const RocksdbItemStoreOptions& options) {
   QUERN_RETURN_IF_ERROR(database->CheckFamilies(options));
   QUERN_RETURN_IF_ERROR(database->OpenFamilies(options));
   QUERN_RETURN_IF_ERROR(database->ReadOrCreateMeta());
+  QUERN_RETURN_IF_ERROR(database->ReadSequences());
+  if (options.sync == SyncMode::kInterval) {
+    database->syncing_ = std::thread(&Database::SyncRegularly, database.get(),
+                                     options.sync_interval);
+  }
   return database;
 }
 
 RocksdbItemStore::Database::~Database() {
+  {
+    absl::MutexLock lock(&sync_mutex_);
+    closing_ = true;
+  }
+  if (syncing_.joinable()) syncing_.join();
   for (rocksdb::ColumnFamilyHandle* family : families_) {
     if (family != nullptr) db_->DestroyColumnFamilyHandle(family);
   }
@@ -329,10 +444,11 @@ absl::Status RocksdbItemStore::Database::OpenFamilies(
   }
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
-  QUERN_RETURN_IF_ERROR(
-      FromOpen(rocksdb::DB::Open(DatabaseOptions(options), path_, descriptors,
-                                 &handles, &db),
-               path_));
+  rocksdb::DBOptions database = DatabaseOptions(options);
+  database.listeners.push_back(
+      std::make_shared<FailureListener>(path_, refusal_));
+  QUERN_RETURN_IF_ERROR(FromOpen(
+      rocksdb::DB::Open(database, path_, descriptors, &handles, &db), path_));
   db_.reset(db);
   std::copy(handles.begin(), handles.end(), families_.begin());
   return absl::OkStatus();
@@ -359,6 +475,7 @@ absl::Status RocksdbItemStore::Database::CreateMeta() {
             absl::StrCat(kStoreFormatVersion));
   batch.Put(families_[kMeta], ToSlice(kDimensionKey), absl::StrCat(dimension_));
   batch.Put(families_[kMeta], ToSlice(kCountKey), EncodeCount(0));
+  batch.Put(families_[kMeta], ToSlice(kTrimmedKey), "0");
   rocksdb::WriteOptions synced;
   synced.sync = true;
   return FromWrite(db_->Write(synced, &batch), path_);
@@ -383,6 +500,36 @@ absl::Status RocksdbItemStore::Database::ReadMeta(
   QUERN_ASSIGN_OR_RETURN(std::string count, ReadMetaValue(kCountKey));
   QUERN_ASSIGN_OR_RETURN(int64_t items, DecodeCount(count));
   count_ = items;
+  return version < kStoreFormatVersion ? Upgrade() : absl::OkStatus();
+}
+
+// Format 1 lacks the change log, the expiries and what a header says of them;
+// its headers are read as they are until their items are written again.
+absl::Status RocksdbItemStore::Database::Upgrade() {
+  rocksdb::WriteBatch batch;
+  batch.Put(families_[kMeta], ToSlice(kFormatVersionKey),
+            absl::StrCat(kStoreFormatVersion));
+  batch.Put(families_[kMeta], ToSlice(kTrimmedKey),
+            absl::StrCat(kUpgradeSequence));
+  rocksdb::WriteOptions synced;
+  synced.sync = true;
+  return FromWrite(db_->Write(synced, &batch), path_);
+}
+
+absl::Status RocksdbItemStore::Database::ReadSequences() {
+  QUERN_ASSIGN_OR_RETURN(const int64_t trimmed, ReadMetaNumber(kTrimmedKey));
+  trimmed_ = trimmed;
+  uint64_t last = trimmed;
+  const std::unique_ptr<rocksdb::Iterator> changes(
+      db_->NewIterator(rocksdb::ReadOptions(), families_[kChanges]));
+  changes->SeekToLast();
+  QUERN_RETURN_IF_ERROR(FromRead(changes->status(), path_));
+  if (changes->Valid()) {
+    absl::string_view key = ToView(changes->key());
+    QUERN_ASSIGN_OR_RETURN(const uint64_t logged, TakeChangeSequence(key));
+    last = std::max(last, logged);
+  }
+  numbers_ = std::make_unique<SequenceNumbers>(last);
   return absl::OkStatus();
 }
 
@@ -410,74 +557,223 @@ absl::StatusOr<int64_t> RocksdbItemStore::Database::ReadMetaNumber(
   return number;
 }
 
-absl::StatusOr<std::vector<bool>> RocksdbItemStore::Database::Put(
+absl::StatusOr<std::vector<RocksdbItemStore::Database::Known>>
+RocksdbItemStore::Database::Find(
+    absl::Span<const absl::string_view> ids) const {
+  QUERN_ASSIGN_OR_RETURN(const Values headers,
+                         Lookup(rocksdb::ReadOptions(), kItems, ids));
+  const Expiry::View view = expiry_.Look(last_sequence());
+  std::vector<Known> known(ids.size());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (!headers[i].has_value()) continue;
+    QUERN_ASSIGN_OR_RETURN(known[i].item, Decode(ids[i], ToView(*headers[i])));
+    known[i].exists =
+        !view.Expired(known[i].item->sequence, known[i].item->expire_time);
+  }
+  return known;
+}
+
+absl::StatusOr<std::vector<PutResult>> RocksdbItemStore::Database::Put(
     absl::Span<const Item> items) {
   QUERN_RETURN_IF_ERROR(CheckItems(items, dimension_));
-  if (items.empty()) return std::vector<bool>();
-  const std::vector<const Item*> distinct = LastOfEachId(items);
+  if (items.empty()) return std::vector<PutResult>();
   std::vector<absl::string_view> ids;
-  ids.reserve(distinct.size());
-  for (const Item* item : distinct) ids.push_back(item->id);
+  ids.reserve(items.size());
+  for (const Item& item : items) ids.push_back(item.id);
+  ids = Distinct(std::move(ids));
 
   const IdLocks::Holder holder(locks_, ids);
-  QUERN_ASSIGN_OR_RETURN(Values headers,
-                         Lookup(rocksdb::ReadOptions(), kItems, ids));
-  rocksdb::WriteBatch batch;
-  absl::flat_hash_set<absl::string_view> created;
-  for (size_t i = 0; i < distinct.size(); ++i) {
-    absl::Time create_time = distinct[i]->create_time;
-    if (headers[i].has_value()) {
-      QUERN_ASSIGN_OR_RETURN(Item known, Decode(ids[i], ToView(*headers[i])));
-      create_time = known.create_time;
-    } else {
-      created.insert(ids[i]);
-    }
-    QUERN_RETURN_IF_ERROR(AddToBatch(*distinct[i], create_time, batch));
+  QUERN_ASSIGN_OR_RETURN(const std::vector<Known> known, Find(ids));
+  // What each id will hold: null is what it holds now.
+  std::vector<const Item*> last(ids.size());
+  std::vector<std::optional<uint64_t>> sequences(ids.size());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (known[i].exists) sequences[i] = known[i].item->sequence;
   }
-  QUERN_RETURN_IF_ERROR(Write(batch, static_cast<int64_t>(created.size())));
+  SequenceNumbers::Block numbers(*numbers_, items.size());
+  std::vector<PutResult> results(items.size());
+  for (size_t i = 0; i < items.size(); ++i) {
+    const size_t slot =
+        std::lower_bound(ids.begin(), ids.end(), items[i].id) - ids.begin();
+    results[i].status = CheckIfSequence(items[i], sequences[slot]);
+    if (!results[i].status.ok()) continue;
+    results[i].created = !sequences[slot].has_value();
+    results[i].sequence = numbers.first() + i;
+    sequences[slot] = results[i].sequence;
+    last[slot] = &items[i];
+  }
 
-  std::vector<bool> is_new;
-  is_new.reserve(items.size());
-  for (const Item& item : items) is_new.push_back(created.erase(item.id) > 0);
-  return is_new;
+  rocksdb::WriteBatch batch;
+  int64_t added = 0;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (last[i] == nullptr) continue;
+    if (!known[i].item.has_value()) ++added;
+    const absl::Time create_time =
+        known[i].exists ? known[i].item->create_time : last[i]->create_time;
+    QUERN_RETURN_IF_ERROR(
+        AddToBatch(*last[i], create_time, *sequences[i], known[i], batch));
+  }
+  if (batch.Count() == 0) return results;
+  QUERN_RETURN_IF_ERROR(Write(batch, added, numbers));
+  return results;
 }
 
 absl::Status RocksdbItemStore::Database::AddToBatch(
-    const Item& item, absl::Time create_time,
-    rocksdb::WriteBatch& batch) const {
-  const std::array<rocksdb::Status, 3> added = {
-      batch.Put(families_[kItems], item.id, EncodeHeader(item, create_time)),
-      batch.Put(families_[kPayloads], item.id, item.payload),
-      batch.Put(families_[kVectors], item.id, EncodeVector(item.embedding))};
-  for (const rocksdb::Status& status : added) {
-    QUERN_RETURN_IF_ERROR(FromWrite(status, path_));
+    const Item& item, absl::Time create_time, uint64_t sequence,
+    const Known& known, rocksdb::WriteBatch& batch) const {
+  const rocksdb::Slice vector(
+      reinterpret_cast<const char*>(item.embedding.data()),
+      item.embedding.size() * sizeof(float));
+  QUERN_RETURN_IF_ERROR(
+      FromWrite(batch.Put(families_[kPayloads], item.id, item.payload), path_));
+  QUERN_RETURN_IF_ERROR(
+      FromWrite(batch.Put(families_[kVectors], item.id, vector), path_));
+  return AddHeaderToBatch(item, create_time, sequence, known, batch);
+}
+
+absl::Status RocksdbItemStore::Database::AddHeaderToBatch(
+    const Item& item, absl::Time create_time, uint64_t sequence,
+    const Known& known, rocksdb::WriteBatch& batch) const {
+  QUERN_RETURN_IF_ERROR(
+      FromWrite(batch.Put(families_[kItems], item.id,
+                          EncodeHeader(item, create_time, sequence)),
+                path_));
+  QUERN_RETURN_IF_ERROR(
+      FromWrite(batch.Put(families_[kChanges],
+                          EncodeChangeKey(sequence, item.id), rocksdb::Slice()),
+                path_));
+  if (known.item.has_value() && known.item->expire_time.has_value()) {
+    QUERN_RETURN_IF_ERROR(FromWrite(
+        batch.Delete(families_[kExpiries],
+                     EncodeExpiryKey(*known.item->expire_time, item.id)),
+        path_));
   }
-  return absl::OkStatus();
+  if (!item.expire_time.has_value()) return absl::OkStatus();
+  return FromWrite(batch.Put(families_[kExpiries],
+                             EncodeExpiryKey(*item.expire_time, item.id),
+                             EncodeCount(static_cast<int64_t>(sequence))),
+                   path_);
+}
+
+absl::StatusOr<Item> RocksdbItemStore::Database::Update(
+    const std::string& id, const std::function<absl::Status(Item&)>& change) {
+  const std::vector<absl::string_view> ids = {id};
+  const IdLocks::Holder holder(locks_, ids);
+  QUERN_ASSIGN_OR_RETURN(const std::vector<Known> known, Find(ids));
+  if (!known[0].exists) return NotFound("item", id);
+  QUERN_ASSIGN_OR_RETURN(const Values payloads,
+                         Lookup(rocksdb::ReadOptions(), kPayloads, ids));
+  if (!payloads[0].has_value()) {
+    return DamagedItem(path_, id, "it has no record \"payloads\"");
+  }
+  Item item = *known[0].item;
+  item.payload = payloads[0]->ToString();
+  QUERN_RETURN_IF_ERROR(change(item));
+  item.id = id;
+  item.create_time = known[0].item->create_time;
+  QUERN_RETURN_IF_ERROR(CheckMediaUri(item));
+  SequenceNumbers::Block numbers(*numbers_, 1);
+  item.sequence = numbers.first();
+  rocksdb::WriteBatch batch;
+  QUERN_RETURN_IF_ERROR(
+      FromWrite(batch.Put(families_[kPayloads], id, item.payload), path_));
+  QUERN_RETURN_IF_ERROR(
+      AddHeaderToBatch(item, item.create_time, item.sequence, known[0], batch));
+  QUERN_RETURN_IF_ERROR(Write(batch, 0, numbers));
+  return item;
 }
 
 absl::StatusOr<int64_t> RocksdbItemStore::Database::Delete(
     absl::Span<const std::string> ids) {
-  const std::vector<absl::string_view> distinct = Distinct(ids);
+  const std::vector<absl::string_view> distinct =
+      Distinct({ids.begin(), ids.end()});
   const IdLocks::Holder holder(locks_, distinct);
-  QUERN_ASSIGN_OR_RETURN(Values headers,
-                         Lookup(rocksdb::ReadOptions(), kItems, distinct));
-  rocksdb::WriteBatch batch;
-  int64_t deleted = 0;
-  for (size_t i = 0; i < distinct.size(); ++i) {
-    if (!headers[i].has_value()) continue;
-    ++deleted;
-    for (Family family : {kItems, kPayloads, kVectors}) {
-      QUERN_RETURN_IF_ERROR(FromWrite(
-          batch.Delete(families_[family], ToSlice(distinct[i])), path_));
-    }
-  }
-  if (deleted == 0) return 0;
-  QUERN_RETURN_IF_ERROR(Write(batch, -deleted));
-  return deleted;
+  return Remove(
+      distinct, [](const Item& /*item*/) { return true; }, nullptr);
 }
 
-absl::Status RocksdbItemStore::Database::Write(rocksdb::WriteBatch& batch,
-                                               int64_t count_change) {
+absl::StatusOr<std::vector<std::string>>
+RocksdbItemStore::Database::RemoveExpired(int64_t limit) {
+  const Expiry::View view = expiry_.Look(last_sequence());
+  std::vector<std::string> found;
+  const std::unique_ptr<rocksdb::Iterator> expiries(
+      db_->NewIterator(rocksdb::ReadOptions(), families_[kExpiries]));
+  for (expiries->SeekToFirst();
+       expiries->Valid() && static_cast<int64_t>(found.size()) < limit;
+       expiries->Next()) {
+    absl::string_view id = ToView(expiries->key());
+    QUERN_ASSIGN_OR_RETURN(const absl::Time time, TakeExpiryTime(id));
+    if (time > view.latest()) break;
+    QUERN_ASSIGN_OR_RETURN(const int64_t sequence,
+                           DecodeCount(ToView(expiries->value())));
+    if (view.Expired(sequence, time)) found.emplace_back(id);
+  }
+  QUERN_RETURN_IF_ERROR(CheckRead(expiries->status()));
+
+  const std::vector<absl::string_view> ids =
+      Distinct({found.begin(), found.end()});
+  std::vector<std::string> removed;
+  {
+    const IdLocks::Holder holder(locks_, ids);
+    // One may have been written again since it was found.
+    QUERN_RETURN_IF_ERROR(Remove(
+                              ids,
+                              [&view](const Item& item) {
+                                return view.Expired(item.sequence,
+                                                    item.expire_time);
+                              },
+                              &removed)
+                              .status());
+  }
+  if (static_cast<int64_t>(found.size()) < limit) expiry_.Forget(view);
+  return removed;
+}
+
+absl::StatusOr<int64_t> RocksdbItemStore::Database::Remove(
+    absl::Span<const absl::string_view> ids,
+    const std::function<bool(const Item&)>& is_wanted,
+    std::vector<std::string>* removed) {
+  if (ids.empty()) return 0;
+  QUERN_ASSIGN_OR_RETURN(const std::vector<Known> known, Find(ids));
+  SequenceNumbers::Block numbers(*numbers_, ids.size());
+  rocksdb::WriteBatch batch;
+  int64_t records = 0;
+  int64_t existed = 0;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (!known[i].item.has_value() || !is_wanted(*known[i].item)) continue;
+    QUERN_RETURN_IF_ERROR(AddRemovalToBatch(ids[i], *known[i].item,
+                                            numbers.first() + records, batch));
+    ++records;
+    if (known[i].exists) ++existed;
+    if (removed != nullptr) removed->emplace_back(ids[i]);
+  }
+  if (records == 0) return 0;
+  QUERN_RETURN_IF_ERROR(Write(batch, -records, numbers));
+  return existed;
+}
+
+absl::Status RocksdbItemStore::Database::AddRemovalToBatch(
+    absl::string_view id, const Item& item, uint64_t sequence,
+    rocksdb::WriteBatch& batch) const {
+  for (Family family : {kItems, kPayloads, kVectors}) {
+    QUERN_RETURN_IF_ERROR(
+        FromWrite(batch.Delete(families_[family], ToSlice(id)), path_));
+  }
+  if (item.expire_time.has_value()) {
+    QUERN_RETURN_IF_ERROR(
+        FromWrite(batch.Delete(families_[kExpiries],
+                               EncodeExpiryKey(*item.expire_time, id)),
+                  path_));
+  }
+  return FromWrite(batch.Put(families_[kChanges], EncodeChangeKey(sequence, id),
+                             rocksdb::Slice()),
+                   path_);
+}
+
+absl::Status RocksdbItemStore::Database::Write(
+    rocksdb::WriteBatch& batch, int64_t count_change,
+    SequenceNumbers::Block& numbers) {
+  QUERN_RETURN_IF_ERROR(refusal_->status());
   if (count_change != 0) {
     QUERN_RETURN_IF_ERROR(
         FromWrite(batch.Merge(families_[kMeta], ToSlice(kCountKey),
@@ -487,9 +783,72 @@ absl::Status RocksdbItemStore::Database::Write(rocksdb::WriteBatch& batch,
   rocksdb::WriteOptions options;
   options.sync = sync_;
   const absl::Status status = FromWrite(db_->Write(options, &batch), path_);
-  if (absl::IsResourceExhausted(status)) disk_full_ = true;
+  refusal_->Record(status);
   QUERN_RETURN_IF_ERROR(status);
+  numbers.set_written();
   count_.fetch_add(count_change, std::memory_order_relaxed);
+  if (syncing_.joinable()) {
+    absl::MutexLock lock(&sync_mutex_);
+    unsynced_ = true;
+  }
+  return absl::OkStatus();
+}
+
+void RocksdbItemStore::Database::SyncRegularly(absl::Duration interval) {
+  absl::MutexLock lock(&sync_mutex_);
+  while (!closing_) {
+    sync_mutex_.AwaitWithTimeout(absl::Condition(&closing_), interval);
+    if (!unsynced_) continue;
+    unsynced_ = false;
+    sync_mutex_.Unlock();
+    refusal_->Record(FromWrite(db_->SyncWAL(), path_));
+    sync_mutex_.Lock();
+  }
+}
+
+absl::Status RocksdbItemStore::Database::CheckRead(
+    const rocksdb::Status& status) const {
+  absl::Status checked = FromRead(status, path_);
+  refusal_->Record(checked);
+  return checked;
+}
+
+absl::Status RocksdbItemStore::Database::ScanChanges(
+    uint64_t after,
+    const std::function<bool(uint64_t, absl::string_view)>& visit) const {
+  const std::unique_ptr<rocksdb::Iterator> changes(
+      db_->NewIterator(rocksdb::ReadOptions(), families_[kChanges]));
+  for (changes->Seek(EncodeChangeKey(after + 1, "")); changes->Valid();
+       changes->Next()) {
+    absl::string_view id = ToView(changes->key());
+    QUERN_ASSIGN_OR_RETURN(const uint64_t sequence, TakeChangeSequence(id));
+    if (!visit(sequence, id)) return absl::OkStatus();
+  }
+  return CheckRead(changes->status());
+}
+
+absl::Status RocksdbItemStore::Database::TrimChanges(uint64_t up_to) {
+  if (up_to > last_sequence()) {
+    return InvalidField(
+        "up_to",
+        absl::StrCat("is ", up_to, "; the last write is ", last_sequence()));
+  }
+  if (up_to <= trimmed_) return absl::OkStatus();
+  QUERN_RETURN_IF_ERROR(refusal_->status());
+  rocksdb::WriteBatch batch;
+  QUERN_RETURN_IF_ERROR(
+      FromWrite(batch.DeleteRange(families_[kChanges], EncodeChangeKey(0, ""),
+                                  EncodeChangeKey(up_to + 1, "")),
+                path_));
+  QUERN_RETURN_IF_ERROR(FromWrite(
+      batch.Put(families_[kMeta], ToSlice(kTrimmedKey), absl::StrCat(up_to)),
+      path_));
+  // Not synced: what comes back after a power cut is trimmed once more.
+  const absl::Status status =
+      FromWrite(db_->Write(rocksdb::WriteOptions(), &batch), path_);
+  refusal_->Record(status);
+  QUERN_RETURN_IF_ERROR(status);
+  trimmed_ = up_to;
   return absl::OkStatus();
 }
 
@@ -508,7 +867,7 @@ RocksdbItemStore::Database::Lookup(
   Values values(keys.size());
   for (size_t i = 0; i < keys.size(); ++i) {
     if (statuses[i].IsNotFound()) continue;
-    QUERN_RETURN_IF_ERROR(Annotate(FromRead(statuses[i], path_),
+    QUERN_RETURN_IF_ERROR(Annotate(CheckRead(statuses[i]),
                                    absl::StrCat("item ", Quoted(ids[i]))));
     values[i] = std::move(found[i]);
   }
@@ -541,6 +900,7 @@ RocksdbItemStore::Database::Get(absl::Span<const std::string> ids,
   rocksdb::ReadOptions options;
   options.snapshot = snapshot.snapshot();
   const std::vector<absl::string_view> keys(ids.begin(), ids.end());
+  const Expiry::View view = expiry_.Look(last_sequence());
   QUERN_ASSIGN_OR_RETURN(Values headers, Lookup(options, kItems, keys));
   Values payloads;
   if (parts.payload) {
@@ -554,7 +914,9 @@ RocksdbItemStore::Database::Get(absl::Span<const std::string> ids,
   std::vector<std::optional<Item>> items(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) {
     if (!headers[i].has_value()) continue;
-    QUERN_ASSIGN_OR_RETURN(items[i], Decode(ids[i], ToView(*headers[i])));
+    QUERN_ASSIGN_OR_RETURN(Item item, Decode(ids[i], ToView(*headers[i])));
+    if (view.Expired(item.sequence, item.expire_time)) continue;
+    items[i] = std::move(item);
     if (parts.payload) {
       if (!payloads[i].has_value()) {
         return DamagedItem(path_, ids[i], "it has no record \"payloads\"");
@@ -618,10 +980,11 @@ absl::Status RocksdbItemStore::Database::Scan(
 
   const auto missing = [this](const Follower& follower, absl::string_view id,
                               absl::string_view record) -> absl::Status {
-    QUERN_RETURN_IF_ERROR(FromRead(follower.status(), path_));
+    QUERN_RETURN_IF_ERROR(CheckRead(follower.status()));
     return DamagedItem(path_, id,
                        absl::StrCat("it has no record \"", record, "\""));
   };
+  const Expiry::View view = expiry_.Look(last_sequence());
   const std::unique_ptr<rocksdb::Iterator> headers(
       db_->NewIterator(options, families_[kItems]));
   headers->Seek(ToSlice(after_id));
@@ -629,6 +992,7 @@ absl::Status RocksdbItemStore::Database::Scan(
   for (; headers->Valid(); headers->Next()) {
     const absl::string_view id = ToView(headers->key());
     QUERN_ASSIGN_OR_RETURN(Item item, Decode(id, ToView(headers->value())));
+    if (view.Expired(item.sequence, item.expire_time)) continue;
     if (payloads.has_value()) {
       std::optional<absl::string_view> payload = payloads->Find(headers->key());
       if (!payload.has_value()) return missing(*payloads, id, "payloads");
@@ -641,7 +1005,7 @@ absl::Status RocksdbItemStore::Database::Scan(
     }
     if (!visit(std::move(item))) return absl::OkStatus();
   }
-  return FromRead(headers->status(), path_);
+  return CheckRead(headers->status());
 }
 
 int64_t RocksdbItemStore::Database::disk_bytes() const {
@@ -748,18 +1112,37 @@ absl::Status RocksdbItemStore::RecoverFromFullDisk() {
   return closed_;
 }
 
-absl::StatusOr<std::vector<bool>> RocksdbItemStore::Put(
-    absl::Span<const Item> items) {
+template <typename Work>
+auto RocksdbItemStore::Write(Work work)
+    -> std::invoke_result_t<Work, Database&> {
   QUERN_RETURN_IF_ERROR(
       Guard(kLibrary, [this] { return RecoverFromFullDisk(); }));
-  return With([&](Database& database) { return database.Put(items); });
+  return With(std::move(work));
+}
+
+absl::StatusOr<std::vector<PutResult>> RocksdbItemStore::Put(
+    absl::Span<const Item> items) {
+  return Write([&](Database& database) { return database.Put(items); });
+}
+
+absl::StatusOr<Item> RocksdbItemStore::Update(
+    const std::string& id, const std::function<absl::Status(Item&)>& change) {
+  return Write([&](Database& database) { return database.Update(id, change); });
 }
 
 absl::StatusOr<int64_t> RocksdbItemStore::Delete(
     absl::Span<const std::string> ids) {
-  QUERN_RETURN_IF_ERROR(
-      Guard(kLibrary, [this] { return RecoverFromFullDisk(); }));
-  return With([&](Database& database) { return database.Delete(ids); });
+  return Write([&](Database& database) { return database.Delete(ids); });
+}
+
+absl::StatusOr<std::vector<std::string>> RocksdbItemStore::RemoveExpired(
+    int64_t limit) {
+  return Write(
+      [&](Database& database) { return database.RemoveExpired(limit); });
+}
+
+absl::Status RocksdbItemStore::TrimChanges(uint64_t up_to) {
+  return Write([&](Database& database) { return database.TrimChanges(up_to); });
 }
 
 absl::StatusOr<std::vector<std::optional<Item>>> RocksdbItemStore::Get(
@@ -773,6 +1156,28 @@ absl::Status RocksdbItemStore::Scan(
   return With([&](Database& database) {
     return database.Scan(after_id, parts, visit);
   });
+}
+
+absl::Status RocksdbItemStore::ScanChanges(
+    uint64_t after,
+    const std::function<bool(uint64_t, absl::string_view)>& visit) const {
+  return With(
+      [&](Database& database) { return database.ScanChanges(after, visit); });
+}
+
+uint64_t RocksdbItemStore::last_sequence() const {
+  absl::MutexLock lock(&mutex_);
+  return database_ == nullptr ? 0 : database_->last_sequence();
+}
+
+uint64_t RocksdbItemStore::trimmed_sequence() const {
+  absl::MutexLock lock(&mutex_);
+  return database_ == nullptr ? 0 : database_->trimmed_sequence();
+}
+
+absl::Status RocksdbItemStore::write_status() const {
+  absl::MutexLock lock(&mutex_);
+  return database_ == nullptr ? closed_ : database_->write_status();
 }
 
 int64_t RocksdbItemStore::count() const {

@@ -13,8 +13,10 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 
+#include "engine/base/clock.h"
 #include "engine/store/item_store.h"
 
 namespace rocksdb {
@@ -24,13 +26,14 @@ class Env;
 
 namespace quern {
 
-// When a write is on the disk.
+// When a write is on the disk. A killed process loses nothing in any mode.
 enum class SyncMode {
-  kEveryWrite,  // Before Put() and Delete() return. Writers that run at the
-                // same time share a sync.
+  kEveryWrite,  // Before the write returns. Writers that run at the same time
+                // share a sync.
+  kInterval,    // Within `sync_interval`: a power cut loses what was written
+                // since the last sync.
   kNever,       // When the operating system likes: a power cut loses the last
-                // seconds, a killed process nothing. For imports that can be
-                // run again, and for tests.
+                // seconds. For imports that can be run again, and for tests.
 };
 
 // A cache of `bytes` for blocks read from disk, to be shared by several stores.
@@ -40,11 +43,14 @@ struct RocksdbItemStoreOptions {
   std::string path;       // The store's own folder; created where it lacks.
   int64_t dimension = 0;  // Of every embedding; >= 1.
   SyncMode sync = SyncMode::kEveryWrite;
+  absl::Duration sync_interval = absl::Seconds(1);  // Of kInterval; above 0.
   // Null: 8 MiB of its own.
   std::shared_ptr<rocksdb::Cache> block_cache = nullptr;
   // Memory for writes not yet in sorted files, all together, and the log that
   // is replayed by Open() is bounded by twice of it; >= 64 KiB.
   int64_t write_buffer_bytes = 16 << 20;
+  // By which items expire; must outlive the store. Null: the system's.
+  const Clock* clock = nullptr;
   // For tests: files and threads. Must outlive the store. Null: the system's.
   rocksdb::Env* env = nullptr;
 };
@@ -56,8 +62,9 @@ struct RocksdbItemStoreOptions {
 // Thread-safe.
 class RocksdbItemStore final : public ItemStore {
  public:
-  // Opens the store, or creates it where the folder is empty. The time does not
-  // grow with the number of items.
+  // Opens the store, or creates it where the folder is empty; one of an older
+  // format is upgraded in place. The time does not grow with the number of
+  // items.
   // Errors:
   //   kInvalidArgument     an option out of its range
   //   kFailedPrecondition  another server has it open; it was written by a
@@ -71,12 +78,26 @@ class RocksdbItemStore final : public ItemStore {
 
   ~RocksdbItemStore() override;
 
-  absl::StatusOr<std::vector<bool>> Put(absl::Span<const Item> items) override;
+  absl::StatusOr<std::vector<PutResult>> Put(
+      absl::Span<const Item> items) override;
+  absl::StatusOr<Item> Update(
+      const std::string& id,
+      const std::function<absl::Status(Item&)>& change) override;
   absl::StatusOr<int64_t> Delete(absl::Span<const std::string> ids) override;
+  absl::StatusOr<std::vector<std::string>> RemoveExpired(
+      int64_t limit) override;
   absl::StatusOr<std::vector<std::optional<Item>>> Get(
       absl::Span<const std::string> ids, ItemParts parts) const override;
   absl::Status Scan(absl::string_view after_id, ItemParts parts,
                     const std::function<bool(Item)>& visit) const override;
+  uint64_t last_sequence() const override;
+  absl::Status ScanChanges(
+      uint64_t after,
+      const std::function<bool(uint64_t, absl::string_view)>& visit)
+      const override;
+  absl::Status TrimChanges(uint64_t up_to) override;
+  uint64_t trimmed_sequence() const override;
+  absl::Status write_status() const override;
   int64_t count() const override;
   int64_t disk_bytes() const override;
 
@@ -86,9 +107,12 @@ class RocksdbItemStore final : public ItemStore {
   RocksdbItemStore(const RocksdbItemStoreOptions& options,
                    std::unique_ptr<Database> database);
 
-  // Calls `work` with the open database, which stays open meanwhile.
+  // Calls `work` with the open database, which stays open meanwhile; With()
+  // reads, Write() opens the folder again where the disk was full.
   template <typename Work>
   auto With(Work work) const -> std::invoke_result_t<Work, Database&>;
+  template <typename Work>
+  auto Write(Work work) -> std::invoke_result_t<Work, Database&>;
 
   // Errors: kResourceExhausted while the disk is full.
   absl::Status CheckRoom() const;

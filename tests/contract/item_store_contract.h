@@ -16,6 +16,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "engine/base/clock.h"
 #include "engine/base/error.h"
 #include "engine/store/item_store.h"
 #include "tests/support/status_matchers.h"
@@ -28,9 +29,10 @@ namespace quern {
 
 struct ItemStoreBackend {
   std::string name;
-  // Opens the store in `folder`, again after it was closed.
-  std::function<std::unique_ptr<ItemStore>(const std::string& folder,
-                                           int64_t dimension)>
+  // Opens the store in `folder`, again after it was closed. Its items expire by
+  // `clock`.
+  std::function<std::unique_ptr<ItemStore>(
+      const std::string& folder, int64_t dimension, const Clock* clock)>
       open;
   bool durable = true;  // What was put is there after open() again.
 };
@@ -49,7 +51,7 @@ class ItemStoreContract : public testing::TestWithParam<ItemStoreBackend> {
 
   void Reopen() {
     store_.reset();
-    store_ = GetParam().open(directory_.File("store"), kDimension);
+    store_ = GetParam().open(directory_.File("store"), kDimension, &clock_);
   }
 
   // An item that differs from every other (id, version).
@@ -92,9 +94,39 @@ class ItemStoreContract : public testing::TestWithParam<ItemStoreBackend> {
     return ids;
   }
 
+  static Item MakeExpiring(const std::string& id, absl::Time expire_time) {
+    Item item = MakeItem(id);
+    item.expire_time = expire_time;
+    return item;
+  }
+
+  // "number:id" of every change after a number.
+  std::vector<std::string> Changes(uint64_t after) const {
+    std::vector<std::string> changes;
+    EXPECT_THAT(store_->ScanChanges(
+                    after,
+                    [&](uint64_t sequence, absl::string_view id) {
+                      changes.push_back(absl::StrCat(sequence, ":", id));
+                      return true;
+                    }),
+                IsOk());
+    return changes;
+  }
+
   TemporaryDirectory directory_;
+  FakeClock clock_{absl::FromUnixSeconds(10'000)};
   std::unique_ptr<ItemStore> store_;
 };
+
+// Those of `results` that are OK.
+inline std::vector<bool> Created(const std::vector<PutResult>& results) {
+  std::vector<bool> created;
+  for (const PutResult& result : results) {
+    EXPECT_THAT(result.status, IsOk());
+    created.push_back(result.created);
+  }
+  return created;
+}
 
 inline void ExpectSameItem(const std::optional<Item>& actual,
                            const Item& expected) {
@@ -106,6 +138,7 @@ inline void ExpectSameItem(const std::optional<Item>& actual,
   EXPECT_EQ(actual->media_uri, expected.media_uri) << expected.id;
   EXPECT_EQ(actual->create_time, expected.create_time) << expected.id;
   EXPECT_EQ(actual->update_time, expected.update_time) << expected.id;
+  EXPECT_EQ(actual->expire_time, expected.expire_time) << expected.id;
 }
 
 TEST_P(ItemStoreContract, StartsEmpty) {
@@ -182,18 +215,18 @@ TEST_P(ItemStoreContract, PutReplacesAndKeepsTheFirstCreateTime) {
 }
 
 TEST_P(ItemStoreContract, PutTellsWhichIdsWereNew) {
-  EXPECT_THAT(ValueOrDie(store_->Put(
-                  {MakeItem("a", 1), MakeItem("b", 1), MakeItem("a", 2)})),
+  EXPECT_THAT(Created(ValueOrDie(store_->Put(
+                  {MakeItem("a", 1), MakeItem("b", 1), MakeItem("a", 2)}))),
               testing::ElementsAre(true, true, false));
-  EXPECT_THAT(ValueOrDie(store_->Put(
-                  {MakeItem("c", 1), MakeItem("a", 3), MakeItem("c", 2)})),
+  EXPECT_THAT(Created(ValueOrDie(store_->Put(
+                  {MakeItem("c", 1), MakeItem("a", 3), MakeItem("c", 2)}))),
               testing::ElementsAre(true, false, false));
 }
 
 TEST_P(ItemStoreContract, ADeletedIdIsNewAgain) {
   ASSERT_THAT(store_->Put({MakeItem("a", 1)}), IsOk());
   ASSERT_EQ(ValueOrDie(store_->Delete({"a"})), 1);
-  EXPECT_THAT(ValueOrDie(store_->Put({MakeItem("a", 2)})),
+  EXPECT_THAT(Created(ValueOrDie(store_->Put({MakeItem("a", 2)}))),
               testing::ElementsAre(true));
   ExpectSameItem(GetWhole("a"), MakeItem("a", 2));
 }
@@ -311,6 +344,332 @@ TEST_P(ItemStoreContract, AScanSeesOneMoment) {
   for (size_t i = 0; i < expected.size(); ++i) {
     ExpectSameItem(scanned[i], expected[i]);
   }
+}
+
+TEST_P(ItemStoreContract, SequencesRiseAndComeWithTheItem) {
+  const uint64_t before = store_->last_sequence();
+  const auto first = ValueOrDie(
+      store_->Put({MakeItem("a", 1), MakeItem("b"), MakeItem("a", 2)}));
+  EXPECT_GT(first[0].sequence, before);
+  EXPECT_GT(first[1].sequence, first[0].sequence);
+  EXPECT_GT(first[2].sequence, first[1].sequence);
+  EXPECT_EQ(GetWhole("a")->sequence, first[2].sequence);
+  EXPECT_EQ(GetWhole("b")->sequence, first[1].sequence);
+  EXPECT_EQ(store_->last_sequence(), first[2].sequence);
+
+  ASSERT_THAT(store_->Delete({"a"}), IsOk());
+  const uint64_t deleted = store_->last_sequence();
+  EXPECT_GT(deleted, first[2].sequence);
+  ASSERT_THAT(store_->Delete({"a"}), IsOk());
+  EXPECT_EQ(store_->last_sequence(), deleted) << "nothing was there to remove";
+  EXPECT_GT(ValueOrDie(store_->Put({MakeItem("a")}))[0].sequence, deleted);
+}
+
+TEST_P(ItemStoreContract, TheChangeLogTellsWhatWasWrittenSince) {
+  ASSERT_THAT(store_->Put({MakeItem("a"), MakeItem("b")}), IsOk());
+  const uint64_t seen = store_->last_sequence();
+  EXPECT_THAT(Changes(seen), testing::IsEmpty());
+  const uint64_t c = ValueOrDie(store_->Put({MakeItem("c")}))[0].sequence;
+  ASSERT_THAT(store_->Delete({"a"}), IsOk());
+  const uint64_t deleted = store_->last_sequence();
+  const uint64_t b = ValueOrDie(store_->Update("b", [](Item& item) {
+                       item.payload = "new";
+                       return absl::OkStatus();
+                     })).sequence;
+  const std::vector<std::string> expected = {absl::StrCat(c, ":c"),
+                                             absl::StrCat(deleted, ":a"),
+                                             absl::StrCat(b, ":b")};
+  EXPECT_EQ(Changes(seen), expected);
+  EXPECT_THAT(Changes(deleted), testing::ElementsAre(expected[2]));
+  EXPECT_EQ(Changes(0).size(), 5u);
+  int visited = 0;
+  ASSERT_THAT(store_->ScanChanges(
+                  0, [&](uint64_t /*sequence*/,
+                         absl::string_view /*id*/) { return ++visited < 2; }),
+              IsOk());
+  EXPECT_EQ(visited, 2);
+  if (!GetParam().durable) return;
+  Reopen();
+  EXPECT_EQ(store_->last_sequence(), b);
+  EXPECT_EQ(Changes(seen), expected);
+}
+
+TEST_P(ItemStoreContract, ATrimmedLogBeginsBehindTheNumber) {
+  EXPECT_EQ(store_->trimmed_sequence(), 0u);
+  ASSERT_THAT(store_->Put({MakeItem("a"), MakeItem("b")}), IsOk());
+  const uint64_t saved = store_->last_sequence();
+  const uint64_t c = ValueOrDie(store_->Put({MakeItem("c")}))[0].sequence;
+  const absl::Status beyond = store_->TrimChanges(c + 1);
+  EXPECT_THAT(beyond, StatusIs(absl::StatusCode::kInvalidArgument));
+  ASSERT_THAT(store_->TrimChanges(saved), IsOk());
+  ASSERT_THAT(store_->TrimChanges(saved - 1), IsOk());
+  EXPECT_EQ(store_->trimmed_sequence(), saved);
+  EXPECT_THAT(Changes(0), testing::ElementsAre(absl::StrCat(c, ":c")));
+  EXPECT_EQ(store_->count(), 3);
+  ASSERT_THAT(store_->TrimChanges(c), IsOk());
+  if (GetParam().durable) Reopen();
+  EXPECT_EQ(store_->trimmed_sequence(), c);
+  EXPECT_EQ(store_->last_sequence(), c) << "an empty log keeps the number";
+  EXPECT_THAT(Changes(0), testing::IsEmpty());
+  EXPECT_GT(ValueOrDie(store_->Put({MakeItem("d")}))[0].sequence, c);
+}
+
+TEST_P(ItemStoreContract, WhoSawTheLogUpToLastSequenceMissesNoWrite) {
+  std::atomic<int> writing = kThreads;
+  std::vector<std::thread> threads;
+  threads.reserve(kThreads);
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([this, t, &writing] {
+      for (int round = 0; round < kRounds; ++round) {
+        EXPECT_THAT(store_->Put({MakeItem(absl::StrCat(t, "-", round)),
+                                 MakeItem(absl::StrCat(t, "+", round))}),
+                    IsOk());
+      }
+      --writing;
+    });
+  }
+  std::map<uint64_t, std::string> log;
+  uint64_t seen = 0;
+  for (bool more = true; more;) {
+    more = writing > 0;
+    const uint64_t last = store_->last_sequence();
+    EXPECT_THAT(
+        store_->ScanChanges(seen,
+                            [&](uint64_t sequence, absl::string_view id) {
+                              if (sequence > last) return false;
+                              log[sequence] = std::string(id);
+                              return true;
+                            }),
+        IsOk());
+    seen = last;
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(static_cast<int>(log.size()), 2 * kThreads * kRounds);
+}
+
+TEST_P(ItemStoreContract, PutWritesOnlyTheSequenceThatIsAskedFor) {
+  const uint64_t a = ValueOrDie(store_->Put({MakeItem("a", 1)}))[0].sequence;
+  Item right = MakeItem("a", 2);
+  right.if_sequence = a;
+  Item wrong = MakeItem("a", 3);
+  wrong.if_sequence = a;
+  Item missing = MakeItem("b", 4);
+  missing.if_sequence = a;
+  // The first write of the call takes `a` from the second.
+  const auto results =
+      ValueOrDie(store_->Put({right, wrong, missing, MakeItem("c", 5)}));
+  EXPECT_THAT(results[0].status, IsOk());
+  EXPECT_FALSE(results[0].created);
+  EXPECT_THAT(results[1].status,
+              StatusIs(absl::StatusCode::kAborted,
+                       testing::AllOf(
+                           testing::HasSubstr(EtagOf(a)),
+                           testing::HasSubstr(EtagOf(results[0].sequence)))));
+  EXPECT_THAT(results[2].status,
+              StatusIs(absl::StatusCode::kAborted,
+                       testing::HasSubstr("does not exist")));
+  EXPECT_TRUE(results[3].created);
+  Item expected = right;
+  expected.create_time = MakeItem("a", 1).create_time;
+  ExpectSameItem(GetWhole("a"), expected);
+  EXPECT_FALSE(GetWhole("b").has_value());
+  ExpectSameItem(GetWhole("c"), MakeItem("c", 5));
+  EXPECT_EQ(store_->count(), 2);
+  EXPECT_THAT(ValueOrDie(store_->Put({wrong}))[0].status,
+              StatusIs(absl::StatusCode::kAborted));
+  ExpectSameItem(GetWhole("a"), expected);
+}
+
+TEST_P(ItemStoreContract, UpdateChangesAnItemAndLeavesItsEmbedding) {
+  ASSERT_THAT(store_->Put({MakeItem("a", 1)}), IsOk());
+  const uint64_t before = store_->last_sequence();
+  Item expected = MakeItem("a", 1);
+  expected.payload = "other";
+  expected.media_uri = "file:///other";
+  expected.update_time = absl::FromUnixSeconds(3000);
+  expected.expire_time = absl::FromUnixSeconds(20'000);
+  Item given;
+  const Item updated = ValueOrDie(store_->Update("a", [&](Item& item) {
+    given = item;
+    item.payload = expected.payload;
+    item.media_uri = expected.media_uri;
+    item.update_time = expected.update_time;
+    item.expire_time = expected.expire_time;
+    item.create_time = absl::UnixEpoch();  // Not taken.
+    item.id = "b";
+    return absl::OkStatus();
+  }));
+  Item without_embedding = MakeItem("a", 1);
+  without_embedding.embedding.clear();
+  ExpectSameItem(given, without_embedding);
+  ExpectSameItem(GetWhole("a"), expected);
+  EXPECT_GT(updated.sequence, before);
+  EXPECT_EQ(GetWhole("a")->sequence, updated.sequence);
+  expected.embedding.clear();
+  ExpectSameItem(updated, expected);
+  EXPECT_FALSE(GetWhole("b").has_value());
+  if (!GetParam().durable) return;
+  Reopen();
+  EXPECT_EQ(GetWhole("a")->payload, "other");
+}
+
+TEST_P(ItemStoreContract, AnUpdateThatFailsChangesNothing) {
+  ASSERT_THAT(store_->Put({MakeItem("a")}), IsOk());
+  const uint64_t before = store_->last_sequence();
+  EXPECT_THAT(store_->Update("a",
+                             [](Item& item) {
+                               item.payload = "other";
+                               return absl::AbortedError("no");
+                             }),
+              StatusIs(absl::StatusCode::kAborted));
+  EXPECT_THAT(store_->Update("b", [](Item&) { return absl::OkStatus(); }),
+              StatusIs(absl::StatusCode::kNotFound));
+  ExpectSameItem(GetWhole("a"), MakeItem("a"));
+  EXPECT_EQ(store_->last_sequence(), before);
+  EXPECT_EQ(store_->count(), 1);
+}
+
+TEST_P(ItemStoreContract, ConcurrentUpdatesOfAnItemAllCount) {
+  Item item = MakeItem("a");
+  item.payload.clear();
+  ASSERT_THAT(store_->Put({item}), IsOk());
+  std::vector<std::thread> threads;
+  threads.reserve(kThreads);
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([this] {
+      for (int round = 0; round < kRounds; ++round) {
+        EXPECT_THAT(store_->Update("a",
+                                   [](Item& item) {
+                                     item.payload.push_back('x');
+                                     return absl::OkStatus();
+                                   }),
+                    IsOk());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(GetWhole("a")->payload.size(), size_t{kThreads} * kRounds);
+}
+
+TEST_P(ItemStoreContract, AnExpiredItemIsGoneForEveryCall) {
+  const absl::Time end = clock_.Now() + absl::Seconds(10);
+  ASSERT_THAT(store_->Put({MakeExpiring("a", end), MakeItem("b"),
+                           MakeExpiring("c", end + absl::Nanoseconds(1))}),
+              IsOk());
+  const uint64_t a = GetWhole("a")->sequence;
+  clock_.Advance(absl::Seconds(10) - absl::Nanoseconds(1));
+  EXPECT_THAT(ScanIds(), testing::ElementsAre("a", "b", "c"));
+  clock_.Advance(absl::Nanoseconds(1));
+  EXPECT_FALSE(GetWhole("a").has_value());
+  EXPECT_THAT(ScanIds(), testing::ElementsAre("b", "c"));
+  EXPECT_THAT(store_->Update("a", [](Item&) { return absl::OkStatus(); }),
+              StatusIs(absl::StatusCode::kNotFound));
+  Item conditional = MakeItem("a", 1);
+  conditional.if_sequence = a;
+  EXPECT_THAT(ValueOrDie(store_->Put({conditional}))[0].status,
+              StatusIs(absl::StatusCode::kAborted));
+  EXPECT_EQ(ValueOrDie(store_->Delete({"a", "b"})), 1);
+  EXPECT_EQ(store_->count(), 1);
+}
+
+TEST_P(ItemStoreContract, AnExpiredIdIsNewAgain) {
+  ASSERT_THAT(
+      store_->Put({MakeExpiring("a", clock_.Now() + absl::Seconds(10))}),
+      IsOk());
+  clock_.Advance(absl::Seconds(10));
+  EXPECT_THAT(Created(ValueOrDie(store_->Put({MakeItem("a", 2)}))),
+              testing::ElementsAre(true));
+  ExpectSameItem(GetWhole("a"), MakeItem("a", 2));
+  EXPECT_EQ(store_->count(), 1);
+  // The old time says nothing about the new item.
+  EXPECT_THAT(ValueOrDie(store_->RemoveExpired(10)), testing::IsEmpty());
+  ExpectSameItem(GetWhole("a"), MakeItem("a", 2));
+}
+
+TEST_P(ItemStoreContract, RemovesExpiredItemsStepByStepTheEarliestFirst) {
+  const absl::Time now = clock_.Now();
+  for (int i = 0; i < 5; ++i) {
+    // Ids run against the times.
+    ASSERT_THAT(store_->Put({MakeExpiring(absl::StrCat("e", 9 - i),
+                                          now + absl::Seconds(i + 1))}),
+                IsOk());
+  }
+  ASSERT_THAT(store_->Put({MakeItem("stays")}), IsOk());
+  EXPECT_THAT(ValueOrDie(store_->RemoveExpired(10)), testing::IsEmpty());
+  const uint64_t before = store_->last_sequence();
+  clock_.Advance(absl::Seconds(4));
+  EXPECT_THAT(ValueOrDie(store_->RemoveExpired(3)),
+              testing::UnorderedElementsAre("e9", "e8", "e7"));
+  EXPECT_EQ(store_->count(), 3);
+  EXPECT_EQ(Changes(before).size(), 3u);
+  EXPECT_THAT(ValueOrDie(store_->RemoveExpired(3)), testing::ElementsAre("e6"));
+  EXPECT_THAT(ValueOrDie(store_->RemoveExpired(3)), testing::IsEmpty());
+  if (GetParam().durable) Reopen();
+  EXPECT_THAT(ScanIds(), testing::ElementsAre("e5", "stays"));
+  clock_.Advance(absl::Seconds(1));
+  EXPECT_THAT(ValueOrDie(store_->RemoveExpired(3)), testing::ElementsAre("e5"));
+  EXPECT_EQ(store_->count(), 1);
+}
+
+TEST_P(ItemStoreContract, ATimeThatWasChangedIsTheOneThatCounts) {
+  const absl::Time now = clock_.Now();
+  ASSERT_THAT(store_->Put({MakeExpiring("longer", now + absl::Seconds(1)),
+                           MakeExpiring("forever", now + absl::Seconds(1)),
+                           MakeExpiring("shorter", now + absl::Hours(9))}),
+              IsOk());
+  const auto set = [this](const std::string& id,
+                          std::optional<absl::Time> time) {
+    EXPECT_THAT(store_->Update(id,
+                               [time](Item& item) {
+                                 item.expire_time = time;
+                                 return absl::OkStatus();
+                               }),
+                IsOk());
+  };
+  set("longer", now + absl::Hours(9));
+  set("forever", std::nullopt);
+  set("shorter", now + absl::Seconds(1));
+  clock_.Advance(absl::Hours(1));
+  EXPECT_THAT(ValueOrDie(store_->RemoveExpired(10)),
+              testing::ElementsAre("shorter"));
+  EXPECT_THAT(ScanIds(), testing::ElementsAre("forever", "longer"));
+}
+
+TEST_P(ItemStoreContract, AClockThatJumpsBackBringsNothingBackAndTakesNothing) {
+  const absl::Time now = clock_.Now();
+  ASSERT_THAT(store_->Put({MakeExpiring("gone", now + absl::Seconds(5)),
+                           MakeExpiring("later", now + absl::Hours(30))}),
+              IsOk());
+  clock_.Advance(absl::Hours(10));
+  EXPECT_FALSE(GetWhole("gone").has_value());
+  clock_.Advance(-absl::Hours(10));  // The clock was wrong.
+  EXPECT_FALSE(GetWhole("gone").has_value());
+  EXPECT_THAT(ScanIds(), testing::ElementsAre("later"));
+  // Written after the jump: it lives by the clock as it is now.
+  ASSERT_THAT(store_->Put({MakeExpiring("fresh", now + absl::Seconds(5))}),
+              IsOk());
+  EXPECT_TRUE(GetWhole("fresh").has_value());
+  // A second jump, further forward and back.
+  clock_.Advance(absl::Seconds(5));
+  EXPECT_FALSE(GetWhole("fresh").has_value());
+  clock_.Advance(-absl::Seconds(5));
+  EXPECT_FALSE(GetWhole("fresh").has_value());
+  ASSERT_THAT(store_->Put({MakeExpiring("newest", now + absl::Seconds(5))}),
+              IsOk());
+  EXPECT_THAT(ValueOrDie(store_->RemoveExpired(10)),
+              testing::UnorderedElementsAre("gone", "fresh"));
+  EXPECT_THAT(ScanIds(), testing::ElementsAre("later", "newest"));
+  clock_.Advance(absl::Seconds(5));
+  EXPECT_THAT(ValueOrDie(store_->RemoveExpired(10)),
+              testing::ElementsAre("newest"));
+  clock_.Advance(absl::Hours(30));
+  EXPECT_THAT(ValueOrDie(store_->RemoveExpired(10)),
+              testing::ElementsAre("later"));
+  EXPECT_EQ(store_->count(), 0);
+}
+
+TEST_P(ItemStoreContract, TakesWritesWhileAllIsWell) {
+  EXPECT_THAT(store_->write_status(), IsOk());
 }
 
 TEST_P(ItemStoreContract, AgreesWithAMapOverRandomCalls) {

@@ -18,11 +18,21 @@ class ForwardingItemStore : public ItemStore {
   explicit ForwardingItemStore(std::shared_ptr<ItemStore> store)
       : store_(std::move(store)) {}
 
-  absl::StatusOr<std::vector<bool>> Put(absl::Span<const Item> items) override {
+  absl::StatusOr<std::vector<PutResult>> Put(
+      absl::Span<const Item> items) override {
     return store_->Put(items);
+  }
+  absl::StatusOr<Item> Update(
+      const std::string& id,
+      const std::function<absl::Status(Item&)>& change) override {
+    return store_->Update(id, change);
   }
   absl::StatusOr<int64_t> Delete(absl::Span<const std::string> ids) override {
     return store_->Delete(ids);
+  }
+  absl::StatusOr<std::vector<std::string>> RemoveExpired(
+      int64_t limit) override {
+    return store_->RemoveExpired(limit);
   }
   absl::StatusOr<std::vector<std::optional<Item>>> Get(
       absl::Span<const std::string> ids, ItemParts parts) const override {
@@ -32,6 +42,20 @@ class ForwardingItemStore : public ItemStore {
                     const std::function<bool(Item)>& visit) const override {
     return store_->Scan(after_id, parts, visit);
   }
+  uint64_t last_sequence() const override { return store_->last_sequence(); }
+  absl::Status ScanChanges(
+      uint64_t after,
+      const std::function<bool(uint64_t, absl::string_view)>& visit)
+      const override {
+    return store_->ScanChanges(after, visit);
+  }
+  absl::Status TrimChanges(uint64_t up_to) override {
+    return store_->TrimChanges(up_to);
+  }
+  uint64_t trimmed_sequence() const override {
+    return store_->trimmed_sequence();
+  }
+  absl::Status write_status() const override { return store_->write_status(); }
   int64_t count() const override { return store_->count(); }
   int64_t disk_bytes() const override { return store_->disk_bytes(); }
 

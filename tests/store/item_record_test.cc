@@ -18,13 +18,48 @@ TEST(ItemRecordTest, HeaderHasTheDocumentedBytes) {
   item.modality = 2;
   item.update_time = absl::FromUnixNanos(-1);
   item.media_uri = "ab";
-  EXPECT_EQ(absl::BytesToHexString(
-                EncodeHeader(item, absl::FromUnixNanos(0x0102030405060708))),
-            "02000000"
-            "0807060504030201"
-            "ffffffffffffffff"
-            "02000000"
+  const absl::Time create_time = absl::FromUnixNanos(0x0102030405060708);
+  const std::string format_1 =
+      "02000000"
+      "0807060504030201"
+      "ffffffffffffffff"
+      "02000000"
+      "6162";
+  EXPECT_EQ(absl::BytesToHexString(EncodeHeader(item, create_time, 0x0a0b)),
+            format_1 + "0b0a000000000000" + "ffffffffffffff7f");
+  item.expire_time = absl::FromUnixNanos(3);
+  EXPECT_EQ(absl::BytesToHexString(EncodeHeader(item, create_time, 0x0a0b)),
+            format_1 + "0b0a000000000000" + "0300000000000000");
+  const Item old = ValueOrDie(DecodeHeader(absl::HexStringToBytes(format_1)));
+  EXPECT_EQ(old.media_uri, "ab");
+  EXPECT_EQ(old.create_time, create_time);
+  EXPECT_EQ(old.sequence, 0u);
+  EXPECT_FALSE(old.expire_time.has_value());
+}
+
+TEST(ItemRecordTest, KeysHaveTheDocumentedBytesAndSortByNumberAndTime) {
+  EXPECT_EQ(absl::BytesToHexString(EncodeChangeKey(0x0102, "ab")),
+            "0000000000000102"
             "6162");
+  EXPECT_EQ(
+      absl::BytesToHexString(EncodeExpiryKey(absl::FromUnixNanos(2), "a")),
+      "8000000000000002"
+      "61");
+  EXPECT_LT(EncodeExpiryKey(absl::FromUnixNanos(-1), "z"),
+            EncodeExpiryKey(absl::FromUnixNanos(0), "a"));
+
+  const std::string change = EncodeChangeKey(uint64_t{1} << 40, "id");
+  absl::string_view key = change;
+  EXPECT_EQ(ValueOrDie(TakeChangeSequence(key)), uint64_t{1} << 40);
+  EXPECT_EQ(key, "id");
+  const absl::Time time = absl::FromUnixNanos(-123'456'789'012);
+  const std::string expiry = EncodeExpiryKey(time, "id");
+  key = expiry;
+  EXPECT_EQ(ValueOrDie(TakeExpiryTime(key)), time);
+  EXPECT_EQ(key, "id");
+  key = "short";
+  EXPECT_THAT(TakeChangeSequence(key), StatusIs(absl::StatusCode::kDataLoss));
+  EXPECT_THAT(TakeExpiryTime(key), StatusIs(absl::StatusCode::kDataLoss));
 }
 
 TEST(ItemRecordTest, VectorAndCountHaveTheDocumentedBytes) {
@@ -39,15 +74,18 @@ TEST(ItemRecordTest, DecodesWhatWasEncoded) {
   item.modality = -7;
   item.update_time = absl::FromUnixNanos(1'700'000'000'999'999'999);
   item.media_uri = std::string("file:///\0é", 11);
+  item.expire_time = absl::FromUnixNanos(-1);
   const absl::Time create_time = absl::FromUnixNanos(-5);
 
   const Item decoded =
-      ValueOrDie(DecodeHeader(EncodeHeader(item, create_time)));
+      ValueOrDie(DecodeHeader(EncodeHeader(item, create_time, 77)));
 
   EXPECT_EQ(decoded.modality, item.modality);
   EXPECT_EQ(decoded.create_time, create_time);
   EXPECT_EQ(decoded.update_time, item.update_time);
   EXPECT_EQ(decoded.media_uri, item.media_uri);
+  EXPECT_EQ(decoded.sequence, 77u);
+  EXPECT_EQ(decoded.expire_time, item.expire_time);
   const std::vector<float> embedding = {0, -1.5F, 3e38F};
   EXPECT_EQ(ValueOrDie(DecodeVector(EncodeVector(embedding), 3)), embedding);
   EXPECT_EQ(ValueOrDie(DecodeCount(EncodeCount(1LL << 40))), 1LL << 40);
@@ -56,8 +94,10 @@ TEST(ItemRecordTest, DecodesWhatWasEncoded) {
 TEST(ItemRecordTest, EveryWrongLengthIsDataLoss) {
   Item item;
   item.media_uri = "file:///x";
-  const std::string header = EncodeHeader(item, absl::UnixEpoch());
+  const std::string header = EncodeHeader(item, absl::UnixEpoch(), 1);
+  const size_t format_1_bytes = header.size() - 16;
   for (size_t bytes = 0; bytes < header.size(); ++bytes) {
+    if (bytes == format_1_bytes) continue;
     EXPECT_THAT(DecodeHeader(header.substr(0, bytes)),
                 StatusIs(absl::StatusCode::kDataLoss));
   }

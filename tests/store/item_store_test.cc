@@ -12,23 +12,25 @@ namespace quern {
 namespace {
 
 std::unique_ptr<ItemStore> OpenRocksdb(const std::string& folder,
-                                       int64_t dimension) {
-  return ValueOrDie(
-      RocksdbItemStore::Open({.path = folder, .dimension = dimension}));
+                                       int64_t dimension, const Clock* clock) {
+  return ValueOrDie(RocksdbItemStore::Open(
+      {.path = folder, .dimension = dimension, .clock = clock}));
 }
 
 // Buffers so small that items wander through sorted files during a test.
 std::unique_ptr<ItemStore> OpenSmallRocksdb(const std::string& folder,
-                                            int64_t dimension) {
+                                            int64_t dimension,
+                                            const Clock* clock) {
   return ValueOrDie(RocksdbItemStore::Open({.path = folder,
                                             .dimension = dimension,
                                             .sync = SyncMode::kNever,
-                                            .write_buffer_bytes = 64 << 10}));
+                                            .write_buffer_bytes = 64 << 10,
+                                            .clock = clock}));
 }
 
 std::unique_ptr<ItemStore> OpenFake(const std::string& /*folder*/,
-                                    int64_t dimension) {
-  return std::make_unique<FakeItemStore>(dimension);
+                                    int64_t dimension, const Clock* clock) {
+  return std::make_unique<FakeItemStore>(dimension, clock);
 }
 
 INSTANTIATE_TEST_SUITE_P(

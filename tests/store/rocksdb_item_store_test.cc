@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -16,6 +17,7 @@
 #include "rocksdb/cache.h"
 #include "rocksdb/db.h"
 #include "rocksdb/env.h"
+#include "rocksdb/write_batch.h"
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -33,6 +35,7 @@ namespace quern {
 namespace {
 
 using testing::AllOf;
+using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
@@ -73,7 +76,8 @@ class RocksdbItemStoreTest : public testing::Test {
   void WriteRecord(const std::string& family, const std::string& key,
                    const std::string& value) const {
     std::vector<rocksdb::ColumnFamilyDescriptor> families;
-    for (const char* name : {"default", "items", "payloads", "vectors"}) {
+    for (const char* name :
+         {"default", "items", "payloads", "vectors", "changes", "expiries"}) {
       families.emplace_back(name, rocksdb::ColumnFamilyOptions());
     }
     std::vector<rocksdb::ColumnFamilyHandle*> handles;
@@ -123,10 +127,10 @@ TEST_F(RocksdbItemStoreTest, RefusesAnotherDimensionAndNamesBoth) {
 
 TEST_F(RocksdbItemStoreTest, RefusesANewerFormat) {
   WriteStore();
-  WriteRecord("default", "format_version", "2");
+  WriteRecord("default", "format_version", "3");
   EXPECT_THAT(RocksdbItemStore::Open(options_),
               StatusIs(absl::StatusCode::kFailedPrecondition,
-                       AllOf(HasSubstr("newer version"), HasSubstr("\"2\""))));
+                       AllOf(HasSubstr("newer version"), HasSubstr("\"3\""))));
 }
 
 TEST_F(RocksdbItemStoreTest, RefusesAFormatWithMoreKindsOfRecords) {
@@ -135,8 +139,8 @@ TEST_F(RocksdbItemStoreTest, RefusesAFormatWithMoreKindsOfRecords) {
     rocksdb::DB* opened = nullptr;
     std::vector<rocksdb::ColumnFamilyHandle*> handles;
     std::vector<rocksdb::ColumnFamilyDescriptor> families;
-    for (const char* name :
-         {"default", "items", "payloads", "vectors", "dense"}) {
+    for (const char* name : {"default", "items", "payloads", "vectors",
+                             "changes", "expiries", "dense"}) {
       families.emplace_back(name, rocksdb::ColumnFamilyOptions());
     }
     rocksdb::DBOptions options;
@@ -150,6 +154,68 @@ TEST_F(RocksdbItemStoreTest, RefusesAFormatWithMoreKindsOfRecords) {
   EXPECT_THAT(RocksdbItemStore::Open(options_),
               StatusIs(absl::StatusCode::kFailedPrecondition,
                        AllOf(HasSubstr("newer version"), HasSubstr("dense"))));
+}
+
+// What format 1 wrote, byte by byte.
+TEST_F(RocksdbItemStoreTest, UpgradesAStoreOfFormat1) {
+  const std::string header = absl::HexStringToBytes(
+      "02000000"
+      "0100000000000000"
+      "0200000000000000"
+      "01000000"
+      "75");
+  {
+    std::vector<rocksdb::ColumnFamilyDescriptor> families;
+    for (const char* name : {"default", "items", "payloads", "vectors"}) {
+      families.emplace_back(name, rocksdb::ColumnFamilyOptions());
+    }
+    rocksdb::DBOptions options;
+    options.create_if_missing = true;
+    options.create_missing_column_families = true;
+    std::vector<rocksdb::ColumnFamilyHandle*> handles;
+    rocksdb::DB* opened = nullptr;
+    ASSERT_TRUE(
+        rocksdb::DB::Open(options, options_.path, families, &handles, &opened)
+            .ok());
+    const std::unique_ptr<rocksdb::DB> db(opened);
+    rocksdb::WriteBatch batch;
+    batch.Put(handles[0], "format_version", "1");
+    batch.Put(handles[0], "dimension", "3");
+    batch.Put(handles[0], "item_count", std::string("\1\0\0\0\0\0\0\0", 8));
+    batch.Put(handles[1], "old", header);
+    batch.Put(handles[2], "old", "payload");
+    batch.Put(handles[3], "old",
+              absl::HexStringToBytes("0000803f"
+                                     "00000040"
+                                     "000000c0"));
+    ASSERT_TRUE(db->Write(rocksdb::WriteOptions(), &batch).ok());
+    for (auto* handle : handles) db->DestroyColumnFamilyHandle(handle);
+  }
+  for (int round = 0; round < 2; ++round) {
+    const auto store = Open();
+    const Item old = ValueOrDie(store->Get({"old"}, kWhole))[0].value();
+    EXPECT_EQ(old.modality, 2);
+    EXPECT_EQ(old.create_time, absl::FromUnixNanos(1));
+    EXPECT_EQ(old.update_time, absl::FromUnixNanos(2));
+    EXPECT_EQ(old.media_uri, "u");
+    EXPECT_EQ(old.payload, "payload");
+    EXPECT_THAT(old.embedding, ElementsAre(1, 2, -2));
+    EXPECT_FALSE(old.expire_time.has_value());
+    EXPECT_EQ(store->count(), 1);
+    // An index that knew nothing of the log is too old for it.
+    EXPECT_GT(store->trimmed_sequence(), 0u);
+    EXPECT_EQ(store->last_sequence(), store->trimmed_sequence());
+  }
+  const auto store = Open();
+  const uint64_t before = store->last_sequence();
+  Item item = MakeItem("old");
+  item.if_sequence = 0;
+  const auto results = ValueOrDie(store->Put({item}));
+  EXPECT_THAT(results[0].status, IsOk());
+  EXPECT_FALSE(results[0].created);
+  EXPECT_GT(results[0].sequence, before);
+  EXPECT_EQ(ValueOrDie(store->Delete({"old"})), 1);
+  EXPECT_EQ(store->count(), 0);
 }
 
 TEST_F(RocksdbItemStoreTest, DamagedRecordsAreDataLossAndNameTheItem) {

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,7 +14,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 
+#include "engine/base/clock.h"
 #include "engine/base/error.h"
+#include "engine/store/expiry.h"
 #include "engine/store/item_store.h"
 
 namespace quern {
@@ -20,9 +24,13 @@ namespace quern {
 // An ItemStore in memory. Thread-safe.
 class FakeItemStore final : public ItemStore {
  public:
-  explicit FakeItemStore(int64_t dimension) : dimension_(dimension) {}
+  // `clock` must outlive the store. Null: the system's.
+  explicit FakeItemStore(int64_t dimension, const Clock* clock = nullptr)
+      : dimension_(dimension),
+        expiry_(clock == nullptr ? &system_clock_ : clock) {}
 
-  absl::StatusOr<std::vector<bool>> Put(absl::Span<const Item> items) override {
+  absl::StatusOr<std::vector<PutResult>> Put(
+      absl::Span<const Item> items) override {
     for (size_t i = 0; i < items.size(); ++i) {
       const Item& item = items[i];
       const std::string field = absl::StrCat("items[", i, "]");
@@ -38,27 +46,74 @@ class FakeItemStore final : public ItemStore {
       }
     }
     absl::MutexLock lock(&mutex_);
-    std::map<std::string, Item> last;
-    std::vector<bool> is_new;
+    std::vector<PutResult> results;
+    std::set<std::string> created;
     for (const Item& item : items) {
-      is_new.push_back(!items_.contains(item.id) && !last.contains(item.id));
-      last[item.id] = item;
+      PutResult& result = results.emplace_back();
+      const Item* const stored = Find(item.id);
+      result.status = CheckIfSequence(
+          item, stored == nullptr ? std::nullopt
+                                  : std::make_optional(stored->sequence));
+      if (!result.status.ok()) continue;
+      result.created = stored == nullptr;
+      if (result.created) created.insert(item.id);
+      Item written = item;
+      written.if_sequence.reset();
+      if (!created.contains(item.id)) {
+        written.create_time = stored->create_time;
+      }
+      result.sequence = Write(std::move(written));
     }
-    for (auto& [id, item] : last) {
-      const auto known = items_.find(id);
-      if (known != items_.end()) item.create_time = known->second.create_time;
-      items_[id] = std::move(item);
-    }
-    return is_new;
+    return results;
+  }
+
+  absl::StatusOr<Item> Update(
+      const std::string& id,
+      const std::function<absl::Status(Item&)>& change) override {
+    absl::MutexLock lock(&mutex_);
+    const Item* const stored = Find(id);
+    if (stored == nullptr) return NotFound("item", id);
+    Item changed = Pick(*stored, {.payload = true});
+    const absl::Status status = change(changed);
+    if (!status.ok()) return status;
+    Item written = *stored;
+    written.payload = changed.payload;
+    written.media_uri = changed.media_uri;
+    written.expire_time = changed.expire_time;
+    written.update_time = changed.update_time;
+    Write(std::move(written));
+    return Pick(items_.at(id), {.payload = true});
   }
 
   absl::StatusOr<int64_t> Delete(absl::Span<const std::string> ids) override {
     absl::MutexLock lock(&mutex_);
     int64_t deleted = 0;
     for (const std::string& id : ids) {
-      deleted += static_cast<int64_t>(items_.erase(id));
+      deleted += Find(id) == nullptr ? 0 : 1;
+      Erase(id);
     }
     return deleted;
+  }
+
+  absl::StatusOr<std::vector<std::string>> RemoveExpired(
+      int64_t limit) override {
+    absl::MutexLock lock(&mutex_);
+    const Expiry::View view = expiry_.Look(last_sequence_);
+    std::vector<std::pair<absl::Time, std::string>> expired;
+    for (const auto& [id, item] : items_) {
+      if (view.Expired(item.sequence, item.expire_time)) {
+        expired.emplace_back(*item.expire_time, id);
+      }
+    }
+    std::sort(expired.begin(), expired.end());
+    std::vector<std::string> removed;
+    for (const auto& [time, id] : expired) {
+      if (static_cast<int64_t>(removed.size()) == limit) return removed;
+      Erase(id);
+      removed.push_back(id);
+    }
+    expiry_.Forget(view);
+    return removed;
   }
 
   absl::StatusOr<std::vector<std::optional<Item>>> Get(
@@ -66,21 +121,70 @@ class FakeItemStore final : public ItemStore {
     absl::MutexLock lock(&mutex_);
     std::vector<std::optional<Item>> found;
     for (const std::string& id : ids) {
-      const auto known = items_.find(id);
-      found.push_back(known == items_.end()
+      const Item* const stored = Find(id);
+      found.push_back(stored == nullptr
                           ? std::nullopt
-                          : std::make_optional(Pick(known->second, parts)));
+                          : std::make_optional(Pick(*stored, parts)));
     }
     return found;
   }
 
   absl::Status Scan(absl::string_view after_id, ItemParts parts,
                     const std::function<bool(Item)>& visit) const override {
-    for (const auto& [id, item] : Copy()) {
-      if (id > after_id && !visit(Pick(item, parts))) break;
+    std::vector<Item> items;
+    {
+      absl::MutexLock lock(&mutex_);
+      const Expiry::View view = expiry_.Look(last_sequence_);
+      for (const auto& [id, item] : items_) {
+        if (id > after_id && !view.Expired(item.sequence, item.expire_time)) {
+          items.push_back(Pick(item, parts));
+        }
+      }
+    }
+    for (Item& item : items) {
+      if (!visit(std::move(item))) break;
     }
     return absl::OkStatus();
   }
+
+  uint64_t last_sequence() const override {
+    absl::MutexLock lock(&mutex_);
+    return last_sequence_;
+  }
+
+  absl::Status ScanChanges(
+      uint64_t after,
+      const std::function<bool(uint64_t, absl::string_view)>& visit)
+      const override {
+    std::map<uint64_t, std::string> changes;
+    {
+      absl::MutexLock lock(&mutex_);
+      changes = changes_;
+    }
+    for (auto it = changes.upper_bound(after); it != changes.end(); ++it) {
+      if (!visit(it->first, it->second)) break;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status TrimChanges(uint64_t up_to) override {
+    absl::MutexLock lock(&mutex_);
+    if (up_to > last_sequence_) {
+      return InvalidField(
+          "up_to",
+          absl::StrCat("is ", up_to, "; the last write is ", last_sequence_));
+    }
+    changes_.erase(changes_.begin(), changes_.upper_bound(up_to));
+    trimmed_sequence_ = std::max(trimmed_sequence_, up_to);
+    return absl::OkStatus();
+  }
+
+  uint64_t trimmed_sequence() const override {
+    absl::MutexLock lock(&mutex_);
+    return trimmed_sequence_;
+  }
+
+  absl::Status write_status() const override { return absl::OkStatus(); }
 
   int64_t count() const override {
     absl::MutexLock lock(&mutex_);
@@ -96,14 +200,36 @@ class FakeItemStore final : public ItemStore {
     return item;
   }
 
-  std::map<std::string, Item> Copy() const {
-    absl::MutexLock lock(&mutex_);
-    return items_;
+  // Null for an id that is not there, or has expired.
+  const Item* Find(const std::string& id) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const auto known = items_.find(id);
+    if (known == items_.end()) return nullptr;
+    const Item& item = known->second;
+    return expiry_.Look(last_sequence_).Expired(item.sequence, item.expire_time)
+               ? nullptr
+               : &item;
+  }
+
+  uint64_t Write(Item item) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    item.sequence = ++last_sequence_;
+    changes_[item.sequence] = item.id;
+    items_.insert_or_assign(item.id, item);
+    return item.sequence;
+  }
+
+  void Erase(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (items_.erase(id) > 0) changes_[++last_sequence_] = id;
   }
 
   const int64_t dimension_;
+  const RealClock system_clock_;
+  mutable Expiry expiry_;
   mutable absl::Mutex mutex_;
   std::map<std::string, Item> items_ ABSL_GUARDED_BY(mutex_);
+  std::map<uint64_t, std::string> changes_ ABSL_GUARDED_BY(mutex_);
+  uint64_t last_sequence_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t trimmed_sequence_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace quern
