@@ -1,0 +1,120 @@
+#include "engine/fine/quantized_features.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "absl/status/status.h"
+
+namespace quern {
+namespace {
+
+constexpr char kVersion = 1;
+constexpr size_t kHeaderBytes = 1 + 2 * sizeof(uint32_t);
+constexpr float kLargest = 127;
+
+static_assert(std::endian::native == std::endian::little,
+              "the records are little-endian");
+
+void AppendUint32(int64_t value, std::string& bytes) {
+  const auto number = static_cast<uint32_t>(value);
+  bytes.append(reinterpret_cast<const char*>(&number), sizeof(number));
+}
+
+int64_t ReadUint32(const char* bytes) {
+  uint32_t number = 0;
+  std::memcpy(&number, bytes, sizeof(number));
+  return number;
+}
+
+float Quantize(absl::Span<const float> row, int8_t* values) {
+  double squares = 0;
+  float largest = 0;
+  for (const float value : row) {
+    squares += double{value} * value;
+    largest = std::max(largest, std::abs(value));
+  }
+  if (squares == 0) {
+    std::fill_n(values, row.size(), int8_t{0});
+    return 0;
+  }
+  for (size_t i = 0; i < row.size(); ++i) {
+    values[i] = static_cast<int8_t>(std::lround(row[i] / largest * kLargest));
+  }
+  return static_cast<float>(largest / kLargest / std::sqrt(squares));
+}
+
+}  // namespace
+
+QuantizedFeatures QuantizeUnitRows(MatrixView features) {
+  QuantizedFeatures quantized{.rows = features.rows,
+                              .columns = features.columns};
+  quantized.values.resize(features.rows * features.columns);
+  quantized.scales.reserve(features.rows);
+  for (int64_t row = 0; row < features.rows; ++row) {
+    quantized.scales.push_back(Quantize(
+        features.row(row), quantized.values.data() + row * features.columns));
+  }
+  return quantized;
+}
+
+Matrix Dequantize(const QuantizedFeatures& features) {
+  Matrix matrix(features.rows, features.columns);
+  for (int64_t row = 0; row < features.rows; ++row) {
+    const float scale = features.scales[row];
+    std::transform(features.row(row).begin(), features.row(row).end(),
+                   matrix.row(row).begin(), [scale](int8_t value) {
+                     return scale * static_cast<float>(value);
+                   });
+  }
+  return matrix;
+}
+
+std::string EncodeFeatures(const QuantizedFeatures& features) {
+  std::string bytes;
+  bytes.reserve(kHeaderBytes + features.scales.size() * sizeof(float) +
+                features.values.size());
+  bytes.push_back(kVersion);
+  AppendUint32(features.rows, bytes);
+  AppendUint32(features.columns, bytes);
+  bytes.append(reinterpret_cast<const char*>(features.scales.data()),
+               features.scales.size() * sizeof(float));
+  bytes.append(reinterpret_cast<const char*>(features.values.data()),
+               features.values.size());
+  return bytes;
+}
+
+absl::StatusOr<QuantizedFeatures> DecodeFeatures(absl::string_view bytes) {
+  const absl::Status damaged = absl::DataLossError("the features are damaged");
+  if (bytes.size() < kHeaderBytes || bytes[0] != kVersion) return damaged;
+  QuantizedFeatures features{
+      .rows = ReadUint32(bytes.data() + 1),
+      .columns = ReadUint32(bytes.data() + 1 + sizeof(uint32_t))};
+  bytes.remove_prefix(kHeaderBytes);
+  // Neither product can overflow: both factors are below 2^32 + 4.
+  const uint64_t needed =
+      static_cast<uint64_t>(features.rows) *
+      (static_cast<uint64_t>(features.columns) + sizeof(float));
+  if (bytes.size() != needed) return damaged;
+  features.scales.resize(features.rows);
+  std::memcpy(features.scales.data(), bytes.data(),
+              features.rows * sizeof(float));
+  if (!std::all_of(
+          features.scales.begin(), features.scales.end(), [](float scale) {
+            return scale >= 0 && scale <= std::numeric_limits<float>::max();
+          })) {
+    return damaged;
+  }
+  bytes.remove_prefix(features.rows * sizeof(float));
+  const auto* values = reinterpret_cast<const int8_t*>(bytes.data());
+  features.values.assign(values, values + bytes.size());
+  if (std::find(features.values.begin(), features.values.end(),
+                std::numeric_limits<int8_t>::min()) != features.values.end()) {
+    return damaged;
+  }
+  return features;
+}
+
+}  // namespace quern

@@ -1,0 +1,96 @@
+#include "engine/fine/late_interaction.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+
+#include "gtest/gtest.h"
+
+namespace quern {
+namespace {
+
+Matrix RandomRows(int64_t rows, int64_t columns, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> value;
+  Matrix matrix(rows, columns);
+  for (int64_t i = 0; i < rows * columns; ++i) matrix.data()[i] = value(random);
+  return matrix;
+}
+
+double Cosine(absl::Span<const float> a, absl::Span<const float> b) {
+  double product = 0, a_squares = 0, b_squares = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    product += double{a[i]} * b[i];
+    a_squares += double{a[i]} * a[i];
+    b_squares += double{b[i]} * b[i];
+  }
+  return product / std::sqrt(a_squares * b_squares);
+}
+
+// FILIP's equation in double precision, before any quantisation.
+double Exact(const Matrix& tokens, const Matrix& cells) {
+  double sum = 0;
+  for (int64_t token = 0; token < tokens.rows(); ++token) {
+    double best = -1;
+    for (int64_t cell = 0; cell < cells.rows(); ++cell) {
+      best = std::max(best, Cosine(tokens.row(token), cells.row(cell)));
+    }
+    sum += best;
+  }
+  return sum / static_cast<double>(tokens.rows());
+}
+
+TEST(LateInteractionTest, IsTheMeanOverTokensOfTheBestCell) {
+  // The first token is the second cell, the second at 45 degrees to both.
+  const Matrix tokens(2, 2, {0, 2, 1, 1});
+  const Matrix cells(2, 2, {3, 0, 0, 1});
+  const auto scorer = LateInteraction::Create(tokens.view());
+  ASSERT_TRUE(scorer.ok()) << scorer.status();
+  EXPECT_NEAR(scorer->Score(QuantizeUnitRows(cells.view())),
+              (1 + std::sqrt(0.5)) / 2, 1e-6);
+}
+
+TEST(LateInteractionTest, MayBeNegative) {
+  const Matrix token(1, 1, {2});
+  const Matrix cell(1, 1, {-3});
+  EXPECT_NEAR(LateInteraction::Create(token.view())
+                  ->Score(QuantizeUnitRows(cell.view())),
+              -1, 1e-6);
+}
+
+// Also of dimensions that fill no register.
+TEST(LateInteractionTest, EqualsTheEquation) {
+  for (const int64_t dimension : {1, 3, 17, 64, 100, 512, 1027}) {
+    const Matrix tokens = RandomRows(13, dimension, 1);
+    const auto scorer = LateInteraction::Create(tokens.view());
+    ASSERT_TRUE(scorer.ok()) << scorer.status();
+    EXPECT_EQ(scorer->dimension(), dimension);
+    for (uint32_t seed = 2; seed < 8; ++seed) {
+      const Matrix cells = RandomRows(49, dimension, seed);
+      const QuantizedFeatures quantized = QuantizeUnitRows(cells.view());
+      EXPECT_EQ(scorer->Score(quantized), scorer->ScoreScalar(quantized));
+      EXPECT_NEAR(scorer->Score(quantized), Exact(tokens, cells), 0.005);
+    }
+  }
+}
+
+// 127 and 128 + 127 everywhere: the largest sums there can be.
+TEST(LateInteractionTest, DoesNotOverflow) {
+  const Matrix ones(1, 4096, std::vector<float>(4096, 1));
+  const auto scorer = LateInteraction::Create(ones.view());
+  EXPECT_NEAR(scorer->Score(QuantizeUnitRows(ones.view())), 1, 1e-4);
+  const Matrix minus(1, 4096, std::vector<float>(4096, -1));
+  EXPECT_NEAR(scorer->Score(QuantizeUnitRows(minus.view())), -1, 1e-4);
+}
+
+TEST(LateInteractionTest, RefusesTokensWithoutADirection) {
+  EXPECT_FALSE(LateInteraction::Create({}).ok());
+  const Matrix zero(1, 2);
+  EXPECT_FALSE(LateInteraction::Create(zero.view()).ok());
+  const Matrix nan(1, 1, {std::numeric_limits<float>::quiet_NaN()});
+  EXPECT_FALSE(LateInteraction::Create(nan.view()).ok());
+}
+
+}  // namespace
+}  // namespace quern
