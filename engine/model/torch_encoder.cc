@@ -45,7 +45,7 @@ constexpr int64_t kGpuTextRows = 256;
 // 1,024 a server of mixed texts grows by a gigabyte. A picture's pass needs 65.
 void BoundKernelCaches() {
   constexpr int kKeep = 0;  // What the operator of the server set.
-  setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512", kKeep);
+  setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256", kKeep);
   setenv("LRU_CACHE_CAPACITY", "128", kKeep);
 }
 
