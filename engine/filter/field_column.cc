@@ -227,26 +227,30 @@ class OrderedColumn : public FieldColumn {
     const Key& key = std::get<Key>(value);
     const auto [place, inserted] = postings_.try_emplace(key);
     place->second.Add(row);
+    all_.Add(row);
     const size_t group = GroupOf(key);
     groups_[group].rows.Add(row);
     if (inserted && ++groups_[group].values > MaxGroupValues()) Split(group);
   }
 
   RowSet Match(const FilterNode& node) const override {
-    Gatherer gatherer;
     if (node.op == FilterOp::kEqual || node.op == FilterOp::kIn) {
+      Gatherer gatherer;
       for (const FieldValue& value : node.values) {
         if (const Posting* posting = Find(value)) posting->GatherTo(gatherer);
       }
-    } else {
-      const auto [begin, end] = RangeOf(node);
-      Visit(
-          begin, end, [&](const Group& group) { gatherer.Add(group.rows); },
-          [&](size_t, Iterator first, Iterator last) {
-            for (; first != last; ++first) first->second.GatherTo(gatherer);
-          });
+      return gatherer.Finish();
     }
-    return gatherer.Finish();
+    const auto [begin, end] = RangeOf(node);
+    if (IsAll(begin, end)) return all_;
+    // The smaller side; a row of a repeated field may be on both.
+    if (repeated_ || GroupAt(end) - GroupAt(begin) <= groups_.size() / 2) {
+      return RowsOf(begin, end);
+    }
+    RowSet rows = all_;
+    rows -= RowsOf(postings_.begin(), begin);
+    rows -= RowsOf(end, postings_.end());
+    return rows;
   }
 
   Count Estimate(const FilterNode& node) const override {
@@ -264,6 +268,7 @@ class OrderedColumn : public FieldColumn {
     }
     int64_t unsure = 0;  // Rows at the ends that may match or not.
     const auto [begin, end] = RangeOf(node);
+    if (IsAll(begin, end)) return {.lower = all_.size(), .upper = all_.size()};
     Visit(
         begin, end, [&](const Group& group) { add(group.rows.size()); },
         [&](size_t group, Iterator first, Iterator last) {
@@ -282,18 +287,24 @@ class OrderedColumn : public FieldColumn {
 
   size_t Sweep(size_t group, const RowSet& dead) override {
     if (group >= groups_.size()) return kSwept;
-    std::vector<Key> empty;  // Erasing at once would move the iterators' aims.
-    const Iterator end = End(group);
-    for (auto place = Begin(group); place != end; ++place) {
-      Posting& posting = postings_.find(place->first)->second;
-      posting.Remove(dead);
-      if (posting.empty()) empty.push_back(place->first);
+    auto place = group == 0 ? postings_.begin()
+                            : postings_.lower_bound(groups_[group].first);
+    const bool last = group + 1 == groups_.size();
+    while (place != postings_.end() &&
+           (last || place->first < groups_[group + 1].first)) {
+      place->second.Remove(dead);
+      if (place->second.empty()) {
+        place = postings_.erase(place);
+        --groups_[group].values;
+      } else {
+        ++place;
+      }
     }
-    for (const Key& key : empty) postings_.erase(key);
-    groups_[group].values -= empty.size();
     groups_[group].rows -= dead;
     if (Join(group)) --group;
-    return group + 1 < groups_.size() ? group + 1 : kSwept;
+    if (group + 1 < groups_.size()) return group + 1;
+    all_ -= dead;
+    return kSwept;
   }
 
   void AppendTo(const RowSet& live, std::string& bytes) const override {
@@ -332,6 +343,7 @@ class OrderedColumn : public FieldColumn {
       postings_.emplace_hint(postings_.end(), std::move(key),
                              *std::move(posting));
     }
+    for (const Group& group : groups_) all_ |= group.rows;
     return true;
   }
 
@@ -405,14 +417,22 @@ class OrderedColumn : public FieldColumn {
     }
   }
 
+  bool IsAll(Iterator begin, Iterator end) const {
+    return begin == postings_.begin() && end == postings_.end();
+  }
+
+  // The group of the value at `place`, or how many there are.
+  size_t GroupAt(Iterator place) const {
+    return place == postings_.end() ? groups_.size() : GroupOf(place->first);
+  }
+
   // Splits [begin, end) in whole groups and parts of groups.
   template <typename OnGroup, typename OnPart>
   void Visit(Iterator begin, Iterator end, OnGroup on_group,
              OnPart on_part) const {
     if (begin == end) return;
-    const size_t last =
-        end == postings_.end() ? groups_.size() : GroupOf(end->first);
-    size_t group = GroupOf(begin->first);
+    const size_t last = GroupAt(end);
+    size_t group = GroupAt(begin);
     if (group < last && begin != Begin(group)) {
       on_part(group, begin, End(group));
       ++group;
@@ -426,6 +446,17 @@ class OrderedColumn : public FieldColumn {
     }
   }
 
+  RowSet RowsOf(Iterator begin, Iterator end) const {
+    Gatherer gatherer;
+    Visit(
+        begin, end, [&](const Group& group) { gatherer.Add(group.rows); },
+        [&](size_t, Iterator first, Iterator last) {
+          for (; first != last; ++first) first->second.GatherTo(gatherer);
+        });
+    return gatherer.Finish();
+  }
+
+  // The same one by one.
   RowSet Gather(Iterator begin, Iterator end) const {
     Gatherer gatherer;
     for (; begin != end; ++begin) begin->second.GatherTo(gatherer);
@@ -470,6 +501,7 @@ class OrderedColumn : public FieldColumn {
   const bool repeated_;
   Map postings_;
   std::vector<Group> groups_;  // Rising; one at least.
+  RowSet all_;                 // Rows with a value.
 };
 
 }  // namespace

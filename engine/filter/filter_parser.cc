@@ -235,7 +235,7 @@ class Parser {
     return literal;
   }
 
-  absl::StatusOr<FieldValue> Typed(Literal literal,
+  absl::StatusOr<FieldValue> Typed(const Literal& literal,
                                    const FieldDeclaration& field) const {
     switch (field.type) {
       case FieldType::kString:
@@ -248,9 +248,10 @@ class Parser {
         return TypeError(literal, field,
                          "write a finite decimal number without quotes");
       case FieldType::kBool:
-        if (!literal.quoted && literal.text == "true") return FieldValue(true);
-        if (!literal.quoted && literal.text == "false")
-          return FieldValue(false);
+        if (!literal.quoted &&
+            (literal.text == "true" || literal.text == "false")) {
+          return FieldValue(literal.text == "true");
+        }
         return TypeError(literal, field, "write true or false, without quotes");
       case FieldType::kTimestamp:
         if (const auto time = ParseTimestamp(literal.text);

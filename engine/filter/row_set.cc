@@ -37,7 +37,9 @@ void CopyContainer(const void* container, uint8_t type,
     case ARRAY_CONTAINER_TYPE_CODE: {
       const auto* array = static_cast<const array_container_t*>(container);
       for (int32_t i = 0; i < array->cardinality; ++i) {
-        SetBits(array->array[i], array->array[i], words);
+        const uint16_t row = array->array[i];
+        if (row / 64 >= words.size()) return;
+        words[row / 64] |= uint64_t{1} << (row % 64);
       }
       return;
     }

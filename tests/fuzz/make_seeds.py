@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the seeds of tests/fuzz/corpus: seed-* of tokenizer_fuzz and of request_fuzz.
+"""Writes the seeds of tests/fuzz/corpus: seed-* of tokenizer_fuzz, request_fuzz and filter_fuzz.
 
     make_seeds.py GOOGLEAPIS    # the folder that scripts/setup made; needs protoc and the venv of make_golden.py
 
@@ -61,6 +61,25 @@ REQUESTS = {
         'collection { name: "c" index { kind: KIND_EXACT shards: 2 target_recall: 0.9 } parts { dense: DENSE_OFF max_frames: 3 } }')),
 }
 
+FILTERS = (
+    's = "a*" AND n >= 1.5 OR NOT b = true', "l:a AND l IN (b, 'c') AND m:3", 't > "2024-05-01T12:00:01+02:00"',
+    '"o"."ü \\"x" != é', "-(s:* OR (n < -2e3 AND -b:false))", r's = "\*\\\n\u00e9\U0001F989" OR m IN (1,2,5)', "s > \"\" n = 1",
+    "n = \"1\"", "(" * 70,
+)
+PAYLOADS = (
+    'fields { key: "s" value { string_value: "a" } } fields { key: "n" value { number_value: nan } }',
+    'fields { key: "t" value { string_value: "2024-05-01T12:00:00.5Z" } } fields { key: "l" value { list_value { values { '
+    'string_value: "a" } values { bool_value: true } } } } fields { key: "o" value { struct_value { fields { key: "ü \\"x" '
+    'value { string_value: "b" } } } } }',
+)
+# Insides of an index, see engine/filter/README.md: its declarations, rows, modalities, values.
+INDEXES = (
+    b"\0" b"\0" b"\0",
+    b"\1\1s\0\0" b"\1\1\3" b"\1\0\1\1\3" b"\2\1a\1\0\1b\1\3\1",
+    b"\2\1n\1\0\1t\3\0" b"\2\0\4" b"\1\1\1\0" + b"\1" + bytes(8) + b"\1\0" + b"\1" + bytes(12) + b"\1\6",
+    b"\1\1l\0\1" b"\1\1\xFE\7" b"\0" b"\2\0\1\1\xFE\7\1x\1\1\xFE\7",
+)
+
 
 def write(target: str, name: str, content: bytes) -> None:
     (HERE / "corpus" / target / f"seed-{name}").write_bytes(content)
@@ -104,7 +123,19 @@ def request_seeds(googleapis: str) -> None:
     write("request_fuzz", "t", b"t\0" + b"MQBpdGVtcyBvZiBwaG90b3MAYXBwbGU")
 
 
+def filter_seeds() -> None:
+    for i, text in enumerate(FILTERS):
+        write("filter_fuzz", f"f-{i}", f"f{text}".encode())
+    for i, payload in enumerate(PAYLOADS):
+        encoded = subprocess.run(["protoc", "--encode=google.protobuf.Struct", "google/protobuf/struct.proto"],
+                                 input=payload.encode(), capture_output=True, check=True).stdout
+        write("filter_fuzz", f"p-{i}", b"p" + encoded)
+    for i, index in enumerate(INDEXES):
+        write("filter_fuzz", f"i-{i}", b"i" + index)
+
+
 def main() -> None:
+    filter_seeds()
     tokenizer_seeds()
     request_seeds(sys.argv[1])
 
