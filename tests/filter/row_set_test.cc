@@ -70,10 +70,11 @@ TEST(RowSetTest, BehavesAsASet) {
 
 TEST(RowSetTest, WorksOnItself) {
   RowSet set = Of({1, 2});
-  set |= set;
-  set &= set;
+  const RowSet& same = set;
+  set |= same;
+  set &= same;
   EXPECT_EQ(RowsOf(set), (Rows{1, 2}));
-  set -= set;
+  set -= same;
   EXPECT_TRUE(set.empty());
 }
 
