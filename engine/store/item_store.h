@@ -139,6 +139,13 @@ class ItemStore {
   // is known.
   virtual absl::Status write_status() const = 0;
 
+  // Copies everything as of one moment to `directory`, which must not exist and
+  // lies on the same file system: an open() there finds what was acknowledged
+  // before the call. Writers go on meanwhile, and what they write later is not
+  // in the copy. On error nothing is left there.
+  // Errors: kAlreadyExists, kResourceExhausted (the disk is full), kInternal.
+  virtual absl::Status Checkpoint(const std::string& directory) const = 0;
+
   // Items with records, expired ones too.
   virtual int64_t count() const = 0;
 

@@ -23,6 +23,7 @@
 #include "rocksdb/options.h"
 #include "rocksdb/snapshot.h"
 #include "rocksdb/table.h"
+#include "rocksdb/utilities/checkpoint.h"
 #include "rocksdb/write_batch.h"
 
 #include "engine/base/error.h"
@@ -156,6 +157,13 @@ class FailureListener final : public rocksdb::EventListener {
   const std::shared_ptr<Refusal> refusal_;
 };
 
+// RocksDB writes its own log into the store's folder unless it is given one.
+class NoLog final : public rocksdb::Logger {
+ public:
+  using Logger::Logv;
+  void Logv(const char* /*format*/, va_list /*arguments*/) override {}
+};
+
 rocksdb::DBOptions DatabaseOptions(const RocksdbItemStoreOptions& options) {
   rocksdb::DBOptions database;
   database.create_if_missing = true;
@@ -167,6 +175,7 @@ rocksdb::DBOptions DatabaseOptions(const RocksdbItemStoreOptions& options) {
   database.max_log_file_size = kMaxInfoLogBytes;
   database.keep_log_file_num = 2;
   if (options.env != nullptr) database.env = options.env;
+  if (!options.read_only.empty()) database.info_log = std::make_shared<NoLog>();
   return database;
 }
 
@@ -287,6 +296,7 @@ class RocksdbItemStore::Database {
   uint64_t last_sequence() const { return numbers_->last(); }
   uint64_t trimmed_sequence() const { return trimmed_; }
   absl::Status write_status() const { return refusal_->status(); }
+  absl::Status Checkpoint(const std::string& directory) const;
   int64_t count() const { return count_.load(std::memory_order_relaxed); }
   int64_t disk_bytes() const;
 
@@ -314,7 +324,7 @@ class RocksdbItemStore::Database {
   // Steps of Open().
   absl::Status CheckFamilies(const RocksdbItemStoreOptions& options) const;
   absl::Status OpenFamilies(const RocksdbItemStoreOptions& options);
-  absl::Status ReadOrCreateMeta();
+  absl::Status ReadOrCreateMeta(bool read_only);
   absl::Status CreateMeta();
   absl::Status ReadMeta(absl::string_view format_version);
   absl::Status Upgrade();
@@ -383,13 +393,15 @@ class RocksdbItemStore::Database {
 absl::StatusOr<std::unique_ptr<RocksdbItemStore::Database>>
 RocksdbItemStore::Database::Open(const RocksdbItemStoreOptions& options) {
   QUERN_RETURN_IF_ERROR(CheckOptions(options));
-  QUERN_RETURN_IF_ERROR(EnsureDirectory(options.path));
+  if (options.read_only.empty()) {
+    QUERN_RETURN_IF_ERROR(EnsureDirectory(options.path));
+  }
   auto database = std::unique_ptr<Database>(new Database(options));
   QUERN_RETURN_IF_ERROR(database->CheckFamilies(options));
   QUERN_RETURN_IF_ERROR(database->OpenFamilies(options));
-  QUERN_RETURN_IF_ERROR(database->ReadOrCreateMeta());
+  QUERN_RETURN_IF_ERROR(database->ReadOrCreateMeta(!options.read_only.empty()));
   QUERN_RETURN_IF_ERROR(database->ReadSequences());
-  if (options.sync == SyncMode::kInterval) {
+  if (options.sync == SyncMode::kInterval && options.read_only.empty()) {
     database->syncing_ = std::thread(&Database::SyncRegularly, database.get(),
                                      options.sync_interval);
   }
@@ -413,7 +425,9 @@ absl::Status RocksdbItemStore::Database::CheckFamilies(
     const RocksdbItemStoreOptions& options) const {
   std::error_code ignored;
   if (!std::filesystem::exists(path_ + "/CURRENT", ignored)) {
-    return absl::OkStatus();
+    if (options.read_only.empty()) return absl::OkStatus();
+    return absl::DataLossError(
+        absl::StrCat("the store at ", path_, " is damaged: it has no CURRENT"));
   }
   std::vector<std::string> names;
   QUERN_RETURN_IF_ERROR(FromOpen(
@@ -448,15 +462,21 @@ absl::Status RocksdbItemStore::Database::OpenFamilies(
   database.listeners.push_back(
       std::make_shared<FailureListener>(path_, refusal_));
   QUERN_RETURN_IF_ERROR(FromOpen(
-      rocksdb::DB::Open(database, path_, descriptors, &handles, &db), path_));
+      options.read_only.empty()
+          ? rocksdb::DB::Open(database, path_, descriptors, &handles, &db)
+          : rocksdb::DB::OpenForReadOnly(database, path_, descriptors, &handles,
+                                         &db),
+      path_));
   db_.reset(db);
   std::copy(handles.begin(), handles.end(), families_.begin());
   return absl::OkStatus();
 }
 
-absl::Status RocksdbItemStore::Database::ReadOrCreateMeta() {
+absl::Status RocksdbItemStore::Database::ReadOrCreateMeta(bool read_only) {
   absl::StatusOr<std::string> format_version = ReadMetaValue(kFormatVersionKey);
-  if (absl::IsNotFound(format_version.status())) return CreateMeta();
+  if (absl::IsNotFound(format_version.status()) && !read_only) {
+    return CreateMeta();
+  }
   QUERN_RETURN_IF_ERROR(format_version.status());
   return ReadMeta(*format_version);
 }
@@ -1008,6 +1028,19 @@ absl::Status RocksdbItemStore::Database::Scan(
   return CheckRead(headers->status());
 }
 
+absl::Status RocksdbItemStore::Database::Checkpoint(
+    const std::string& directory) const {
+  rocksdb::Checkpoint* made = nullptr;
+  const rocksdb::Status status = rocksdb::Checkpoint::Create(db_.get(), &made);
+  const std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
+  QUERN_RETURN_IF_ERROR(FromCheckpoint(status, path_));
+  // The logs are copied instead of flushed: a flush that fails for want of room
+  // would end the writes.
+  return FromCheckpoint(checkpoint->CreateCheckpoint(
+                            directory, std::numeric_limits<uint64_t>::max()),
+                        path_);
+}
+
 int64_t RocksdbItemStore::Database::disk_bytes() const {
   int64_t bytes = 0;
   std::error_code error;
@@ -1112,11 +1145,17 @@ absl::Status RocksdbItemStore::RecoverFromFullDisk() {
   return closed_;
 }
 
+absl::Status RocksdbItemStore::PrepareToWrite() {
+  if (!options_.read_only.empty()) {
+    return absl::FailedPreconditionError(options_.read_only);
+  }
+  return Guard(kLibrary, [this] { return RecoverFromFullDisk(); });
+}
+
 template <typename Work>
 auto RocksdbItemStore::Write(Work work)
     -> std::invoke_result_t<Work, Database&> {
-  QUERN_RETURN_IF_ERROR(
-      Guard(kLibrary, [this] { return RecoverFromFullDisk(); }));
+  QUERN_RETURN_IF_ERROR(PrepareToWrite());
   return With(std::move(work));
 }
 
@@ -1178,6 +1217,12 @@ uint64_t RocksdbItemStore::trimmed_sequence() const {
 absl::Status RocksdbItemStore::write_status() const {
   absl::MutexLock lock(&mutex_);
   return database_ == nullptr ? closed_ : database_->write_status();
+}
+
+absl::Status RocksdbItemStore::Checkpoint(const std::string& directory) const {
+  return With([&](Database& database) -> absl::Status {
+    return database.Checkpoint(directory);
+  });
 }
 
 int64_t RocksdbItemStore::count() const {

@@ -51,6 +51,10 @@ struct RocksdbItemStoreOptions {
   int64_t write_buffer_bytes = 16 << 20;
   // By which items expire; must outlive the store. Null: the system's.
   const Clock* clock = nullptr;
+  // Not empty: the folder is only read, not even locked, and nothing in it may
+  // change meanwhile, as in a Checkpoint(). Put() and Delete() are refused as
+  // kFailedPrecondition with this for the reason.
+  std::string read_only = "";
   // For tests: files and threads. Must outlive the store. Null: the system's.
   rocksdb::Env* env = nullptr;
 };
@@ -98,6 +102,7 @@ class RocksdbItemStore final : public ItemStore {
   absl::Status TrimChanges(uint64_t up_to) override;
   uint64_t trimmed_sequence() const override;
   absl::Status write_status() const override;
+  absl::Status Checkpoint(const std::string& directory) const override;
   int64_t count() const override;
   int64_t disk_bytes() const override;
 
@@ -114,6 +119,8 @@ class RocksdbItemStore final : public ItemStore {
   template <typename Work>
   auto Write(Work work) -> std::invoke_result_t<Work, Database&>;
 
+  // What every write asks first.
+  absl::Status PrepareToWrite();
   // Errors: kResourceExhausted while the disk is full.
   absl::Status CheckRoom() const;
   // Opens the folder again where a write has found the disk full and there is

@@ -83,4 +83,20 @@ absl::Status FromRead(const rocksdb::Status& status, absl::string_view path) {
   return Unexpected(path, status.ToString());
 }
 
+absl::Status FromCheckpoint(const rocksdb::Status& status,
+                            absl::string_view path) {
+  if (status.ok()) return absl::OkStatus();
+  const std::string message = status.ToString();
+  if (IsDiskFull(status)) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the disk is full: the store at ", path, " cannot be copied (", message,
+        "): make room and try again"));
+  }
+  if (status.IsInvalidArgument()) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("the store at ", path, " cannot be copied: ", message));
+  }
+  return Unexpected(path, message);
+}
+
 }  // namespace quern

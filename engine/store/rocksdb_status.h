@@ -26,4 +26,9 @@ absl::Status FromWrite(const rocksdb::Status& status, absl::string_view path);
 // Errors: kDataLoss for everything that cannot be read.
 absl::Status FromRead(const rocksdb::Status& status, absl::string_view path);
 
+// Of copying the store. Errors: kResourceExhausted (the disk is full),
+// kAlreadyExists (the copy's folder), kInternal.
+absl::Status FromCheckpoint(const rocksdb::Status& status,
+                            absl::string_view path);
+
 }  // namespace quern

@@ -782,4 +782,65 @@ TEST_P(ItemStoreContract, ReadersSeeAllOfAPutOrNothing) {
   writer.join();
 }
 
+TEST_P(ItemStoreContract, ACheckpointIsTheStoreAsItWas) {
+  ASSERT_THAT(store_->Put(MakeItems("m", 300)), IsOk());
+  ASSERT_THAT(store_->Put({MakeItem("m00007", 5)}), IsOk());
+  ASSERT_THAT(store_->Delete({"m00009"}), IsOk());
+  const std::string copy = directory_.File("copy");
+  ASSERT_THAT(store_->Checkpoint(copy), IsOk());
+  // The folder is there now.
+  EXPECT_EQ(store_->Checkpoint(copy).code(), absl::StatusCode::kAlreadyExists);
+  ASSERT_THAT(store_->Put({MakeItem("later"), MakeItem("m00003", 9)}), IsOk());
+  ASSERT_THAT(store_->Delete({"m00001"}), IsOk());
+
+  store_ = GetParam().open(copy, kDimension, &clock_);
+  EXPECT_EQ(store_->count(), 299);
+  EXPECT_THAT(ScanIds("m00298"), testing::ElementsAre("m00299"));
+  Item changed = MakeItem("m00007", 5);
+  changed.create_time = MakeItem("m00007").create_time;
+  ExpectSameItem(GetWhole("m00007"), changed);
+  ExpectSameItem(GetWhole("m00001"), MakeItem("m00001"));
+  ExpectSameItem(GetWhole("m00003"), MakeItem("m00003"));
+  // A store like any other: what is written to it does not reach the first one.
+  ASSERT_THAT(store_->Put({MakeItem("only here")}), IsOk());
+  Reopen();
+  EXPECT_FALSE(GetWhole("only here").has_value());
+}
+
+// Every Put() writes one item of each pair, so a pair is never split.
+TEST_P(ItemStoreContract, ACheckpointUnderWritesHasAllOfAPutOrNothing) {
+  std::atomic<int> acknowledged = 0;
+  std::atomic<bool> stop = false;
+  std::thread writer([this, &acknowledged, &stop] {
+    for (int i = 0; !stop; ++i) {
+      EXPECT_THAT(store_->Put({MakeItem(absl::StrFormat("a%05d", i)),
+                               MakeItem(absl::StrFormat("b%05d", i))}),
+                  IsOk());
+      ++acknowledged;
+    }
+  });
+  std::vector<int> before;
+  for (int copy = 0; copy < 3; ++copy) {
+    while (acknowledged < 20 * (copy + 1)) std::this_thread::yield();
+    before.push_back(acknowledged);
+    EXPECT_THAT(store_->Checkpoint(directory_.File(absl::StrCat("copy", copy))),
+                IsOk());
+  }
+  stop = true;
+  writer.join();
+  for (int copy = 0; copy < 3; ++copy) {
+    store_ = GetParam().open(directory_.File(absl::StrCat("copy", copy)),
+                             kDimension, &clock_);
+    std::vector<std::string> ids = ScanIds();
+    EXPECT_EQ(static_cast<int64_t>(ids.size()), store_->count());
+    ASSERT_EQ(ids.size() % 2, 0U);
+    const size_t pairs = ids.size() / 2;
+    EXPECT_GE(static_cast<int>(pairs), before[copy]);
+    for (size_t i = 0; i < pairs; ++i) {
+      ASSERT_EQ(ids[i], absl::StrFormat("a%05d", i));
+      ASSERT_EQ(ids[pairs + i], absl::StrFormat("b%05d", i));
+    }
+  }
+}
+
 }  // namespace quern

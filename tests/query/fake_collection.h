@@ -56,6 +56,9 @@ class ForwardingItemStore : public ItemStore {
     return store_->trimmed_sequence();
   }
   absl::Status write_status() const override { return store_->write_status(); }
+  absl::Status Checkpoint(const std::string& directory) const override {
+    return store_->Checkpoint(directory);
+  }
   int64_t count() const override { return store_->count(); }
   int64_t disk_bytes() const override { return store_->disk_bytes(); }
 
@@ -75,7 +78,7 @@ class FakeDisk {
               }
               std::shared_ptr<FakeItemStore>& store = stores_[path];
               if (store == nullptr) {
-                store = std::make_shared<FakeItemStore>(record.dimension());
+                store = std::make_shared<FakeItemStore>(record.dimension(), path);
               }
               return std::make_unique<ForwardingItemStore>(store);
             },

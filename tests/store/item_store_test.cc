@@ -28,9 +28,9 @@ std::unique_ptr<ItemStore> OpenSmallRocksdb(const std::string& folder,
                                             .clock = clock}));
 }
 
-std::unique_ptr<ItemStore> OpenFake(const std::string& /*folder*/,
+std::unique_ptr<ItemStore> OpenFake(const std::string& folder,
                                     int64_t dimension, const Clock* clock) {
-  return std::make_unique<FakeItemStore>(dimension, clock);
+  return std::make_unique<FakeItemStore>(dimension, clock, folder);
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -484,6 +485,62 @@ TEST_F(RocksdbItemStoreTest, SyncModeNeverDoesNotSync) {
   const int64_t before = files_->log_syncs();
   ASSERT_THAT(store->Put({MakeItem("a")}), IsOk());
   EXPECT_EQ(files_->log_syncs(), before);
+}
+
+TEST_F(RocksdbItemStoreTest, ACopyOnAFullDiskIsRefusedAndLeavesNothing) {
+  const auto store = Open();
+  ASSERT_THAT(store->Put({MakeItem("a")}), IsOk());
+  const std::string copy = directory_.File("copy");
+  files_->set_fault(FaultyFileSystem::kDiskFull);
+  EXPECT_THAT(store->Checkpoint(copy),
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       HasSubstr("disk is full")));
+  files_->set_fault(FaultyFileSystem::kNone);
+  std::vector<std::string> left;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(directory_.path())) {
+    left.push_back(entry.path().filename());
+  }
+  EXPECT_THAT(left, testing::ElementsAre("store"));
+  EXPECT_THAT(store->Put({MakeItem("b")}), IsOk());
+  EXPECT_THAT(store->Checkpoint(copy), IsOk());
+}
+
+TEST_F(RocksdbItemStoreTest, OpenForReadingOnlyChangesNothing) {
+  std::unique_ptr<RocksdbItemStore> store = Open();
+  ASSERT_THAT(store->Put({MakeItem("sorted")}), IsOk());
+  store = nullptr;
+  store = Open();
+  ASSERT_THAT(store->Put({MakeItem("logged")}), IsOk());
+  RocksdbItemStoreOptions copy = options_;
+  copy.path = directory_.File("copy");
+  copy.env = nullptr;
+  copy.read_only = "a reason";
+  ASSERT_THAT(store->Checkpoint(copy.path), IsOk());
+  const auto files = [&copy] {
+    std::map<std::string, std::string> contents;
+    for (const auto& entry : std::filesystem::directory_iterator(copy.path)) {
+      contents[entry.path()] = ValueOrDie(ReadFile(entry.path()));
+    }
+    return contents;
+  };
+  const auto before = files();
+  {
+    const auto reader = ValueOrDie(RocksdbItemStore::Open(copy));
+    const auto another = ValueOrDie(RocksdbItemStore::Open(copy));
+    EXPECT_EQ(reader->count(), 2);
+    EXPECT_TRUE(Has(*reader, "sorted"));
+    EXPECT_TRUE(Has(*another, "logged"));
+    const auto refused = StatusIs(absl::StatusCode::kFailedPrecondition,
+                                  HasSubstr("a reason"));
+    EXPECT_THAT(reader->Put({MakeItem("x")}), refused);
+    EXPECT_THAT(reader->Delete({"sorted"}), refused);
+  }
+  EXPECT_EQ(files(), before);
+  // Nor does it make a store where there is none.
+  copy.path = directory_.File("nothing");
+  EXPECT_FALSE(RocksdbItemStore::Open(copy).ok());
+  EXPECT_FALSE(std::filesystem::exists(copy.path));
 }
 
 TEST_F(RocksdbItemStoreTest, StoresShareABlockCache) {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <optional>
@@ -17,6 +19,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/error.h"
 #include "engine/store/expiry.h"
+#include "engine/store/item_record.h"
 #include "engine/store/item_store.h"
 
 namespace quern {
@@ -24,10 +27,28 @@ namespace quern {
 // An ItemStore in memory. Thread-safe.
 class FakeItemStore final : public ItemStore {
  public:
-  // `clock` must outlive the store. Null: the system's.
-  explicit FakeItemStore(int64_t dimension, const Clock* clock = nullptr)
+  // `clock` must outlive the store. Null: the system's. With what Checkpoint()
+  // wrote to `folder`, if it did.
+  explicit FakeItemStore(int64_t dimension, const Clock* clock = nullptr,
+                         const std::string& folder = "")
       : dimension_(dimension),
-        expiry_(clock == nullptr ? &system_clock_ : clock) {}
+        expiry_(clock == nullptr ? &system_clock_ : clock) {
+    std::ifstream file(folder + "/items.fake", std::ios::binary);
+    std::string id;
+    while (ReadPiece(file, id)) {
+      std::string header, payload, vector;
+      ReadPiece(file, header);
+      ReadPiece(file, payload);
+      ReadPiece(file, vector);
+      Item item = DecodeHeader(header).value();
+      item.id = id;
+      item.payload = payload;
+      item.embedding = DecodeVector(vector, dimension).value();
+      last_sequence_ = std::max(last_sequence_, item.sequence);
+      trimmed_sequence_ = last_sequence_;
+      items_[id] = std::move(item);
+    }
+  }
 
   absl::StatusOr<std::vector<PutResult>> Put(
       absl::Span<const Item> items) override {
@@ -167,6 +188,22 @@ class FakeItemStore final : public ItemStore {
     return absl::OkStatus();
   }
 
+  absl::Status Checkpoint(const std::string& directory) const override {
+    if (!std::filesystem::create_directory(directory)) {
+      return absl::AlreadyExistsError(directory + " exists");
+    }
+    std::ofstream file(directory + "/items.fake", std::ios::binary);
+    absl::MutexLock lock(&mutex_);
+    for (const auto& [id, item] : items_) {
+      for (const std::string& piece :
+           {id, EncodeHeader(item, item.create_time, item.sequence),
+            item.payload, EncodeVector(item.embedding)}) {
+        file << piece.size() << "\n" << piece;
+      }
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status TrimChanges(uint64_t up_to) override {
     absl::MutexLock lock(&mutex_);
     if (up_to > last_sequence_) {
@@ -194,6 +231,15 @@ class FakeItemStore final : public ItemStore {
   int64_t disk_bytes() const override { return 0; }
 
  private:
+  static bool ReadPiece(std::ifstream& file, std::string& piece) {
+    size_t size = 0;
+    if (!(file >> size)) return false;
+    file.get();
+    piece.resize(size);
+    file.read(piece.data(), static_cast<std::streamsize>(size));
+    return true;
+  }
+
   static Item Pick(Item item, ItemParts parts) {
     if (!parts.payload) item.payload.clear();
     if (!parts.embedding) item.embedding.clear();
