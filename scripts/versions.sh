@@ -41,7 +41,7 @@ build_packages=(
   # media and text
   libavcodec-dev libavformat-dev libswscale-dev libvips-dev libutf8proc-dev
   # storage and search
-  libopenblas-serial-dev libroaring-dev librocksdb-dev zlib1g-dev
+  libarchive-dev libopenblas-serial-dev libroaring-dev librocksdb-dev zlib1g-dev
 )
 # What the tests and benchmarks need besides.
 test_packages=(libbenchmark-dev libgmock-dev libgtest-dev)

@@ -1,24 +1,22 @@
 #include "engine/base/file.h"
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <filesystem>
 #include <utility>
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include <fcntl.h>
-#include <openssl/evp.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/base/error.h"
+#include "engine/base/sha256.h"
 #include "engine/base/status_macros.h"
 
 namespace quern {
@@ -63,16 +61,15 @@ absl::StatusOr<Descriptor> Descriptor::Open(const std::string& path,
   return Descriptor(value);
 }
 
+absl::Status Sync(const std::string& path, int flags) {
+  QUERN_ASSIGN_OR_RETURN(Descriptor file, Descriptor::Open(path, flags));
+  if (::fsync(file.get()) != 0) return SystemError("sync", path);
+  return absl::OkStatus();
+}
+
 std::string ParentOf(const std::string& path) {
   const std::string parent = std::filesystem::path(path).parent_path().string();
   return parent.empty() ? "." : parent;
-}
-
-absl::Status SyncDirectory(const std::string& path) {
-  QUERN_ASSIGN_OR_RETURN(Descriptor directory,
-                         Descriptor::Open(path, O_RDONLY | O_DIRECTORY));
-  if (::fsync(directory.get()) != 0) return SystemError("sync", path);
-  return absl::OkStatus();
 }
 
 absl::Status WriteAll(int descriptor, absl::string_view contents,
@@ -124,31 +121,6 @@ absl::Status CreateDirectories(const std::string& path) {
   QUERN_RETURN_IF_ERROR(CheckIsDirectory(path));
   return SyncDirectory(parent);
 }
-
-// SHA-256 over pieces. Not thread-safe.
-class Sha256 {
- public:
-  Sha256() { EVP_DigestInit_ex(context_, EVP_sha256(), nullptr); }
-  ~Sha256() { EVP_MD_CTX_free(context_); }
-
-  Sha256(const Sha256&) = delete;
-  Sha256& operator=(const Sha256&) = delete;
-
-  void Update(absl::string_view bytes) {
-    EVP_DigestUpdate(context_, bytes.data(), bytes.size());
-  }
-
-  std::string Hex() {
-    std::array<unsigned char, EVP_MAX_MD_SIZE> digest;
-    unsigned int bytes = 0;
-    EVP_DigestFinal_ex(context_, digest.data(), &bytes);
-    return absl::BytesToHexString(
-        {reinterpret_cast<const char*>(digest.data()), bytes});
-  }
-
- private:
-  EVP_MD_CTX* const context_ = EVP_MD_CTX_new();
-};
 
 absl::Status HeldByAnother(const std::string& directory,
                            const std::string& lock_path) {
@@ -251,15 +223,15 @@ absl::Status WriteFileAtomically(const std::string& path,
   return SyncDirectory(ParentOf(path));
 }
 
+absl::Status SyncFile(const std::string& path) { return Sync(path, O_RDONLY); }
+
+absl::Status SyncDirectory(const std::string& path) {
+  return Sync(path, O_RDONLY | O_DIRECTORY);
+}
+
 absl::Status RemoveFileDurably(const std::string& path) {
   if (::unlink(path.c_str()) != 0) return SystemError("remove", path);
   return SyncDirectory(ParentOf(path));
-}
-
-std::string Sha256Hex(absl::string_view bytes) {
-  Sha256 hash;
-  hash.Update(bytes);
-  return hash.Hex();
 }
 
 absl::StatusOr<std::string> Sha256HexOfFile(const std::string& path) {

@@ -10,6 +10,8 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
+#include "engine/base/sha256.h"
+
 // Files and folders, with errors that name the path. Unless a function says
 // otherwise, its errors are those of the system call: kNotFound,
 // kPermissionDenied, kResourceExhausted (the disk is full), and so on.
@@ -47,8 +49,12 @@ absl::Status WriteFileAtomically(const std::string& path,
 // Removes the file; after OK it is gone for good, also after a crash.
 absl::Status RemoveFileDurably(const std::string& path);
 
-// Lower-case hexadecimal SHA-256 (64 characters).
-std::string Sha256Hex(absl::string_view bytes);
+// What was written to the file, or created, renamed and removed in the folder,
+// is there after a crash.
+absl::Status SyncFile(const std::string& path);
+absl::Status SyncDirectory(const std::string& path);
+
+// As Sha256Hex() of the file's bytes.
 absl::StatusOr<std::string> Sha256HexOfFile(const std::string& path);
 
 // A folder held for this process alone, until the object goes or the process
