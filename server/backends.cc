@@ -85,12 +85,22 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> LoadModels(
 
 CollectionFactories StoreAndIndex(const v1::StorageConfig& config) {
   CollectionFactories factories;
-  factories.open_store = [cache = CreateBlockCache(config.block_cache_bytes())](
-                             const std::string& path,
-                             const v1::Collection& record)
+  const std::shared_ptr<rocksdb::Cache> cache =
+      CreateBlockCache(config.block_cache_bytes());
+  factories.open_store = [cache](const std::string& path,
+                                 const v1::Collection& record)
       -> absl::StatusOr<std::unique_ptr<ItemStore>> {
     return RocksdbItemStore::Open(
         {.path = path, .dimension = record.dimension(), .block_cache = cache});
+  };
+  factories.open_read_only = [cache](const std::string& path,
+                                     const v1::Collection& record,
+                                     const std::string& reason)
+      -> absl::StatusOr<std::unique_ptr<ItemStore>> {
+    return RocksdbItemStore::Open({.path = path,
+                                   .dimension = record.dimension(),
+                                   .block_cache = cache,
+                                   .read_only = reason});
   };
   factories.create_index = [](const v1::Collection& record)
       -> absl::StatusOr<std::unique_ptr<VectorIndex>> {

@@ -431,6 +431,15 @@ void EncodeUpsert(const UpsertResult& result, v1::UpsertResponse* response) {
   response->set_truncated(result.truncated);
 }
 
+void EncodeSnapshot(const SnapshotInfo& snapshot, v1::Snapshot* out) {
+  out->set_name(snapshot.name);
+  out->set_collection(snapshot.collection);
+  out->set_item_count(snapshot.item_count);
+  out->set_size_bytes(snapshot.size_bytes);
+  *out->mutable_create_time() = EncodeTime(snapshot.create_time);
+  out->set_model_fingerprint(snapshot.model_fingerprint);
+}
+
 absl::Status CheckNewCollection(const v1::Collection& collection) {
   QUERN_RETURN_IF_ERROR(
       RefuseFields(collection, {"payload_fields", "ttl"}, "collection."));

@@ -17,6 +17,7 @@
 #include "engine/model/model.h"
 #include "engine/query/engine.h"
 #include "engine/query/upsert_session.h"
+#include "engine/snapshot/snapshot_folder.h"
 #include "quern/v1/collections.pb.h"
 #include "quern/v1/common.pb.h"
 #include "quern/v1/embedding.pb.h"
@@ -123,6 +124,8 @@ absl::Status EncodeSearch(const SearchResult& result, const ItemMask& mask,
 // The input's views point into `request`.
 absl::StatusOr<UpsertInput> DecodeUpsert(const v1::UpsertRequest& request);
 void EncodeUpsert(const UpsertResult& result, v1::UpsertResponse* response);
+
+void EncodeSnapshot(const SnapshotInfo& snapshot, v1::Snapshot* out);
 
 // Refuses what this version cannot create.
 absl::Status CheckNewCollection(const v1::Collection& collection);

@@ -1,18 +1,25 @@
 #pragma once
 
+#include <functional>
+#include <memory>
+
 #include "absl/status/status.h"
 
+#include "engine/base/thread_pool.h"
 #include "engine/query/engine.h"
+#include "engine/query/snapshots.h"
 #include "quern/v1/collections.pb.h"
 #include "server/rpc_service.h"
+#include "server/snapshot_import_call.h"
 
 namespace quern {
 
 // quern.v1.Collections. Thread-safe.
 class CollectionsService final : public RpcService {
  public:
-  // Both must outlive the service.
-  CollectionsService(const RpcEnvironment* environment, const Engine* engine);
+  // All must outlive the service.
+  CollectionsService(const RpcEnvironment* environment, const Engine* engine,
+                     Snapshots* snapshots);
 
  private:
   absl::Status Create(RequestContext& context,
@@ -28,7 +35,26 @@ class CollectionsService final : public RpcService {
                       const v1::DeleteCollectionRequest& request,
                       v1::DeleteCollectionResponse* response) const;
 
+  void CreateSnapshot(RequestContext& context,
+                      const v1::CreateSnapshotRequest& request,
+                      v1::Snapshot* response, Done done) const;
+  void ListSnapshots(RequestContext& context,
+                     const v1::ListSnapshotsRequest& request,
+                     v1::ListSnapshotsResponse* response, Done done) const;
+  void DeleteSnapshot(RequestContext& context,
+                      const v1::DeleteSnapshotRequest& request,
+                      v1::DeleteSnapshotResponse* response, Done done) const;
+  void RestoreSnapshot(RequestContext& context,
+                       const v1::RestoreSnapshotRequest& request,
+                       v1::Collection* response, Done done) const;
+  // Ends a call with what `work` returns, on a thread of the snapshots' own.
+  void Work(Done done, std::function<absl::Status()> work) const;
+
   const Engine* const engine_;
+  Snapshots* const snapshots_;
+  ImportEnvironment imports_;
+  // Long work on files: the calls' threads go on serving meanwhile.
+  const std::unique_ptr<ThreadPool> workers_;
 };
 
 }  // namespace quern

@@ -62,6 +62,15 @@ std::vector<std::string> ModelRoots(const v1::ModelsConfig& config) {
   return roots;
 }
 
+void LogReplica(const std::string& collection, const std::string& snapshot,
+                const absl::Status& status) {
+  std::vector<LogField> fields = {{"collection", collection},
+                                  {"snapshot", snapshot}};
+  if (!status.ok()) fields.emplace_back("error", status.ToString());
+  Log(status.ok() ? LogLevel::kInfo : LogLevel::kError,
+      status.ok() ? "replica" : "replica_failed", fields);
+}
+
 // A service of which this version has no method.
 std::unique_ptr<RpcService> EmptyService(
     const google::protobuf::Descriptor* message, const std::string& name,
@@ -104,7 +113,9 @@ absl::Status Server::Start() {
       Catalog::Open({.path = config_.storage().path(),
                      .max_collections = config_.limits().max_collections(),
                      .factories = backends_.collections,
-                     .clock = backends_.clock.get()}));
+                     .clock = backends_.clock.get(),
+                     .replica_of = config_.storage().replica_of()}));
+  QUERN_RETURN_IF_ERROR(OpenSnapshots());
   pool_ = std::make_unique<ThreadPool>(ThreadPoolOptions{
       .name = "server.threads",
       .threads = ThreadCount(config_.server().threads(), 1),
@@ -135,6 +146,29 @@ absl::Status Server::Start() {
   return Listen();
 }
 
+absl::Status Server::OpenSnapshots() {
+  const std::string& replica_of = config_.storage().replica_of();
+  const bool is_replica = !replica_of.empty();
+  if (is_replica) {
+    QUERN_ASSIGN_OR_RETURN(replica_,
+                           Replica::Start({.path = replica_of,
+                                           .factories = backends_.collections,
+                                           .clock = backends_.clock.get(),
+                                           .on_open = LogReplica},
+                                          catalog_.get()));
+  }
+  QUERN_ASSIGN_OR_RETURN(
+      snapshots_,
+      Snapshots::Open(
+          {.path = is_replica
+                       ? replica_of
+                       : absl::StrCat(config_.storage().path(), "/snapshots"),
+           .read_only = is_replica,
+           .clock = backends_.clock.get()},
+          backends_.collections, catalog_.get()));
+  return absl::OkStatus();
+}
+
 void Server::AddServices() {
   const RpcEnvironment* environment = &environment_;
   services_.push_back(
@@ -144,8 +178,8 @@ void Server::AddServices() {
       config_.server().stream_window()));
   services_.push_back(std::make_unique<ItemsService>(
       environment, engine_.get(), config_.server().stream_window()));
-  services_.push_back(
-      std::make_unique<CollectionsService>(environment, engine_.get()));
+  services_.push_back(std::make_unique<CollectionsService>(
+      environment, engine_.get(), snapshots_.get()));
   services_.push_back(std::make_unique<ModelsService>(
       environment, engine_.get(), backends_.load_model,
       ModelRoots(config_.models())));

@@ -11,6 +11,8 @@
 #include "engine/base/thread_pool.h"
 #include "engine/query/catalog.h"
 #include "engine/query/engine.h"
+#include "engine/query/replica.h"
+#include "engine/query/snapshots.h"
 #include "quern/v1/config.pb.h"
 #include "server/active_calls.h"
 #include "server/backends.h"
@@ -52,6 +54,7 @@ class Server {
   Server(const v1::Config& config, Backends backends);
 
   absl::Status Start();
+  absl::Status OpenSnapshots();
   absl::Status Listen();
   void AddServices();
   ServerGauges ReadGauges() const;
@@ -65,6 +68,8 @@ class Server {
 
   // Each may use those above it, and ends before them.
   std::unique_ptr<Catalog> catalog_;
+  std::unique_ptr<Replica> replica_;  // Null unless storage.replica_of is set.
+  std::unique_ptr<Snapshots> snapshots_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Embedder> embedder_;
   std::unique_ptr<Engine> engine_;

@@ -33,6 +33,8 @@ absl::Status UpsertCall::Open(const v1::UpsertRequest& first) {
     return InvalidField("collection",
                         "is empty; the first message must name it");
   }
+  // Before anything is embedded that cannot be stored.
+  QUERN_RETURN_IF_ERROR(engine_->catalog().CheckWritable());
   QUERN_ASSIGN_OR_RETURN(std::shared_ptr<Collection> collection,
                          engine_->catalog().Get(first.collection()));
   collection_ = first.collection();

@@ -1,34 +1,26 @@
 #include "engine/query/catalog.h"
 
-#include <algorithm>
 #include <filesystem>
 #include <system_error>
 #include <utility>
 
 #include "absl/random/random.h"
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "google/protobuf/util/json_util.h"
 #include "google/protobuf/util/time_util.h"
 
 #include "engine/base/error.h"
+#include "engine/base/name.h"
 #include "engine/base/status_macros.h"
+#include "engine/query/collection_record.h"
 
 namespace quern {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr absl::string_view kRecordFile = "collection.json";
-constexpr size_t kMaxNameBytes = 63;
-
 std::string CollectionsPath(const std::string& data_path) {
   return absl::StrCat(data_path, "/collections");
-}
-
-std::string RecordPath(const std::string& directory) {
-  return absl::StrCat(directory, "/", kRecordFile);
 }
 
 // Unlike a name it is never used twice, so that a new collection cannot meet
@@ -36,31 +28,6 @@ std::string RecordPath(const std::string& directory) {
 std::string NewUid() {
   absl::BitGen random;
   return absl::StrFormat("%016x", absl::Uniform<uint64_t>(random));
-}
-
-absl::StatusOr<v1::Collection> ReadRecord(const std::string& path) {
-  QUERN_ASSIGN_OR_RETURN(const std::string json, ReadFile(path));
-  v1::Collection record;
-  const auto status =
-      google::protobuf::util::JsonStringToMessage(json, &record);
-  if (!status.ok()) {
-    return absl::DataLossError(
-        absl::StrCat(path, " is damaged: ", std::string(status.message())));
-  }
-  return record;
-}
-
-absl::Status WriteRecord(const std::string& path,
-                         const v1::Collection& record) {
-  google::protobuf::util::JsonPrintOptions print;
-  print.add_whitespace = true;
-  std::string json;
-  const auto status =
-      google::protobuf::util::MessageToJsonString(record, &json, print);
-  if (!status.ok()) {
-    return absl::InternalError(std::string(status.message()));
-  }
-  return WriteFileAtomically(path, json);
 }
 
 void RemoveDirectory(const std::string& directory) {
@@ -89,22 +56,13 @@ absl::StatusOr<std::vector<std::string>> Subdirectories(
 }  // namespace
 
 absl::Status CheckCollectionName(absl::string_view name) {
-  const auto is_inner = [](char c) {
-    return absl::ascii_isdigit(c) || absl::ascii_islower(c) || c == '_' ||
-           c == '-';
-  };
-  const bool good = !name.empty() && name.size() <= kMaxNameBytes &&
-                    name[0] != '_' && name[0] != '-' &&
-                    std::all_of(name.begin(), name.end(), is_inner);
-  if (good) return absl::OkStatus();
-  return InvalidField(
-      "name", absl::StrCat(Quoted(name), " is not a collection's name: 1 to ",
-                           kMaxNameBytes,
-                           " of a-z, 0-9, - and _, beginning with a letter or "
-                           "a digit"));
+  return CheckName(name, "collection");
 }
 
 absl::StatusOr<std::unique_ptr<Catalog>> Catalog::Open(CatalogOptions options) {
+  if (!options.replica_of.empty()) {
+    return std::unique_ptr<Catalog>(new Catalog(std::move(options), nullptr));
+  }
   QUERN_RETURN_IF_ERROR(EnsureDirectory(options.path));
   QUERN_ASSIGN_OR_RETURN(std::unique_ptr<DirectoryLock> lock,
                          DirectoryLock::Acquire(options.path));
@@ -118,11 +76,33 @@ absl::StatusOr<std::unique_ptr<Catalog>> Catalog::Open(CatalogOptions options) {
 Catalog::Catalog(CatalogOptions options, std::unique_ptr<DirectoryLock> lock)
     : options_(std::move(options)), lock_(std::move(lock)) {}
 
+std::string ReplicaReason(absl::string_view replica_of) {
+  return absl::StrCat(
+      "this server is a read-only replica (storage.replica_of "
+      "is ",
+      replica_of, "): write to the server that makes the snapshots there");
+}
+
+absl::Status Catalog::CheckWritable() const {
+  if (options_.replica_of.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(ReplicaReason(options_.replica_of));
+}
+
+void Catalog::Put(std::shared_ptr<Collection> collection, std::string origin) {
+  Entry entry{.record = collection->record(),
+              .collection = std::move(collection),
+              .origin = std::move(origin)};
+  std::string name = entry.record.name();
+  // The old one ends with `entry`, unless somebody still searches it.
+  absl::MutexLock lock(&mutex_);
+  std::swap(entries_[std::move(name)], entry);
+}
+
 absl::Status Catalog::LoadAll() {
   QUERN_ASSIGN_OR_RETURN(const std::vector<std::string> directories,
                          Subdirectories(CollectionsPath(options_.path)));
   for (const std::string& directory : directories) {
-    absl::StatusOr<v1::Collection> record = ReadRecord(RecordPath(directory));
+    absl::StatusOr<v1::Collection> record = ReadRecord(directory);
     if (absl::IsNotFound(record.status())) {
       RemoveDirectory(directory);
       continue;
@@ -152,44 +132,50 @@ Catalog::Entry Catalog::LoadEntry(const std::string& directory,
   return entry;
 }
 
-absl::StatusOr<std::shared_ptr<Collection>> Catalog::Create(
-    v1::Collection record) {
-  QUERN_RETURN_IF_ERROR(CheckCollectionName(record.name()));
-  absl::MutexLock create_lock(&create_mutex_);
-  {
-    absl::MutexLock lock(&mutex_);
-    if (entries_.contains(record.name())) {
-      return AlreadyExists("collection", record.name());
-    }
-    if (static_cast<int64_t>(entries_.size()) >= options_.max_collections) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("there are ", entries_.size(),
-                       " collections; limits.max_collections is ",
-                       options_.max_collections));
-    }
+absl::Status Catalog::CheckFree(const std::string& name) const {
+  absl::MutexLock lock(&mutex_);
+  if (entries_.contains(name)) return AlreadyExists("collection", name);
+  if (static_cast<int64_t>(entries_.size()) >= options_.max_collections) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "there are ", entries_.size(),
+        " collections; limits.max_collections is ", options_.max_collections));
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<Collection>> Catalog::Create(
+    v1::Collection record, const Fill& fill) {
+  QUERN_RETURN_IF_ERROR(CheckWritable());
+  QUERN_RETURN_IF_ERROR(CheckCollectionName(record.name()));
+  QUERN_RETURN_IF_ERROR(CheckFree(record.name()));
   *record.mutable_create_time() =
       google::protobuf::util::TimeUtil::NanosecondsToTimestamp(
           absl::ToUnixNanos(options_.clock->Now()));
   const std::string directory =
       absl::StrCat(CollectionsPath(options_.path), "/", NewUid());
   absl::Status status = EnsureDirectory(directory);
+  if (status.ok() && fill != nullptr) status = fill(directory);
   Entry entry;
   if (status.ok()) {
-    entry = LoadEntry(directory, record);
+    entry = LoadEntry(directory, std::move(record));
     status = entry.error;
   }
+  if (status.ok()) status = Publish(entry);
+  if (status.ok()) return entry.collection;
+  entry.collection.reset();
+  RemoveDirectory(directory);
+  return status;
+}
+
+absl::Status Catalog::Publish(const Entry& entry) {
+  absl::MutexLock create_lock(&create_mutex_);
+  // Once more: filling and opening took their time.
+  QUERN_RETURN_IF_ERROR(CheckFree(entry.record.name()));
   // From here on the collection exists.
-  if (status.ok()) status = WriteRecord(RecordPath(directory), record);
-  if (!status.ok()) {
-    entry.collection.reset();
-    RemoveDirectory(directory);
-    return status;
-  }
-  std::shared_ptr<Collection> collection = entry.collection;
+  QUERN_RETURN_IF_ERROR(WriteRecord(entry.directory, entry.record));
   absl::MutexLock lock(&mutex_);
-  entries_.emplace(record.name(), std::move(entry));
-  return collection;
+  entries_.emplace(entry.record.name(), entry);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::shared_ptr<Collection>> Catalog::Get(
@@ -202,7 +188,15 @@ absl::StatusOr<std::shared_ptr<Collection>> Catalog::Get(
 }
 
 v1::Collection Catalog::DescribeEntry(const Entry& entry) {
-  if (entry.collection != nullptr) return entry.collection->Describe();
+  if (entry.collection != nullptr) {
+    v1::Collection described = entry.collection->Describe();
+    if (!entry.origin.empty()) {
+      described.mutable_status()->set_state(
+          v1::CollectionStatus::STATE_READ_ONLY);
+      described.mutable_status()->set_message(entry.origin);
+    }
+    return described;
+  }
   v1::Collection described = entry.record;
   described.mutable_status()->set_state(v1::CollectionStatus::STATE_FAILED);
   described.mutable_status()->set_message(std::string(entry.error.message()));
@@ -238,6 +232,7 @@ std::vector<v1::Collection> Catalog::List(absl::string_view after_name,
 }
 
 absl::StatusOr<int64_t> Catalog::Delete(absl::string_view name) {
+  QUERN_RETURN_IF_ERROR(CheckWritable());
   absl::MutexLock create_lock(&create_mutex_);
   Entry entry;
   {

@@ -23,7 +23,13 @@ struct CatalogOptions {
   int64_t max_collections = 1000;  // >= 1.
   CollectionFactories factories;
   const Clock* clock = nullptr;  // Must outlive the catalog.
+  // Not empty: the catalog has no folder and takes no changes; what is in it
+  // comes by Put(), from the snapshots there.
+  std::string replica_of = "";
 };
+
+// Why a replica takes no writes, with the cure.
+std::string ReplicaReason(absl::string_view replica_of);
 
 // The collections of a data folder, by name.
 //
@@ -32,6 +38,10 @@ struct CatalogOptions {
 // a crash during create or delete left; it is removed at open. Thread-safe.
 class Catalog {
  public:
+  // Puts the files of a new collection, `items/` and what else it has, into its
+  // folder before it is opened.
+  using Fill = std::function<absl::Status(const std::string& directory)>;
+
   // Locks the folder and opens every collection. One that cannot be opened is
   // kept with its error; the others work.
   // Errors:
@@ -41,8 +51,18 @@ class Catalog {
 
   // `record` has name, dimension, model and model_fingerprint set; create_time
   // is set here. Errors: kAlreadyExists, kInvalidArgument for a bad name,
-  // kResourceExhausted beyond `max_collections` or on a full disk.
-  absl::StatusOr<std::shared_ptr<Collection>> Create(v1::Collection record);
+  // kResourceExhausted beyond `max_collections` or on a full disk,
+  // kFailedPrecondition on a replica, and those of `fill`.
+  absl::StatusOr<std::shared_ptr<Collection>> Create(
+      v1::Collection record, const Fill& fill = nullptr);
+
+  // Of a replica: puts the collection in the place of the one of its name, if
+  // there is one; whoever has got that goes on with it. `origin` says in a
+  // sentence what it is, for its status.
+  void Put(std::shared_ptr<Collection> collection, std::string origin);
+
+  // Errors: kFailedPrecondition on a replica.
+  absl::Status CheckWritable() const;
 
   // Errors: kNotFound; the error of opening, for one that could not be opened.
   absl::StatusOr<std::shared_ptr<Collection>> Get(absl::string_view name) const;
@@ -64,18 +84,23 @@ class Catalog {
     v1::Collection record;
     std::shared_ptr<Collection> collection;  // Null when `error` is set.
     absl::Status error;
+    std::string origin;  // Of a replica's.
   };
 
   Catalog(CatalogOptions options, std::unique_ptr<DirectoryLock> lock);
 
   absl::Status LoadAll();
+  // Whether a collection of this name can be added.
+  absl::Status CheckFree(const std::string& name) const;
+  // Makes a collection exist whose folder is complete but for the record.
+  absl::Status Publish(const Entry& entry);
   Entry LoadEntry(const std::string& directory, v1::Collection record) const;
   static v1::Collection DescribeEntry(const Entry& entry);
 
   const CatalogOptions options_;
   const std::unique_ptr<DirectoryLock> lock_;
 
-  // Held while a collection is created, so that two creates of one name queue.
+  // Held while a collection begins or ceases to exist.
   absl::Mutex create_mutex_;
   mutable absl::Mutex mutex_;
   std::map<std::string, Entry, std::less<>> entries_ ABSL_GUARDED_BY(mutex_);

@@ -25,6 +25,12 @@ struct CollectionFactories {
   std::function<absl::StatusOr<std::unique_ptr<ItemStore>>(
       const std::string& path, const v1::Collection& record)>
       open_store;
+  // Likewise, for reading only, in a folder that never changes. Writes are
+  // refused with `reason`.
+  std::function<absl::StatusOr<std::unique_ptr<ItemStore>>(
+      const std::string& path, const v1::Collection& record,
+      const std::string& reason)>
+      open_read_only;
   std::function<absl::StatusOr<std::unique_ptr<VectorIndex>>(
       const v1::Collection& record)>
       create_index;
@@ -70,6 +76,7 @@ class Collection {
   // Returns how many existed. Errors as for Upsert().
   absl::StatusOr<int64_t> Delete(absl::Span<const std::string> ids);
 
+  const std::string& directory() const { return directory_; }
   const ItemStore& store() const { return *store_; }
   const VectorIndex& index() const { return *index_; }
 

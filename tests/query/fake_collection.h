@@ -78,7 +78,8 @@ class FakeDisk {
               }
               std::shared_ptr<FakeItemStore>& store = stores_[path];
               if (store == nullptr) {
-                store = std::make_shared<FakeItemStore>(record.dimension(), path);
+                store =
+                    std::make_shared<FakeItemStore>(record.dimension(), path);
               }
               return std::make_unique<ForwardingItemStore>(store);
             },

@@ -44,7 +44,8 @@ INSTANTIATE_TEST_SUITE_P(
                 "q.yaml:3: sevrer: unknown key; did you mean server?"},
         BadYaml{"storage:\n  volume_of_the_cellar: 3\n",
                 "q.yaml:2: storage.volume_of_the_cellar: unknown key; there "
-                "are storage.path, storage.block_cache_bytes"},
+                "are storage.path, storage.block_cache_bytes, "
+                "storage.replica_of"},
         BadYaml{"server:\n  threads: 1\n  threads: 2\n",
                 "q.yaml:3: server.threads: is given twice"},
         BadYaml{"log:\n  level: info\nserver:\n  threads: 1\nlog:\n"

@@ -95,6 +95,23 @@ class GatedItemStore final : public ForwardingItemStore {
   Gate* const gate_;
 };
 
+// Refuses writes.
+class ReadOnlyItemStore final : public ForwardingItemStore {
+ public:
+  ReadOnlyItemStore(std::shared_ptr<ItemStore> store, std::string reason)
+      : ForwardingItemStore(std::move(store)), reason_(std::move(reason)) {}
+
+  absl::StatusOr<std::vector<bool>> Put(absl::Span<const Item>) override {
+    return absl::FailedPreconditionError(reason_);
+  }
+  absl::StatusOr<int64_t> Delete(absl::Span<const std::string>) override {
+    return absl::FailedPreconditionError(reason_);
+  }
+
+ private:
+  const std::string reason_;
+};
+
 // A server over fakes on a free port, and what a client needs to talk to it.
 class ServerTest : public ::testing::Test {
  protected:
@@ -135,11 +152,18 @@ class ServerTest : public ::testing::Test {
       if (name == "damaged") return absl::DataLossError("the canary failed");
       return MakeFakeModel(name, kFakeDimension);
     };
-    backends.collections.open_store = [this](const std::string& /*path*/,
+    backends.collections.open_store = [this](const std::string& path,
                                              const v1::Collection& record)
         -> absl::StatusOr<std::unique_ptr<ItemStore>> {
       return std::make_unique<GatedItemStore>(
-          std::make_shared<FakeItemStore>(record.dimension()), &gate_);
+          std::make_shared<FakeItemStore>(record.dimension(), path), &gate_);
+    };
+    backends.collections.open_read_only = [](const std::string& path,
+                                             const v1::Collection& record,
+                                             const std::string& reason)
+        -> absl::StatusOr<std::unique_ptr<ItemStore>> {
+      return std::make_unique<ReadOnlyItemStore>(
+          std::make_shared<FakeItemStore>(record.dimension(), path), reason);
     };
     backends.collections.create_index = [](const v1::Collection& record)
         -> absl::StatusOr<std::unique_ptr<VectorIndex>> {

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "engine/query/collection.h"
+#include "engine/store/rocksdb_item_store.h"
+#include "tests/support/fake_vector_index.h"
+
+namespace quern {
+
+// Collections on a real disk, with an index in memory. Writes are not synced.
+inline CollectionFactories RocksdbFactories() {
+  CollectionFactories factories;
+  factories.open_store = [](const std::string& path,
+                            const v1::Collection& record)
+      -> absl::StatusOr<std::unique_ptr<ItemStore>> {
+    return RocksdbItemStore::Open({.path = path,
+                                   .dimension = record.dimension(),
+                                   .sync = SyncMode::kNever,
+                                   .write_buffer_bytes = 64 << 10});
+  };
+  factories.open_read_only = [](const std::string& path,
+                                const v1::Collection& record,
+                                const std::string& reason)
+      -> absl::StatusOr<std::unique_ptr<ItemStore>> {
+    return RocksdbItemStore::Open(
+        {.path = path, .dimension = record.dimension(), .read_only = reason});
+  };
+  factories.create_index = [](const v1::Collection& record)
+      -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
+    return std::make_unique<FakeVectorIndex>(record.dimension());
+  };
+  return factories;
+}
+
+}  // namespace quern
