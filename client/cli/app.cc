@@ -74,6 +74,7 @@ ExitCode RunCli(const std::vector<std::string>& arguments, Console& console) {
   AddIndexCommand(app, line);
   AddSearchCommand(app, line);
   AddCollectionsCommand(app, line);
+  AddSnapshotsCommand(app, line);
   AddModelCommand(app, line);
   AddStatusCommand(app, line);
   AddEvalCommand(app, line);

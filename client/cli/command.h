@@ -28,6 +28,7 @@ struct CommandLine {
 void AddIndexCommand(CLI::App& app, CommandLine& line);
 void AddSearchCommand(CLI::App& app, CommandLine& line);
 void AddCollectionsCommand(CLI::App& app, CommandLine& line);
+void AddSnapshotsCommand(CLI::App& app, CommandLine& line);
 void AddModelCommand(CLI::App& app, CommandLine& line);
 void AddStatusCommand(CLI::App& app, CommandLine& line);
 void AddEvalCommand(CLI::App& app, CommandLine& line);

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "google/protobuf/util/time_util.h"
 #include "nlohmann/json.hpp"
 
 #include "client/cli/text.h"
@@ -178,6 +179,16 @@ Json ToJson(const v1::Collection& collection) {
           {"disk_bytes", status.disk_bytes()},
           {"memory_bytes", status.memory_bytes()},
           {"index_version", status.index_version()}};
+}
+
+Json ToJson(const v1::Snapshot& snapshot) {
+  return {{"collection", snapshot.collection()},
+          {"name", snapshot.name()},
+          {"item_count", snapshot.item_count()},
+          {"size_bytes", snapshot.size_bytes()},
+          {"create_time",
+           google::protobuf::util::TimeUtil::ToString(snapshot.create_time())},
+          {"model_fingerprint", snapshot.model_fingerprint()}};
 }
 
 Json ToJson(const v1::Model& model) {

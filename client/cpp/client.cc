@@ -157,6 +157,94 @@ absl::StatusOr<v1::DeleteCollectionResponse> Client::DeleteCollection(
   return response;
 }
 
+absl::StatusOr<v1::Snapshot> Client::CreateSnapshot(
+    const v1::CreateSnapshotRequest& request) {
+  v1::Snapshot response;
+  absl::Status status = Run(Repeat::kNever, [&](grpc::ClientContext* context) {
+    return collections_->CreateSnapshot(context, request, &response);
+  });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::StatusOr<std::vector<v1::Snapshot>> Client::ListSnapshots(
+    const std::string& collection) {
+  v1::ListSnapshotsRequest request;
+  request.set_collection(collection);
+  request.set_page_size(kListPageSize);
+  std::vector<v1::Snapshot> snapshots;
+  do {
+    v1::ListSnapshotsResponse response;
+    absl::Status status = Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+      return collections_->ListSnapshots(context, request, &response);
+    });
+    if (!status.ok()) return status;
+    for (v1::Snapshot& snapshot : *response.mutable_snapshots()) {
+      snapshots.push_back(std::move(snapshot));
+    }
+    request.set_page_token(response.next_page_token());
+  } while (!request.page_token().empty());
+  return snapshots;
+}
+
+absl::Status Client::DeleteSnapshot(const v1::DeleteSnapshotRequest& request) {
+  v1::DeleteSnapshotResponse response;
+  return Run(Repeat::kNever, [&](grpc::ClientContext* context) {
+    return collections_->DeleteSnapshot(context, request, &response);
+  });
+}
+
+absl::StatusOr<v1::Collection> Client::RestoreSnapshot(
+    const v1::RestoreSnapshotRequest& request) {
+  v1::Collection response;
+  absl::Status status = Run(Repeat::kNever, [&](grpc::ClientContext* context) {
+    return collections_->RestoreSnapshot(context, request, &response);
+  });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::Status Client::ExportSnapshot(
+    const v1::ExportSnapshotRequest& request,
+    const std::function<absl::Status(absl::string_view)>& write) {
+  const std::shared_ptr<grpc::ClientContext> context = NewContext();
+  const auto stream = collections_->ExportSnapshot(context.get(), request);
+  v1::SnapshotChunk chunk;
+  absl::Status written;
+  while (written.ok() && stream->Read(&chunk)) written = write(chunk.data());
+  if (!written.ok()) context->TryCancel();
+  const grpc::Status status = stream->Finish();
+  return written.ok() ? client::FromGrpcStatus(status) : written;
+}
+
+absl::StatusOr<v1::Snapshot> Client::ImportSnapshot(
+    const std::string& collection, const std::string& name,
+    const std::function<absl::StatusOr<std::string>()>& read) {
+  const std::shared_ptr<grpc::ClientContext> context = NewContext();
+  v1::Snapshot response;
+  const auto stream = collections_->ImportSnapshot(context.get(), &response);
+  v1::ImportSnapshotRequest request;
+  request.set_collection(collection);
+  request.set_name(name);
+  absl::StatusOr<std::string> piece = read();
+  while (piece.ok() && !piece->empty()) {
+    request.mutable_chunk()->set_data(*std::move(piece));
+    // The server may have seen enough: Finish() says why.
+    if (!stream->Write(request)) break;
+    request.Clear();
+    piece = read();
+  }
+  if (piece.ok()) {
+    stream->WritesDone();
+  } else {
+    context->TryCancel();
+  }
+  const grpc::Status status = stream->Finish();
+  if (!piece.ok()) return piece.status();
+  if (!status.ok()) return client::FromGrpcStatus(status);
+  return response;
+}
+
 absl::StatusOr<v1::Item> Client::GetItem(const v1::GetItemRequest& request) {
   v1::Item response;
   absl::Status status = Run(Repeat::kSafe, [&](grpc::ClientContext* context) {

@@ -8,6 +8,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "grpcpp/channel.h"
@@ -67,6 +68,27 @@ class Client {
   // Likewise.
   absl::StatusOr<v1::DeleteCollectionResponse> DeleteCollection(
       const std::string& name);
+
+  // Not repeated on errors, as above.
+  absl::StatusOr<v1::Snapshot> CreateSnapshot(
+      const v1::CreateSnapshotRequest& request);
+  // All pages; of all collections for "".
+  absl::StatusOr<std::vector<v1::Snapshot>> ListSnapshots(
+      const std::string& collection);
+  absl::Status DeleteSnapshot(const v1::DeleteSnapshotRequest& request);
+  absl::StatusOr<v1::Collection> RestoreSnapshot(
+      const v1::RestoreSnapshotRequest& request);
+  // Calls `write` with the tar's pieces in order until it fails. A stream:
+  // `timeout` does not bound it.
+  absl::Status ExportSnapshot(
+      const v1::ExportSnapshotRequest& request,
+      const std::function<absl::Status(absl::string_view)>& write);
+  // Sends what `read` gives, up to kSnapshotPieceBytes at once, until it gives
+  // nothing more. A stream, likewise.
+  absl::StatusOr<v1::Snapshot> ImportSnapshot(
+      const std::string& collection, const std::string& name,
+      const std::function<absl::StatusOr<std::string>()>& read);
+  static constexpr size_t kSnapshotPieceBytes = 1 << 20;
 
   absl::StatusOr<v1::Item> GetItem(const v1::GetItemRequest& request);
   // One page.

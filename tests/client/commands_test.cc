@@ -1,4 +1,6 @@
 #include <cmath>
+#include <filesystem>
+#include <iterator>
 #include <map>
 #include <sstream>
 #include <stop_token>
@@ -77,6 +79,8 @@ TEST_F(CommandsTest, HelpAndVersionSucceed) {
                                              {"search", "--help"},
                                              {"collections", "--help"},
                                              {"collections", "create", "-h"},
+                                             {"snapshots", "--help"},
+                                             {"snapshots", "export", "-h"},
                                              {"status", "--help"},
                                              {"model", "--help"},
                                              {"model", "verify", "--help"},
@@ -109,6 +113,14 @@ TEST_F(CommandsTest, WrongUsageIsTwo) {
            {"search", "a", "--data", folder},
            {"collections", "delete", "photos"},
            {"collections", "create"},
+           {"snapshots", "fly"},
+           {"snapshots", "create"},
+           {"snapshots", "delete", "photos"},
+           {"snapshots", "delete", "photos", "s"},
+           {"snapshots", "restore", "photos", "s"},
+           {"snapshots", "export", "photos", "s"},
+           {"snapshots", "export", "photos", "s", folder},
+           {"snapshots", "import", "photos", "s"},
            {"model", "fly"},
            {"model", "show"},
            {"model", "load"},
@@ -543,6 +555,76 @@ TEST_F(CommandsTest, EvalMeasuresBothDirections) {
   EXPECT_EQ(output["images"], 3);
   EXPECT_EQ(output["captions"], 4);
   EXPECT_GT(server_.max_embed_inputs(), 1);
+}
+
+TEST_F(CommandsTest, ManagesSnapshots) {
+  WriteThreePictures();
+  ASSERT_EQ(Index(), ExitCode::kOk);
+  EXPECT_EQ(Run({"snapshots"}), ExitCode::kOk);
+  EXPECT_EQ(out_.str(), "There are no snapshots.\n");
+  EXPECT_EQ(Run({"snapshots", "create", "photos"}), ExitCode::kOk);
+  EXPECT_EQ(out_.str(), "Made \"photos/20261123-184501\": 3 items, 32 B.\n");
+  EXPECT_EQ(Run({"snapshots", "create", "photos", "monday", "--json"}),
+            ExitCode::kOk);
+  EXPECT_EQ(Output()["name"], "monday");
+  EXPECT_EQ(Output()["item_count"], 3);
+  EXPECT_EQ(Run({"snapshots", "create", "nothing"}), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("there is no collection \"nothing\""));
+
+  EXPECT_EQ(Run({"snapshots", "list", "--json"}), ExitCode::kOk);
+  ASSERT_EQ(Output().size(), 2U);
+  EXPECT_EQ(Output()[1]["create_time"], "2027-01-15T08:00:00Z");
+  EXPECT_EQ(Run({"snapshots", "list", "photos"}), ExitCode::kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("2027-01-15T08:00:00Z"));
+
+  EXPECT_EQ(Run({"snapshots", "restore", "photos", "monday", "again"}),
+            ExitCode::kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("Made collection \"again\""));
+  EXPECT_EQ(server_.ItemIds("again"), server_.ItemIds("photos"));
+  EXPECT_EQ(Run({"snapshots", "delete", "photos", "monday"}), ExitCode::kUsage);
+  EXPECT_THAT(err_.str(), HasSubstr("--yes"));
+  EXPECT_EQ(Run({"snapshots", "delete", "photos", "monday", "--yes"}),
+            ExitCode::kOk);
+  EXPECT_EQ(Run({"snapshots", "delete", "photos", "monday", "--yes"}),
+            ExitCode::kError);
+}
+
+TEST_F(CommandsTest, ExportsAndImportsASnapshot) {
+  WriteThreePictures();
+  ASSERT_EQ(Index(), ExitCode::kOk);
+  ASSERT_EQ(Run({"snapshots", "create", "photos", "s"}), ExitCode::kOk);
+  const TempFolder files;
+  const std::string file = (files.path() / "s.tar").string();
+  EXPECT_EQ(Run({"snapshots", "export", "photos", "s", file}), ExitCode::kOk);
+  EXPECT_EQ(files.Read("s.tar"), "tar\ncat.jpg\ndog.jpg\nsub/wren.png");
+  EXPECT_EQ(Run({"snapshots", "export", "photos", "s", file}),
+            ExitCode::kUsage);
+  EXPECT_THAT(err_.str(), HasSubstr("--force"));
+  EXPECT_EQ(Run({"snapshots", "export", "photos", "s", file, "--force"}),
+            ExitCode::kOk);
+  EXPECT_EQ(Run({"snapshots", "import", "photos", "t", file}), ExitCode::kOk);
+  EXPECT_EQ(out_.str(), "Took in \"photos/t\": 3 items, 32 B.\n");
+  EXPECT_EQ(Run({"snapshots", "export", "photos", "t", file + "2"}),
+            ExitCode::kOk);
+  EXPECT_EQ(files.Read("s.tar2"), files.Read("s.tar"));
+
+  // What fails leaves no file behind.
+  EXPECT_EQ(Run({"snapshots", "export", "photos", "u", file + "3"}),
+            ExitCode::kError);
+  EXPECT_EQ(Run({"snapshots", "export", "photos", "t", "/nowhere/x.tar"}),
+            ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("/nowhere/x.tar"));
+  files.Write("bad.tar", "nonsense");
+  EXPECT_EQ(Run({"snapshots", "import", "photos", "v",
+                 (files.path() / "bad.tar").string()}),
+            ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("not an intact snapshot"));
+  EXPECT_EQ(Run({"snapshots", "import", "photos", "v", "/nowhere"}),
+            ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("cannot read /nowhere"));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(files.path()),
+                          std::filesystem::directory_iterator()),
+            3);
 }
 
 TEST_F(CommandsTest, EvalNamesWhatCannotBeUsed) {

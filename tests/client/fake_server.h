@@ -125,6 +125,8 @@ class FakeServer {
   struct State {
     absl::Mutex mutex;
     std::map<std::string, StoredCollection> collections;
+    // Tars by (collection, name); each begins with "tar".
+    std::map<std::pair<std::string, std::string>, std::string> snapshots;
     int search_failures = 0;
     grpc::Status search_failure;
     int64_t break_upsert_after = -1;
@@ -255,7 +257,123 @@ class FakeServer {
       return grpc::Status::OK;
     }
 
+    grpc::Status CreateSnapshot(grpc::ServerContext*,
+                                const v1::CreateSnapshotRequest* request,
+                                v1::Snapshot* response) override {
+      absl::MutexLock lock(&state_.mutex);
+      const auto found = state_.collections.find(request->collection());
+      if (found == state_.collections.end()) {
+        return NoCollection(request->collection());
+      }
+      const std::string name =
+          request->name().empty() ? "20261123-184501" : request->name();
+      std::string tar = "tar";
+      for (const auto& [id, item] : found->second.items) tar += "\n" + id;
+      state_.snapshots[{request->collection(), name}] = tar;
+      Describe(request->collection(), name, tar, *response);
+      return grpc::Status::OK;
+    }
+
+    // One snapshot a page.
+    grpc::Status ListSnapshots(grpc::ServerContext*,
+                               const v1::ListSnapshotsRequest* request,
+                               v1::ListSnapshotsResponse* response) override {
+      absl::MutexLock lock(&state_.mutex);
+      size_t at = request->page_token().size();
+      std::vector<v1::Snapshot> found;
+      for (const auto& [key, tar] : state_.snapshots) {
+        if (!request->collection().empty() &&
+            key.first != request->collection()) {
+          continue;
+        }
+        Describe(key.first, key.second, tar, found.emplace_back());
+      }
+      if (at < found.size()) *response->add_snapshots() = found[at++];
+      if (at < found.size()) {
+        response->set_next_page_token(std::string(at, 'x'));
+      }
+      return grpc::Status::OK;
+    }
+
+    grpc::Status DeleteSnapshot(grpc::ServerContext*,
+                                const v1::DeleteSnapshotRequest* request,
+                                v1::DeleteSnapshotResponse*) override {
+      absl::MutexLock lock(&state_.mutex);
+      return state_.snapshots.erase({request->collection(), request->name()}) >
+                     0
+                 ? grpc::Status::OK
+                 : NoSnapshot(request->name());
+    }
+
+    grpc::Status RestoreSnapshot(grpc::ServerContext*,
+                                 const v1::RestoreSnapshotRequest* request,
+                                 v1::Collection* response) override {
+      absl::MutexLock lock(&state_.mutex);
+      const auto found =
+          state_.snapshots.find({request->collection(), request->name()});
+      if (found == state_.snapshots.end()) return NoSnapshot(request->name());
+      StoredCollection& made = state_.collections[request->new_collection()];
+      made.config = MakeCollection(request->new_collection(), kModel);
+      std::istringstream lines(found->second);
+      std::string id;
+      std::getline(lines, id);
+      while (std::getline(lines, id)) made.items[id].set_id(id);
+      Describe(made, *response);
+      return grpc::Status::OK;
+    }
+
+    grpc::Status ExportSnapshot(
+        grpc::ServerContext*, const v1::ExportSnapshotRequest* request,
+        grpc::ServerWriter<v1::SnapshotChunk>* writer) override {
+      std::string tar;
+      {
+        absl::MutexLock lock(&state_.mutex);
+        tar = state_.snapshots[{request->collection(), request->name()}];
+      }
+      v1::SnapshotChunk chunk;
+      for (size_t at = 0; at < tar.size(); at += 5) {
+        chunk.set_data(tar.substr(at, 5));
+        writer->Write(chunk);
+      }
+      return grpc::Status::OK;
+    }
+
+    grpc::Status ImportSnapshot(
+        grpc::ServerContext*,
+        grpc::ServerReader<v1::ImportSnapshotRequest>* reader,
+        v1::Snapshot* response) override {
+      v1::ImportSnapshotRequest request;
+      std::string collection, name, tar;
+      while (reader->Read(&request)) {
+        collection += request.collection();
+        name += request.name();
+        tar += request.chunk().data();
+      }
+      if (tar.rfind("tar", 0) != 0) {
+        return {grpc::StatusCode::INVALID_ARGUMENT,
+                "the file is not an intact snapshot"};
+      }
+      absl::MutexLock lock(&state_.mutex);
+      state_.snapshots[{collection, name}] = tar;
+      Describe(collection, name, tar, *response);
+      return grpc::Status::OK;
+    }
+
    private:
+    static grpc::Status NoSnapshot(const std::string& name) {
+      return {grpc::StatusCode::NOT_FOUND,
+              absl::StrCat("there is no snapshot \"", name, "\"")};
+    }
+
+    static void Describe(const std::string& collection, const std::string& name,
+                         const std::string& tar, v1::Snapshot& out) {
+      out.set_collection(collection);
+      out.set_name(name);
+      out.set_item_count(std::count(tar.begin(), tar.end(), '\n'));
+      out.set_size_bytes(static_cast<int64_t>(tar.size()));
+      out.mutable_create_time()->set_seconds(1'800'000'000);
+    }
+
     static void Describe(const StoredCollection& stored, v1::Collection& out) {
       out = stored.config;
       out.mutable_status()->set_state(v1::CollectionStatus::STATE_READY);
