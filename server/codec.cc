@@ -7,12 +7,16 @@
 #include <vector>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "google/protobuf/descriptor.h"
 
 #include "engine/base/error.h"
+#include "engine/base/sha256.h"
 #include "engine/base/status_macros.h"
 #include "server/grpc_status.h"
 
@@ -25,6 +29,7 @@ using ::google::protobuf::Message;
 constexpr int64_t kDefaultHits = 10;
 constexpr size_t kMaxMediaUriBytes = 4096;
 constexpr absl::string_view kPageTokenVersion = "1";
+constexpr size_t kRequestHashCharacters = 32;
 
 // Limits such as target_recall, which an exact search fulfils by itself.
 absl::Status CheckShare(float share, absl::string_view field) {
@@ -106,10 +111,60 @@ absl::StatusOr<QueryPart> DecodePart(const v1::QueryPart& part,
   return NothingGiven(field, "text, image, video, embedding, item_id");
 }
 
+constexpr absl::string_view kSearchScope = "search";
+
+// Equal for equal requests but for their page tokens.
+std::string HashOf(const v1::SearchRequest& request) {
+  std::string bytes;
+  if (request.page_token().empty()) {
+    request.SerializeToString(&bytes);
+  } else {
+    v1::SearchRequest first_page = request;
+    first_page.clear_page_token();
+    first_page.SerializeToString(&bytes);
+  }
+  return Sha256Hex(bytes).substr(0, kRequestHashCharacters);
+}
+
+std::string EncodeSearchToken(const v1::SearchRequest& request,
+                              const SearchResult& result) {
+  const PageState& state = result.page_state;
+  return EncodePageToken(
+      kSearchScope,
+      absl::StrJoin(
+          {HashOf(request), absl::StrCat(state.create_time_nanos),
+           absl::StrCat(state.index_version), absl::StrCat(state.item_count),
+           absl::StrCat(result.next_offset)},
+          "/"));
+}
+
+absl::Status DecodeSearchToken(const v1::SearchRequest& request,
+                               SearchQuery& query) {
+  if (request.page_token().empty()) return absl::OkStatus();
+  QUERN_ASSIGN_OR_RETURN(const std::string place,
+                         DecodePageToken(request.page_token(), kSearchScope));
+  const std::vector<absl::string_view> parts = absl::StrSplit(place, '/');
+  PageState state;
+  if (parts.size() != 5 ||
+      !absl::SimpleAtoi(parts[1], &state.create_time_nanos) ||
+      !absl::SimpleAtoi(parts[2], &state.index_version) ||
+      !absl::SimpleAtoi(parts[3], &state.item_count) ||
+      !absl::SimpleAtoi(parts[4], &query.offset)) {
+    return InvalidField("page_token", "is damaged");
+  }
+  if (parts[0] != HashOf(request)) {
+    return InvalidField("page_token",
+                        "is of another query or collection: send it with an "
+                        "otherwise equal request");
+  }
+  query.page_state = state;
+  return absl::OkStatus();
+}
+
 absl::Status RefuseUnknownSearchFields(const v1::SearchRequest& request) {
-  QUERN_RETURN_IF_ERROR(RefuseFields(
-      request, {"page_token", "filter", "rerank", "min_probability", "category",
-                "group_by", "explain", "modalities"}));
+  QUERN_RETURN_IF_ERROR(
+      RefuseFields(request, {"filter", "rerank", "min_probability", "category",
+                             "explain", "modalities"}));
   if (request.granularity() != v1::GRANULARITY_UNSPECIFIED &&
       request.granularity() != v1::GRANULARITY_ITEM) {
     return NotInThisVersion("granularity");
@@ -347,6 +402,14 @@ absl::StatusOr<SearchQuery> DecodeSearch(const v1::SearchRequest& request,
   SearchQuery query{.collection = request.collection(), .read = mask.parts()};
   QUERN_ASSIGN_OR_RETURN(query.k,
                          PageSize(request, kDefaultHits, limits.max_page_size));
+  QUERN_RETURN_IF_ERROR(DecodeSearchToken(request, query));
+  if (request.has_group_by()) {
+    query.group_by = request.group_by().field();
+    QUERN_RETURN_IF_ERROR(RequireName(query.group_by, "group_by.field"));
+    if (request.group_by().has_size()) {
+      query.group_size = request.group_by().size();
+    }
+  }
   if (request.has_min_score()) {
     if (std::isnan(request.min_score())) {
       return InvalidField("min_score", "is not a number");
@@ -366,14 +429,18 @@ absl::StatusOr<SearchQuery> DecodeSearch(const v1::SearchRequest& request,
   return query;
 }
 
-absl::Status EncodeSearch(const SearchResult& result, const ItemMask& mask,
-                          const RequestContext& context,
+absl::Status EncodeSearch(const SearchResult& result,
+                          const v1::SearchRequest& request,
+                          const ItemMask& mask, const RequestContext& context,
                           v1::SearchResponse* response) {
   response->mutable_hits()->Reserve(static_cast<int>(result.hits.size()));
   for (const SearchHit& hit : result.hits) {
     v1::Hit& out = *response->add_hits();
     out.set_score(hit.score);
     QUERN_RETURN_IF_ERROR(EncodeItem(hit.item, mask, out.mutable_item()));
+  }
+  if (result.has_more) {
+    response->set_next_page_token(EncodeSearchToken(request, result));
   }
   v1::SearchReport& report = *response->mutable_report();
   report.mutable_model()->set_name(result.model_name);

@@ -117,8 +117,10 @@ void EncodeEmbedded(const Embedded& embedded, const EmbedOptions& options,
 absl::StatusOr<SearchQuery> DecodeSearch(const v1::SearchRequest& request,
                                          const EngineLimits& limits,
                                          const ItemMask& mask);
-absl::Status EncodeSearch(const SearchResult& result, const ItemMask& mask,
-                          const RequestContext& context,
+// `request` is what DecodeSearch() read: the next page's token is bound to it.
+absl::Status EncodeSearch(const SearchResult& result,
+                          const v1::SearchRequest& request,
+                          const ItemMask& mask, const RequestContext& context,
                           v1::SearchResponse* response);
 
 // The input's views point into `request`.

@@ -3,17 +3,20 @@
 #include <memory>
 #include <utility>
 
+#include "server/batch_search.h"
 #include "server/codec.h"
 
 namespace quern {
 
 RetrievalService::RetrievalService(const RpcEnvironment* environment,
-                                   const Engine* engine)
+                                   const Engine* engine, int64_t max_searches)
     : RpcService(v1::SearchRequest::descriptor()->file()->FindServiceByName(
                      "Retrieval"),
                  environment),
-      engine_(engine) {
+      engine_(engine),
+      max_searches_(max_searches) {
   Handle("Search", this, &RetrievalService::Search);
+  Handle("BatchSearch", this, &RetrievalService::BatchSearch);
 }
 
 void RetrievalService::Search(RequestContext& context,
@@ -28,11 +31,20 @@ void RetrievalService::Search(RequestContext& context,
   const auto kept = std::make_shared<const SearchQuery>(*std::move(query));
   engine_->Search(
       context, *kept,
-      [&context, response, kept, mask = *mask,
+      [&context, &request, response, kept, mask = *mask,
        done = std::move(done)](absl::StatusOr<SearchResult> result) {
-        done(result.ok() ? EncodeSearch(*result, mask, context, response)
-                         : result.status());
+        done(result.ok()
+                 ? EncodeSearch(*result, request, mask, context, response)
+                 : result.status());
       });
+}
+
+void RetrievalService::BatchSearch(RequestContext& context,
+                                   const v1::BatchSearchRequest& request,
+                                   v1::BatchSearchResponse* response,
+                                   Done done) const {
+  quern::BatchSearch::Start(engine_, environment().pool, max_searches_, context,
+                            request, response, std::move(done));
 }
 
 }  // namespace quern

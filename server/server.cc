@@ -171,8 +171,8 @@ absl::Status Server::OpenSnapshots() {
 
 void Server::AddServices() {
   const RpcEnvironment* environment = &environment_;
-  services_.push_back(
-      std::make_unique<RetrievalService>(environment, engine_.get()));
+  services_.push_back(std::make_unique<RetrievalService>(
+      environment, engine_.get(), config_.limits().max_inputs()));
   services_.push_back(std::make_unique<EmbeddingService>(
       environment, engine_.get(), config_.limits().max_inputs(),
       config_.server().stream_window()));

@@ -35,6 +35,18 @@ class RequestContext {
                  Lane lane = Lane::kInteractive)
       : clock_(clock), id_(std::move(id)), deadline_(deadline), lane_(lane) {}
 
+  // For a part of `parent`'s work, with stage times of its own: it ends with
+  // its parent, which must outlive it.
+  struct PartOf {
+    const RequestContext* parent;
+  };
+  explicit RequestContext(PartOf part)
+      : clock_(part.parent->clock_),
+        id_(part.parent->id_),
+        deadline_(part.parent->deadline_),
+        lane_(part.parent->lane_),
+        parent_(part.parent) {}
+
   RequestContext(const RequestContext&) = delete;
   RequestContext& operator=(const RequestContext&) = delete;
 
@@ -44,7 +56,10 @@ class RequestContext {
   const Clock& clock() const { return *clock_; }
 
   void Cancel() { cancelled_.store(true, std::memory_order_release); }
-  bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
+  bool cancelled() const {
+    return cancelled_.load(std::memory_order_acquire) ||
+           (parent_ != nullptr && parent_->cancelled());
+  }
 
   // Called between stages and inside long loops.
   // Errors:
@@ -61,6 +76,7 @@ class RequestContext {
   const std::string id_;
   const absl::Time deadline_;
   const Lane lane_;
+  const RequestContext* const parent_ = nullptr;
   std::atomic<bool> cancelled_ = false;
   std::vector<StageTime> stage_times_;
 };

@@ -5,17 +5,23 @@
 #include <limits>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "google/protobuf/util/time_util.h"
 
 #include "engine/base/error.h"
 #include "engine/base/status_macros.h"
 #include "engine/base/utf8.h"
 #include "engine/embed/frame_pooling.h"
+#include "engine/query/group_key.h"
 
 namespace quern {
 namespace {
 
 constexpr size_t kMaxQueryParts = 16;
+constexpr int64_t kMaxGroupSize = 100;
+// Of a grouped search: hits looked at first, and by how much more then.
+constexpr int64_t kGroupOversampling = 4;
 constexpr float kMaxPartWeight = 10;
 constexpr int64_t kMaxDimension = 4096;
 constexpr size_t kMaxDescriptionBytes = 1024;
@@ -39,6 +45,18 @@ absl::Status CheckQuery(const SearchQuery& query, int64_t max_page_size) {
     return InvalidField(
         "page_size",
         absl::StrCat("is ", query.k, "; it must be 1 to ", max_page_size));
+  }
+  if (query.offset < 0 || query.offset >= max_page_size) {
+    return InvalidField("page_token", "is damaged");
+  }
+  if (!query.group_by.empty()) {
+    const absl::Status path = CheckGroupPath(query.group_by);
+    if (!path.ok()) return InvalidField("group_by.field", path.message());
+    if (query.group_size < 1 || query.group_size > kMaxGroupSize) {
+      return InvalidField("group_by.size",
+                          absl::StrCat("is ", query.group_size,
+                                       "; it must be 1 to ", kMaxGroupSize));
+    }
   }
   for (size_t i = 0; i < query.parts.size(); ++i) {
     const float weight = query.parts[i].weight;
@@ -266,26 +284,113 @@ class Engine::SearchCall {
   absl::Status SearchAndFetch() {
     QUERN_ASSIGN_OR_RETURN(const std::vector<float> vector, QueryVector());
     QUERN_RETURN_IF_ERROR(context_.Check("search"));
-    std::vector<ScoredId> found;
-    {
-      StageTimer timer(context_, "search");
-      const MatrixView queries{.data = vector.data(),
-                               .rows = 1,
-                               .columns = collection_->dimension()};
-      QUERN_ASSIGN_OR_RETURN(
-          std::vector<std::vector<ScoredId>> lists,
-          collection_->index().Search(
-              context_, queries,
-              {.k = query_.k + static_cast<int64_t>(excluded_.size())}));
-      found = std::move(lists.front());
+    result_.page_state = CurrentState();
+    QUERN_RETURN_IF_ERROR(CheckPageState());
+    const int64_t end =
+        std::min(query_.offset + query_.k, engine_.limits_.max_page_size);
+    // One more tells whether another page follows.
+    QUERN_ASSIGN_OR_RETURN(std::vector<ScoredId> found,
+                           query_.group_by.empty()
+                               ? Candidates(vector, end + 1)
+                               : GroupedCandidates(vector, end + 1));
+    QUERN_RETURN_IF_ERROR(CheckPageState());
+    result_.has_more = static_cast<int64_t>(found.size()) > end &&
+                       end < engine_.limits_.max_page_size;
+    result_.next_offset = end;
+    if (static_cast<int64_t>(found.size()) > end) found.resize(end);
+    found.erase(
+        found.begin(),
+        found.begin() + std::min<int64_t>(query_.offset,
+                                          static_cast<int64_t>(found.size())));
+    return Fetch(found);
+  }
+
+  PageState CurrentState() const {
+    return {.create_time_nanos =
+                google::protobuf::util::TimeUtil::TimestampToNanoseconds(
+                    collection_->record().create_time()),
+            .index_version = collection_->index_version(),
+            .item_count = collection_->index().size()};
+  }
+
+  // Pages of one search are taken from one state, or their hits would overlap.
+  absl::Status CheckPageState() const {
+    if (!query_.page_state.has_value() ||
+        *query_.page_state == CurrentState()) {
+      return absl::OkStatus();
     }
+    return InvalidField(
+        "page_token",
+        absl::StrCat("is of an older state of collection ",
+                     Quoted(collection_->name()),
+                     ", which was written to since (index version ",
+                     query_.page_state->index_version, ", now ",
+                     collection_->index_version(),
+                     "): begin with the first page again"));
+  }
+
+  // The best `k` that the query may find, best first.
+  absl::StatusOr<std::vector<ScoredId>> Candidates(
+      const std::vector<float>& vector, int64_t k) {
+    StageTimer timer(context_, "search");
+    const MatrixView queries{
+        .data = vector.data(), .rows = 1, .columns = collection_->dimension()};
+    QUERN_ASSIGN_OR_RETURN(
+        std::vector<std::vector<ScoredId>> lists,
+        collection_->index().Search(
+            context_, queries,
+            {.k = k + static_cast<int64_t>(excluded_.size())}));
+    std::vector<ScoredId> found = std::move(lists.front());
     std::erase_if(found, [&](const ScoredId& hit) {
       return std::find(excluded_.begin(), excluded_.end(), hit.id) !=
                  excluded_.end() ||
              (query_.min_score.has_value() && hit.score < *query_.min_score);
     });
-    if (static_cast<int64_t>(found.size()) > query_.k) found.resize(query_.k);
-    return Fetch(found);
+    if (static_cast<int64_t>(found.size()) > k) found.resize(k);
+    return found;
+  }
+
+  // Likewise, `wanted` of them with at most `group_size` of each value. Looks
+  // at ever more until there are enough, or no more.
+  absl::StatusOr<std::vector<ScoredId>> GroupedCandidates(
+      const std::vector<float>& vector, int64_t wanted) {
+    for (int64_t k = kGroupOversampling * wanted;; k *= kGroupOversampling) {
+      QUERN_RETURN_IF_ERROR(context_.Check("search"));
+      QUERN_ASSIGN_OR_RETURN(const std::vector<ScoredId> candidates,
+                             Candidates(vector, k));
+      QUERN_ASSIGN_OR_RETURN(std::vector<ScoredId> grouped,
+                             Group(candidates, wanted));
+      if (static_cast<int64_t>(grouped.size()) == wanted ||
+          static_cast<int64_t>(candidates.size()) < k) {
+        return grouped;
+      }
+    }
+  }
+
+  absl::StatusOr<std::vector<ScoredId>> Group(
+      const std::vector<ScoredId>& candidates, int64_t wanted) {
+    StageTimer timer(context_, "group");
+    std::vector<std::string> ids;
+    for (const ScoredId& hit : candidates) {
+      if (!group_keys_.contains(hit.id)) ids.push_back(hit.id);
+    }
+    QUERN_ASSIGN_OR_RETURN(
+        const std::vector<std::optional<Item>> items,
+        collection_->store().Get(ids, {.payload = true, .embedding = false}));
+    for (size_t i = 0; i < ids.size(); ++i) {
+      std::optional<std::string>& key = group_keys_[ids[i]];
+      if (!items[i].has_value()) continue;
+      QUERN_ASSIGN_OR_RETURN(key, GroupKey(items[i]->payload, query_.group_by));
+    }
+    absl::flat_hash_map<std::string, int64_t> taken;
+    std::vector<ScoredId> grouped;
+    for (const ScoredId& hit : candidates) {
+      const std::optional<std::string>& key = group_keys_[hit.id];
+      if (!key.has_value() || ++taken[*key] > query_.group_size) continue;
+      grouped.push_back(hit);
+      if (static_cast<int64_t>(grouped.size()) == wanted) break;
+    }
+    return grouped;
   }
 
   absl::Status Fetch(const std::vector<ScoredId>& found) {
@@ -317,6 +422,8 @@ class Engine::SearchCall {
   std::vector<std::string> excluded_;        // Stored items of the query.
   std::vector<EmbedInput> inputs_;           // Parts that need the model.
   std::vector<size_t> part_of_input_;
+  // Of a grouped search, by id; no value for an item that has none.
+  absl::flat_hash_map<std::string, std::optional<std::string>> group_keys_;
   SearchResult result_;
 };
 

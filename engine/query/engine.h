@@ -38,10 +38,27 @@ struct QueryPart {
   float weight = 1;
 };
 
+// The state of a collection that a page of hits was taken from.
+struct PageState {
+  int64_t create_time_nanos = 0;  // Of the collection: names are used again.
+  int64_t index_version = 0;
+  int64_t item_count = 0;
+
+  friend bool operator==(const PageState&, const PageState&) = default;
+};
+
 struct SearchQuery {
   std::string collection;
   std::vector<QueryPart> parts;
   int64_t k = 10;
+  // Hits of the pages before, and the state that they were taken from; nullopt
+  // for the first page.
+  int64_t offset = 0;
+  std::optional<PageState> page_state;
+  // A path into the payload: at most `group_size` hits of each value there, and
+  // none without one. Empty: hits are not grouped.
+  std::string group_by;
+  int64_t group_size = 1;
   std::optional<float> min_score;
   ItemParts read;  // What comes with the hits.
 };
@@ -60,6 +77,11 @@ struct SearchResult {
   int64_t index_version = 0;
   int64_t item_count = 0;
   bool query_truncated = false;
+  // Hits go on behind these: ask with this offset and state. Hits beyond
+  // EngineLimits::max_page_size are not to be had.
+  bool has_more = false;
+  int64_t next_offset = 0;
+  PageState page_state;
 };
 
 // What an upsert says of one item.
@@ -103,7 +125,8 @@ class Engine {
   // fetch. `context`, whose stage times it writes, and `query` must live until
   // `done` is called, once. Errors:
   //   kNotFound            no such collection; a stored item of the query
-  //   kInvalidArgument     a part, the number of parts or k (with field paths
+  //   kInvalidArgument     a part, the number of parts, k, group_by, or a page
+  //                        whose state has passed (with field paths
   //   as
   //                        in quern.v1.SearchRequest)
   //   kFailedPrecondition  the collection's model is not loaded, is another

@@ -63,5 +63,25 @@ TEST(RequestContextTest, StageTimesAddUpInOrderOfFirstUse) {
   EXPECT_EQ(context.stage_times()[1].duration, absl::Milliseconds(5));
 }
 
+TEST(RequestContextTest, APartEndsWithItsWhole) {
+  FakeClock clock(absl::UnixEpoch());
+  RequestContext whole(&clock, "id", absl::UnixEpoch() + absl::Seconds(5),
+                       Lane::kBulk);
+  RequestContext part(RequestContext::PartOf{&whole});
+  RequestContext other(RequestContext::PartOf{&whole});
+  EXPECT_EQ(part.id(), "id");
+  EXPECT_EQ(part.lane(), Lane::kBulk);
+  part.AddStageTime("search", absl::Seconds(1));
+  EXPECT_TRUE(whole.stage_times().empty());
+  part.Cancel();
+  EXPECT_EQ(part.Check("x").code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(whole.Check("x").ok());
+  EXPECT_TRUE(other.Check("x").ok());
+  clock.Advance(absl::Seconds(6));
+  EXPECT_EQ(other.Check("x").code(), absl::StatusCode::kDeadlineExceeded);
+  whole.Cancel();
+  EXPECT_EQ(other.Check("x").code(), absl::StatusCode::kCancelled);
+}
+
 }  // namespace
 }  // namespace quern

@@ -135,14 +135,12 @@ TEST_F(ServicesTest, SearchRefusesWhatIsNotThereYet) {
   FillCollection();
   using Change = std::function<void(v1::SearchRequest&)>;
   const std::vector<std::pair<std::string, Change>> changes = {
-      {"page_token", [](auto& r) { r.set_page_token("x"); }},
       {"filter", [](auto& r) { r.set_filter("x"); }},
       {"granularity",
        [](auto& r) { r.set_granularity(v1::GRANULARITY_REGION); }},
       {"rerank", [](auto& r) { r.mutable_rerank(); }},
       {"min_probability", [](auto& r) { r.set_min_probability(0.5F); }},
       {"category", [](auto& r) { r.mutable_category(); }},
-      {"group_by", [](auto& r) { r.mutable_group_by(); }},
       {"explain", [](auto& r) { r.set_explain(true); }},
       {"modalities", [](auto& r) { r.add_modalities(v1::MODALITY_TEXT); }},
       {"query.feedback",
@@ -173,22 +171,30 @@ TEST_F(ServicesTest, GarbageIsRefusedWithAReason) {
 }
 
 TEST_F(ServicesTest, EveryOtherMethodSaysThatItIsNotThereYet) {
-  const std::set<std::string> available = {"quern.v1.Retrieval.Search",
-                                           "quern.v1.Embedding.Embed",
-                                           "quern.v1.Items.Upsert",
-                                           "quern.v1.Items.Get",
-                                           "quern.v1.Items.List",
-                                           "quern.v1.Items.Delete",
-                                           "quern.v1.Collections.Create",
-                                           "quern.v1.Collections.Get",
-                                           "quern.v1.Collections.List",
-                                           "quern.v1.Collections.Delete",
-                                           "quern.v1.Models.List",
-                                           "quern.v1.Models.Get",
-                                           "quern.v1.Embedding.EmbedStream",
-                                           "quern.v1.Models.Load",
-                                           "quern.v1.Models.Unload",
-                                           "quern.v1.Models.SetDefault"};
+  const std::set<std::string> available = {
+      "quern.v1.Retrieval.Search",
+      "quern.v1.Embedding.Embed",
+      "quern.v1.Items.Upsert",
+      "quern.v1.Items.Get",
+      "quern.v1.Items.List",
+      "quern.v1.Items.Delete",
+      "quern.v1.Collections.Create",
+      "quern.v1.Collections.Get",
+      "quern.v1.Collections.List",
+      "quern.v1.Collections.Delete",
+      "quern.v1.Collections.CreateSnapshot",
+      "quern.v1.Collections.ListSnapshots",
+      "quern.v1.Collections.DeleteSnapshot",
+      "quern.v1.Collections.RestoreSnapshot",
+      "quern.v1.Collections.ExportSnapshot",
+      "quern.v1.Collections.ImportSnapshot",
+      "quern.v1.Retrieval.BatchSearch",
+      "quern.v1.Models.List",
+      "quern.v1.Models.Get",
+      "quern.v1.Embedding.EmbedStream",
+      "quern.v1.Models.Load",
+      "quern.v1.Models.Unload",
+      "quern.v1.Models.SetDefault"};
   int refused = 0;
   for (const auto* file :
        {v1::SearchRequest::descriptor()->file(),
