@@ -205,15 +205,16 @@ TEST(FilterTest, SaysThatNothingIsDeclared) {
 
 TEST(FilterTest, ListsSomeOfManyFields) {
   std::vector<FieldDeclaration> fields;
+  fields.reserve(100);
   for (int i = 0; i < 100; ++i) fields.push_back({absl::StrCat("f", i)});
   const auto filter = ParseFilter("g = 1", fields);
   EXPECT_THAT(std::string(filter.status().message()),
               HasSubstr("\"f19\" and 80 more"));
 }
 
-std::string Repeated(absl::string_view text, int times) {
+std::string Repeated(absl::string_view text, size_t times) {
   std::string repeated;
-  for (int i = 0; i < times; ++i) absl::StrAppend(&repeated, text);
+  for (size_t i = 0; i < times; ++i) absl::StrAppend(&repeated, text);
   return repeated;
 }
 
@@ -230,7 +231,7 @@ TEST(FilterTest, BoundsTheSize) {
 }
 
 TEST(FilterTest, BoundsTheDepth) {
-  const auto nested = [](int levels) {
+  const auto nested = [](size_t levels) {
     return absl::StrCat(Repeated("(", levels), "year = 1",
                         Repeated(")", levels));
   };
@@ -242,7 +243,7 @@ TEST(FilterTest, BoundsTheDepth) {
               HasSubstr("nested deeper than"));
 
   // Levels of the tree that need half as many parentheses.
-  const auto alternating = [](int levels) {
+  const auto alternating = [](size_t levels) {
     return absl::StrCat(Repeated("year = 1 AND year = 2 OR (", levels),
                         "year = 3", Repeated(")", levels));
   };
