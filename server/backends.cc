@@ -83,23 +83,42 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> LoadModels(
   return models;
 }
 
-CollectionFactories StoreAndIndex(const v1::StorageConfig& config) {
+SyncMode SyncModeOf(v1::StorageConfig::Sync sync) {
+  switch (sync) {
+    case v1::StorageConfig::SYNC_INTERVAL:
+      return SyncMode::kInterval;
+    case v1::StorageConfig::SYNC_OFF:
+      return SyncMode::kNever;
+    default:
+      return SyncMode::kEveryWrite;
+  }
+}
+
+CollectionFactories StoreAndIndex(const v1::StorageConfig& config,
+                                  const Clock* clock) {
   CollectionFactories factories;
   const std::shared_ptr<rocksdb::Cache> cache =
       CreateBlockCache(config.block_cache_bytes());
-  factories.open_store = [cache](const std::string& path,
-                                 const v1::Collection& record)
+  factories.open_store = [clock, cache, sync = SyncModeOf(config.sync()),
+                          interval = DurationOf(config.sync_interval())](
+                             const std::string& path,
+                             const v1::Collection& record)
       -> absl::StatusOr<std::unique_ptr<ItemStore>> {
-    return RocksdbItemStore::Open(
-        {.path = path, .dimension = record.dimension(), .block_cache = cache});
+    return RocksdbItemStore::Open({.path = path,
+                                   .dimension = record.dimension(),
+                                   .sync = sync,
+                                   .sync_interval = interval,
+                                   .block_cache = cache,
+                                   .clock = clock});
   };
-  factories.open_read_only = [cache](const std::string& path,
-                                     const v1::Collection& record,
-                                     const std::string& reason)
+  factories.open_read_only = [clock, cache](const std::string& path,
+                                            const v1::Collection& record,
+                                            const std::string& reason)
       -> absl::StatusOr<std::unique_ptr<ItemStore>> {
     return RocksdbItemStore::Open({.path = path,
                                    .dimension = record.dimension(),
                                    .block_cache = cache,
+                                   .clock = clock,
                                    .read_only = reason});
   };
   factories.create_index = [](const v1::Collection& record)
@@ -139,7 +158,7 @@ absl::StatusOr<Backends> CreateBackends(const v1::Config& config) {
   };
   QUERN_ASSIGN_OR_RETURN(backends.models,
                          LoadModels(config.models(), backends.load_model));
-  backends.collections = StoreAndIndex(config.storage());
+  backends.collections = StoreAndIndex(config.storage(), backends.clock.get());
   return backends;
 }
 

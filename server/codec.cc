@@ -18,6 +18,7 @@
 #include "engine/base/error.h"
 #include "engine/base/sha256.h"
 #include "engine/base/status_macros.h"
+#include "engine/query/item_update.h"
 #include "server/grpc_status.h"
 
 namespace quern {
@@ -27,7 +28,6 @@ using ::google::protobuf::FieldDescriptor;
 using ::google::protobuf::Message;
 
 constexpr int64_t kDefaultHits = 10;
-constexpr size_t kMaxMediaUriBytes = 4096;
 constexpr absl::string_view kPageTokenVersion = "1";
 constexpr size_t kRequestHashCharacters = 32;
 
@@ -215,6 +215,16 @@ std::string EncodePageToken(absl::string_view scope, absl::string_view last) {
                    absl::string_view("\0", 1), last));
 }
 
+std::string PageScope(absl::string_view scope, absl::string_view filter) {
+  if (filter.empty()) return std::string(scope);
+  // FNV-1a (Fowler, Noll, Vo): the same in every run, as tokens outlive one.
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const char byte : filter) {
+    hash = (hash ^ static_cast<uint8_t>(byte)) * 0x100000001b3;
+  }
+  return absl::StrCat(scope, "?", absl::Hex(hash));
+}
+
 absl::StatusOr<std::string> DecodePageToken(absl::string_view token,
                                             absl::string_view scope) {
   if (token.empty()) return "";
@@ -283,7 +293,11 @@ absl::Status EncodeItem(const Item& item, const ItemMask& mask, v1::Item* out) {
     *out->mutable_update_time() = EncodeTime(item.update_time);
   }
   if (mask.Has(v1::Item::kEtagFieldNumber)) {
-    out->set_etag(EncodeEtag(item.update_time));
+    out->set_etag(EtagOf(item.sequence));
+  }
+  if (mask.Has(v1::Item::kExpireTimeFieldNumber) &&
+      item.expire_time.has_value()) {
+    *out->mutable_expire_time() = EncodeTime(*item.expire_time);
   }
   return absl::OkStatus();
 }
@@ -296,10 +310,6 @@ google::protobuf::Timestamp EncodeTime(absl::Time time) {
   rest = time - absl::FromUnixSeconds(out.seconds());
   out.set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
   return out;
-}
-
-std::string EncodeEtag(absl::Time update_time) {
-  return absl::StrFormat("%x", absl::ToUnixNanos(update_time));
 }
 
 v1::ModelVersion EncodeModelVersion(const ModelInfo& info) {
@@ -456,16 +466,16 @@ absl::Status EncodeSearch(const SearchResult& result,
 }
 
 absl::StatusOr<UpsertInput> DecodeUpsert(const v1::UpsertRequest& request) {
-  QUERN_RETURN_IF_ERROR(RefuseFields(request, {"audio", "etag", "ttl"}));
-  if (request.media_uri().size() > kMaxMediaUriBytes) {
-    return InvalidField(
-        "media_uri", absl::StrCat("has ", request.media_uri().size(),
-                                  " bytes; the limit is ", kMaxMediaUriBytes));
-  }
+  QUERN_RETURN_IF_ERROR(RefuseFields(request, {"audio"}));
+  QUERN_RETURN_IF_ERROR(CheckMediaUri(request.media_uri()));
   UpsertInput input{.id = request.id(),
                     .payload = request.payload().SerializeAsString(),
                     .media_uri = request.media_uri(),
-                    .model_fingerprint = request.model_fingerprint()};
+                    .model_fingerprint = request.model_fingerprint(),
+                    .etag = request.etag()};
+  if (request.has_ttl()) {
+    QUERN_ASSIGN_OR_RETURN(input.ttl, DecodeTtl(request.ttl(), "ttl"));
+  }
   switch (request.content_case()) {
     case v1::UpsertRequest::kText:
       input.content = TextInput{request.text()};
@@ -494,7 +504,7 @@ void EncodeUpsert(const UpsertResult& result, v1::UpsertResponse* response) {
   *response->mutable_status() = ToRpcStatus(result.status);
   if (!result.status.ok()) return;
   response->set_created(result.created);
-  response->set_etag(EncodeEtag(result.update_time));
+  response->set_etag(EtagOf(result.sequence));
   response->set_truncated(result.truncated);
 }
 
@@ -508,8 +518,6 @@ void EncodeSnapshot(const SnapshotInfo& snapshot, v1::Snapshot* out) {
 }
 
 absl::Status CheckNewCollection(const v1::Collection& collection) {
-  QUERN_RETURN_IF_ERROR(
-      RefuseFields(collection, {"payload_fields", "ttl"}, "collection."));
   const v1::IndexConfig& index = collection.index();
   if (index.kind() != v1::IndexConfig::KIND_UNSPECIFIED &&
       index.kind() != v1::IndexConfig::KIND_EXACT) {

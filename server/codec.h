@@ -52,6 +52,8 @@ absl::StatusOr<int64_t> CheckedPageSize(int64_t page_size, int64_t max);
 
 // Opaque to callers: where a list goes on, for the list called `scope` only.
 std::string EncodePageToken(absl::string_view scope, absl::string_view last);
+// The scope of a list that is filtered; the filter's text may be long.
+std::string PageScope(absl::string_view scope, absl::string_view filter);
 // "" for an empty token. Errors: kInvalidArgument on "page_token" for one that
 // EncodePageToken() did not make for this scope.
 absl::StatusOr<std::string> DecodePageToken(absl::string_view token,
@@ -82,8 +84,6 @@ class ItemMask {
 absl::Status EncodeItem(const Item& item, const ItemMask& mask, v1::Item* out);
 
 google::protobuf::Timestamp EncodeTime(absl::Time time);
-// Changes with every write of an item.
-std::string EncodeEtag(absl::Time update_time);
 v1::ModelVersion EncodeModelVersion(const ModelInfo& info);
 void EncodeStages(const RequestContext& context,
                   google::protobuf::RepeatedPtrField<v1::StageTime>* out);

@@ -69,6 +69,7 @@ CollectionsService::CollectionsService(const RpcEnvironment* environment,
   Handle("Create", this, &CollectionsService::Create);
   Handle("Get", this, &CollectionsService::Get);
   Handle("List", this, &CollectionsService::List);
+  Handle("Update", this, &CollectionsService::Update);
   Handle("Delete", this, &CollectionsService::Delete);
   Handle("CreateSnapshot", this, &CollectionsService::CreateSnapshot);
   Handle("ListSnapshots", this, &CollectionsService::ListSnapshots);
@@ -126,6 +127,17 @@ absl::Status CollectionsService::List(
     response->set_next_page_token(
         EncodePageToken(kPageScope, response->collections().rbegin()->name()));
   }
+  return absl::OkStatus();
+}
+
+absl::Status CollectionsService::Update(
+    RequestContext& /*context*/, const v1::UpdateCollectionRequest& request,
+    v1::Collection* response) const {
+  QUERN_RETURN_IF_ERROR(
+      RequireName(request.collection().name(), "collection.name"));
+  QUERN_ASSIGN_OR_RETURN(
+      *response,
+      engine_->UpdateCollection(request.collection(), request.update_mask()));
   return absl::OkStatus();
 }
 

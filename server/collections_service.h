@@ -31,6 +31,9 @@ class CollectionsService final : public RpcService {
   absl::Status List(RequestContext& context,
                     const v1::ListCollectionsRequest& request,
                     v1::ListCollectionsResponse* response) const;
+  absl::Status Update(RequestContext& context,
+                      const v1::UpdateCollectionRequest& request,
+                      v1::Collection* response) const;
   absl::Status Delete(RequestContext& context,
                       const v1::DeleteCollectionRequest& request,
                       v1::DeleteCollectionResponse* response) const;

@@ -66,6 +66,7 @@ struct DurationRange {
 };
 constexpr DurationRange kDurationRanges[] = {
     {"server.drain_timeout", absl::ZeroDuration(), absl::Hours(1)},
+    {"storage.sync_interval", absl::Milliseconds(10), absl::Hours(1)},
     {"media.max_video_duration", absl::Seconds(1), absl::Hours(8760)},
     {"media.max_video_decode_time", absl::Milliseconds(100), absl::Hours(24)},
     {"batching.max_age", absl::ZeroDuration(), absl::Seconds(1)},
@@ -204,6 +205,8 @@ v1::Config DefaultConfig() {
   config.mutable_log()->set_format(v1::LogConfig::FORMAT_TEXT);
   config.mutable_storage()->set_path("./quern-data");
   config.mutable_storage()->set_block_cache_bytes(64 * kMiB);
+  config.mutable_storage()->set_sync(v1::StorageConfig::SYNC_BATCH);
+  config.mutable_storage()->mutable_sync_interval()->set_seconds(1);
   config.mutable_models()->add_paths(DefaultModelPath());
   config.mutable_models()->set_device("cpu");
   config.mutable_models()->set_precision(v1::ModelsConfig::PRECISION_AUTO);

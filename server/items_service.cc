@@ -21,10 +21,25 @@ constexpr int64_t kMaxPageSize = 1000;
 constexpr int kMaxDeletedIds = 10'000;
 
 // A token of a collection is no token of a later one of the same name.
-std::string PageScope(const Collection& collection) {
-  return absl::StrCat("items/", collection.name(), "/",
-                      collection.record().create_time().seconds(), ".",
-                      collection.record().create_time().nanos());
+std::string ItemsScope(const Collection& collection, absl::string_view filter) {
+  return PageScope(absl::StrCat("items/", collection.name(), "/",
+                                collection.record().create_time().seconds(),
+                                ".", collection.record().create_time().nanos()),
+                   filter);
+}
+
+absl::StatusOr<std::vector<std::string>> DecodeIds(
+    const v1::DeleteItemsRequest& request) {
+  if (request.ids_size() < 1 || request.ids_size() > kMaxDeletedIds) {
+    return InvalidField(
+        "ids", absl::StrCat("there are ", request.ids_size(), "; give 1 to ",
+                            kMaxDeletedIds, ", or a filter"));
+  }
+  for (int i = 0; i < request.ids_size(); ++i) {
+    const absl::Status status = CheckItemId(request.ids(i));
+    if (!status.ok()) return InField(status, absl::StrCat("ids[", i, "]"));
+  }
+  return std::vector<std::string>(request.ids().begin(), request.ids().end());
 }
 
 absl::StatusOr<std::shared_ptr<Collection>> FindCollection(
@@ -42,6 +57,7 @@ ItemsService::ItemsService(const RpcEnvironment* environment,
       engine_(engine) {
   Handle("Get", this, &ItemsService::Get);
   Handle("List", this, &ItemsService::List);
+  Handle("Update", this, &ItemsService::Update);
   Handle("Delete", this, &ItemsService::Delete);
   HandleStream("Upsert", [environment, engine, stream_window](
                              const std::string& method,
@@ -69,14 +85,16 @@ absl::Status ItemsService::Get(RequestContext& context,
 absl::Status ItemsService::List(RequestContext& context,
                                 const v1::ListItemsRequest& request,
                                 v1::ListItemsResponse* response) const {
-  QUERN_RETURN_IF_ERROR(RefuseFields(request, {"filter"}));
   QUERN_ASSIGN_OR_RETURN(const ItemMask mask,
                          ItemMask::FromPaths(request.read_mask()));
   QUERN_ASSIGN_OR_RETURN(const int64_t page_size,
                          PageSize(request, kDefaultPageSize, kMaxPageSize));
   QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<Collection> collection,
                          FindCollection(*engine_, request.collection()));
-  const std::string scope = PageScope(*collection);
+  QUERN_ASSIGN_OR_RETURN(
+      const std::shared_ptr<const Filter> filter,
+      ParseFilter(request.filter(), collection->settings()->fields));
+  const std::string scope = ItemsScope(*collection, request.filter());
   QUERN_ASSIGN_OR_RETURN(const std::string after_id,
                          DecodePageToken(request.page_token(), scope));
 
@@ -86,15 +104,13 @@ absl::Status ItemsService::List(RequestContext& context,
   size_t page_bytes = 0;
   std::string last_id;
   absl::Status status;
-  QUERN_RETURN_IF_ERROR(
-      collection->store().Scan(after_id, mask.parts(), [&](const Item& item) {
+  QUERN_RETURN_IF_ERROR(collection->Scan(
+      context, after_id, mask.parts(), filter.get(), [&](const Item& item) {
         if (response->items_size() == page_size ||
             page_bytes > max_page_bytes) {
           response->set_next_page_token(EncodePageToken(scope, last_id));
           return false;
         }
-        status = context.Check("the next item");
-        if (!status.ok()) return false;
         v1::Item& out = *response->add_items();
         status = EncodeItem(item, mask, &out);
         page_bytes += out.ByteSizeLong();
@@ -104,24 +120,53 @@ absl::Status ItemsService::List(RequestContext& context,
   return status;
 }
 
-absl::Status ItemsService::Delete(RequestContext& context,
-                                  const v1::DeleteItemsRequest& request,
-                                  v1::DeleteItemsResponse* response) const {
-  QUERN_RETURN_IF_ERROR(RefuseFields(request, {"filter"}));
-  if (request.ids_size() < 1 || request.ids_size() > kMaxDeletedIds) {
-    return InvalidField("ids", absl::StrCat("there are ", request.ids_size(),
-                                            "; give 1 to ", kMaxDeletedIds));
-  }
-  for (int i = 0; i < request.ids_size(); ++i) {
-    const absl::Status status = CheckItemId(request.ids(i));
-    if (!status.ok()) return InField(status, absl::StrCat("ids[", i, "]"));
-  }
+absl::Status ItemsService::Update(RequestContext& context,
+                                  const v1::UpdateItemRequest& request,
+                                  v1::Item* response) const {
   QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<Collection> collection,
                          FindCollection(*engine_, request.collection()));
   StageTimer timer(context, "store");
-  const std::vector<std::string> ids(request.ids().begin(),
-                                     request.ids().end());
+  QUERN_ASSIGN_OR_RETURN(
+      const Item item, engine_->UpdateItem(context, *collection, request.item(),
+                                           request.update_mask()));
+  QUERN_ASSIGN_OR_RETURN(const ItemMask mask, ItemMask::FromPaths({}));
+  return EncodeItem(item, mask, response);
+}
+
+absl::Status ItemsService::Delete(RequestContext& context,
+                                  const v1::DeleteItemsRequest& request,
+                                  v1::DeleteItemsResponse* response) const {
+  if (!request.filter().empty())
+    return DeleteByFilter(context, request, response);
+  QUERN_ASSIGN_OR_RETURN(const std::vector<std::string> ids,
+                         DecodeIds(request));
+  QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<Collection> collection,
+                         FindCollection(*engine_, request.collection()));
+  StageTimer timer(context, "store");
   QUERN_ASSIGN_OR_RETURN(const int64_t deleted, collection->Delete(ids));
+  response->set_deleted_count(deleted);
+  return absl::OkStatus();
+}
+
+absl::Status ItemsService::DeleteByFilter(
+    RequestContext& context, const v1::DeleteItemsRequest& request,
+    v1::DeleteItemsResponse* response) const {
+  if (request.ids_size() > 0) {
+    return InvalidField("filter", "is given beside ids; give one of the two");
+  }
+  QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<Collection> collection,
+                         FindCollection(*engine_, request.collection()));
+  QUERN_ASSIGN_OR_RETURN(
+      const std::shared_ptr<const Filter> filter,
+      ParseFilter(request.filter(), collection->settings()->fields));
+  if (filter == nullptr) {
+    return InvalidField("filter",
+                        "is blank and matches every item; to remove them all, "
+                        "delete the collection");
+  }
+  StageTimer timer(context, "store");
+  QUERN_ASSIGN_OR_RETURN(const int64_t deleted,
+                         collection->DeleteMatching(context, *filter));
   response->set_deleted_count(deleted);
   return absl::OkStatus();
 }

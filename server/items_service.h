@@ -24,9 +24,15 @@ class ItemsService final : public RpcService {
   absl::Status List(RequestContext& context,
                     const v1::ListItemsRequest& request,
                     v1::ListItemsResponse* response) const;
+  absl::Status Update(RequestContext& context,
+                      const v1::UpdateItemRequest& request,
+                      v1::Item* response) const;
   absl::Status Delete(RequestContext& context,
                       const v1::DeleteItemsRequest& request,
                       v1::DeleteItemsResponse* response) const;
+  absl::Status DeleteByFilter(RequestContext& context,
+                              const v1::DeleteItemsRequest& request,
+                              v1::DeleteItemsResponse* response) const;
 
   const Engine* const engine_;
 };

@@ -116,6 +116,7 @@ absl::Status Server::Start() {
                      .clock = backends_.clock.get(),
                      .replica_of = config_.storage().replica_of()}));
   QUERN_RETURN_IF_ERROR(OpenSnapshots());
+  sweep_ = std::make_unique<ExpirySweep>(catalog_.get());
   pool_ = std::make_unique<ThreadPool>(ThreadPoolOptions{
       .name = "server.threads",
       .threads = ThreadCount(config_.server().threads(), 1),

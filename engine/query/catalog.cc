@@ -13,6 +13,7 @@
 #include "engine/base/name.h"
 #include "engine/base/status_macros.h"
 #include "engine/query/collection_record.h"
+#include "engine/query/collection_settings.h"
 
 namespace quern {
 namespace {
@@ -185,6 +186,35 @@ absl::StatusOr<std::shared_ptr<Collection>> Catalog::Get(
   if (it == entries_.end()) return NotFound("collection", name);
   if (it->second.collection == nullptr) return it->second.error;
   return it->second.collection;
+}
+
+absl::StatusOr<v1::Collection> Catalog::Update(
+    absl::string_view name,
+    const std::function<absl::Status(v1::Collection&)>& change) {
+  absl::MutexLock create_lock(&create_mutex_);
+  QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<Collection> collection,
+                         Get(name));
+  Entry entry;
+  {
+    absl::MutexLock lock(&mutex_);
+    entry = entries_.find(name)->second;
+  }
+  QUERN_RETURN_IF_ERROR(change(entry.record));
+  QUERN_ASSIGN_OR_RETURN(CollectionSettings settings, SettingsOf(entry.record));
+  QUERN_RETURN_IF_ERROR(WriteRecord(RecordPath(entry.directory), entry.record));
+  collection->set_settings(std::move(settings));
+  absl::MutexLock lock(&mutex_);
+  entries_.find(name)->second.record = std::move(entry.record);
+  return collection->Describe();
+}
+
+std::vector<std::shared_ptr<Collection>> Catalog::Opened() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<std::shared_ptr<Collection>> opened;
+  for (const auto& [name, entry] : entries_) {
+    if (entry.collection != nullptr) opened.push_back(entry.collection);
+  }
+  return opened;
 }
 
 v1::Collection Catalog::DescribeEntry(const Entry& entry) {

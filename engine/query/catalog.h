@@ -67,6 +67,16 @@ class Catalog {
   // Errors: kNotFound; the error of opening, for one that could not be opened.
   absl::StatusOr<std::shared_ptr<Collection>> Get(absl::string_view name) const;
 
+  // Changes the settings of a collection, and its record on the disk. `change`
+  // gets the record and may change what SettingsOf() reads. Errors: kNotFound;
+  // those of `change` and SettingsOf(); kResourceExhausted on a full disk.
+  absl::StatusOr<v1::Collection> Update(
+      absl::string_view name,
+      const std::function<absl::Status(v1::Collection&)>& change);
+
+  // Those that are open.
+  std::vector<std::shared_ptr<Collection>> Opened() const;
+
   // The record and status, also of a collection that could not be opened.
   absl::StatusOr<v1::Collection> Describe(absl::string_view name) const;
 
@@ -100,7 +110,7 @@ class Catalog {
   const CatalogOptions options_;
   const std::unique_ptr<DirectoryLock> lock_;
 
-  // Held while a collection begins or ceases to exist.
+  // Held while a collection begins or ceases to exist, or is changed.
   absl::Mutex create_mutex_;
   mutable absl::Mutex mutex_;
   std::map<std::string, Entry, std::less<>> entries_ ABSL_GUARDED_BY(mutex_);

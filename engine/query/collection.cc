@@ -9,6 +9,7 @@
 #include "engine/base/error.h"
 #include "engine/base/matrix.h"
 #include "engine/base/status_macros.h"
+#include "engine/filter/field_values.h"
 #include "engine/index/check_vector.h"
 
 namespace quern {
@@ -16,6 +17,20 @@ namespace {
 
 // Rows handed to the index at once while it is built from the store.
 constexpr int64_t kLoadBatchRows = 4096;
+
+// Items deleted, or removed because they have expired, in one step: bounds how
+// long other writes wait.
+constexpr size_t kRemoveItems = 256;
+
+absl::StatusOr<bool> ItemMatches(const Item& item, const Filter& filter) {
+  absl::StatusOr<FieldValues> values =
+      ReadFields(item.payload, item.modality, filter.fields());
+  if (!values.ok()) {
+    return absl::DataLossError(
+        absl::StrCat("the payload of item ", Quoted(item.id), " is damaged"));
+  }
+  return Matches(filter, *values);
+}
 
 // Collects items row by row and gives them to an index in batches.
 class IndexLoader {
@@ -66,23 +81,28 @@ absl::Status LoadIndex(const ItemStore& store, int64_t dimension,
 absl::StatusOr<std::unique_ptr<Collection>> Collection::Open(
     const std::string& directory, v1::Collection record,
     const CollectionFactories& factories) {
+  QUERN_ASSIGN_OR_RETURN(CollectionSettings settings, SettingsOf(record));
   QUERN_ASSIGN_OR_RETURN(
       std::unique_ptr<ItemStore> store,
       factories.open_store(absl::StrCat(directory, "/items"), record));
   QUERN_ASSIGN_OR_RETURN(std::unique_ptr<VectorIndex> index,
                          factories.create_index(record));
   QUERN_RETURN_IF_ERROR(LoadIndex(*store, record.dimension(), index.get()));
-  return std::unique_ptr<Collection>(new Collection(
-      directory, std::move(record), std::move(store), std::move(index)));
+  return std::unique_ptr<Collection>(
+      new Collection(directory, std::move(record), std::move(settings),
+                     std::move(store), std::move(index)));
 }
 
 Collection::Collection(std::string directory, v1::Collection record,
+                       CollectionSettings settings,
                        std::unique_ptr<ItemStore> store,
                        std::unique_ptr<VectorIndex> index)
     : directory_(std::move(directory)),
       record_(std::move(record)),
       store_(std::move(store)),
-      index_(std::move(index)) {}
+      index_(std::move(index)),
+      settings_(
+          std::make_shared<const CollectionSettings>(std::move(settings))) {}
 
 Collection::~Collection() {
   bool dropped = false;
@@ -104,9 +124,12 @@ Metric MetricOf(const v1::Collection& record) {
 }
 
 v1::Collection Collection::Describe() const {
-  v1::Collection described = record_;
+  v1::Collection described = settings()->record;
   v1::CollectionStatus& status = *described.mutable_status();
-  status.set_state(v1::CollectionStatus::STATE_READY);
+  const absl::Status writes = store_->write_status();
+  status.set_state(writes.ok() ? v1::CollectionStatus::STATE_READY
+                               : v1::CollectionStatus::STATE_READ_ONLY);
+  status.set_message(std::string(writes.message()));
   status.set_item_count(index_->size());
   status.set_disk_bytes(store_->disk_bytes());
   status.set_memory_bytes(index_->memory_bytes());
@@ -120,21 +143,34 @@ v1::Collection Collection::Describe() const {
   return described;
 }
 
-absl::StatusOr<std::vector<Collection::Written>> Collection::Upsert(
+std::shared_ptr<const CollectionSettings> Collection::settings() const {
+  absl::MutexLock lock(&settings_mutex_);
+  return settings_;
+}
+
+void Collection::set_settings(CollectionSettings settings) {
+  auto changed =
+      std::make_shared<const CollectionSettings>(std::move(settings));
+  absl::MutexLock lock(&settings_mutex_);
+  settings_ = std::move(changed);
+}
+
+absl::StatusOr<std::vector<PutResult>> Collection::Upsert(
     absl::Span<const Item> items) {
+  absl::MutexLock lock(&write_mutex_);
+  if (dropped_) return NotFound("collection", name());
+  QUERN_ASSIGN_OR_RETURN(std::vector<PutResult> results, store_->Put(items));
   std::vector<std::string> ids;
   std::vector<float> values;
   ids.reserve(items.size());
   values.reserve(items.size() * dimension());
-  for (const Item& item : items) {
-    ids.push_back(item.id);
-    values.insert(values.end(), item.embedding.begin(), item.embedding.end());
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (!results[i].status.ok()) continue;
+    ids.push_back(items[i].id);
+    values.insert(values.end(), items[i].embedding.begin(),
+                  items[i].embedding.end());
   }
-
-  absl::MutexLock lock(&write_mutex_);
-  if (dropped_) return NotFound("collection", name());
-  QUERN_ASSIGN_OR_RETURN(const std::vector<PutResult> results,
-                         store_->Put(items));
+  if (ids.empty()) return results;
   // The store took these vectors, so only memory can fail here; the index is
   // then behind the store until the next start.
   QUERN_RETURN_IF_ERROR(
@@ -142,18 +178,88 @@ absl::StatusOr<std::vector<Collection::Written>> Collection::Upsert(
                                      .rows = static_cast<int64_t>(ids.size()),
                                      .columns = dimension()}));
   ++index_version_;
+  return results;
+}
 
-  std::vector<Written> written;
-  written.reserve(items.size());
-  for (size_t i = 0; i < items.size(); ++i) {
-    written.push_back(
-        {.created = results[i].created, .update_time = items[i].update_time});
+absl::StatusOr<Item> Collection::Update(
+    const std::string& id, const std::function<absl::Status(Item&)>& change) {
+  absl::MutexLock lock(&write_mutex_);
+  if (dropped_) return NotFound("collection", name());
+  QUERN_ASSIGN_OR_RETURN(Item item, store_->Update(id, change));
+  ++index_version_;
+  return item;
+}
+
+absl::Status Collection::Scan(const RequestContext& context,
+                              absl::string_view after_id, ItemParts parts,
+                              const Filter* filter,
+                              const std::function<bool(Item)>& visit) const {
+  ItemParts read = parts;
+  if (filter != nullptr) read.payload = true;
+  absl::Status status;
+  QUERN_RETURN_IF_ERROR(store_->Scan(after_id, read, [&](Item item) {
+    status = context.Check("the next item");
+    if (!status.ok()) return false;
+    if (filter != nullptr) {
+      const absl::StatusOr<bool> matches = ItemMatches(item, *filter);
+      status = matches.status();
+      if (!matches.ok()) return false;
+      if (!*matches) return true;
+      if (!parts.payload) item.payload.clear();
+    }
+    return visit(std::move(item));
+  }));
+  return status;
+}
+
+absl::StatusOr<int64_t> Collection::DeleteMatching(
+    const RequestContext& context, const Filter& filter) {
+  int64_t deleted = 0;
+  std::string after_id;
+  while (true) {
+    std::vector<std::string> found;
+    QUERN_RETURN_IF_ERROR(Scan(context, after_id, {.payload = false}, &filter,
+                               [&found](const Item& item) {
+                                 found.push_back(item.id);
+                                 return found.size() < kRemoveItems;
+                               }));
+    if (found.empty()) return deleted;
+    after_id = found.back();
+
+    absl::MutexLock lock(&write_mutex_);
+    // Written again since it was found, an item may not match any more.
+    QUERN_ASSIGN_OR_RETURN(
+        const std::vector<std::optional<Item>> items,
+        store_->Get(found, {.payload = true, .embedding = false}));
+    std::vector<std::string> ids;
+    for (const std::optional<Item>& item : items) {
+      if (!item.has_value()) continue;
+      QUERN_ASSIGN_OR_RETURN(const bool matches, ItemMatches(*item, filter));
+      if (matches) ids.push_back(item->id);
+    }
+    QUERN_ASSIGN_OR_RETURN(const int64_t gone, DeleteHeld(ids));
+    deleted += gone;
   }
-  return written;
+}
+
+absl::StatusOr<bool> Collection::RemoveExpired() {
+  absl::MutexLock lock(&write_mutex_);
+  if (dropped_) return NotFound("collection", name());
+  QUERN_ASSIGN_OR_RETURN(const std::vector<std::string> ids,
+                         store_->RemoveExpired(kRemoveItems));
+  if (ids.empty()) return false;
+  QUERN_RETURN_IF_ERROR(index_->Remove(ids));
+  ++index_version_;
+  return ids.size() == kRemoveItems;
 }
 
 absl::StatusOr<int64_t> Collection::Delete(absl::Span<const std::string> ids) {
   absl::MutexLock lock(&write_mutex_);
+  return DeleteHeld(ids);
+}
+
+absl::StatusOr<int64_t> Collection::DeleteHeld(
+    absl::Span<const std::string> ids) {
   if (dropped_) return NotFound("collection", name());
   QUERN_ASSIGN_OR_RETURN(const int64_t deleted, store_->Delete(ids));
   QUERN_RETURN_IF_ERROR(index_->Remove(ids));

@@ -14,7 +14,10 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 
+#include "engine/base/request_context.h"
+#include "engine/filter/filter.h"
 #include "engine/index/vector_index.h"
+#include "engine/query/collection_settings.h"
 #include "engine/store/item_store.h"
 #include "quern/v1/collections.pb.h"
 
@@ -54,29 +57,51 @@ class Collection {
   Collection(const Collection&) = delete;
   Collection& operator=(const Collection&) = delete;
 
-  // As it was created: no status.
+  // As it was opened: no status, and not what settings() has since.
   const v1::Collection& record() const { return record_; }
   const std::string& name() const { return record_.name(); }
   int64_t dimension() const { return record_.dimension(); }
   Metric metric() const { return MetricOf(record_); }
 
-  // The record with the status of this moment.
+  // The record with the settings and the status of this moment.
   v1::Collection Describe() const;
 
-  struct Written {
-    bool created = false;  // The id was new.
-    absl::Time update_time;
-  };
+  std::shared_ptr<const CollectionSettings> settings() const;
+  // From now on; what is stored already is read by them too.
+  void set_settings(CollectionSettings settings);
 
   // Writes durably, then makes searchable: all items or, on error, none. Their
   // embeddings are of dimension() and have passed CheckVector(). One result per
-  // item. Errors: those of ItemStore::Put(), and kNotFound after Drop().
-  absl::StatusOr<std::vector<Written>> Upsert(absl::Span<const Item> items);
+  // item; one with an error is left as it was. Errors: those of
+  // ItemStore::Put(), and kNotFound after Drop().
+  absl::StatusOr<std::vector<PutResult>> Upsert(absl::Span<const Item> items);
+
+  // As ItemStore::Update(). Errors: its, and kNotFound after Drop().
+  absl::StatusOr<Item> Update(const std::string& id,
+                              const std::function<absl::Status(Item&)>& change);
 
   // Returns how many existed. Errors as for Upsert().
   absl::StatusOr<int64_t> Delete(absl::Span<const std::string> ids);
 
   const std::string& directory() const { return directory_; }
+  // Deletes what matches `filter` (not null), step by step: items that are
+  // written meanwhile may or may not be among them, one that does not match
+  // when its turn comes never is. Returns how many are gone. Errors: those of
+  // the context and of Delete(); the steps done stay done.
+  absl::StatusOr<int64_t> DeleteMatching(const RequestContext& context,
+                                         const Filter& filter);
+
+  // One bounded step of removing what has expired; true when more is left.
+  // Errors as for Upsert().
+  absl::StatusOr<bool> RemoveExpired();
+
+  // As ItemStore::Scan(), for the items that match; a null filter takes all.
+  // Errors: its, those of the context, which is asked before each item, and
+  // kDataLoss for a payload that cannot be read.
+  absl::Status Scan(const RequestContext& context, absl::string_view after_id,
+                    ItemParts parts, const Filter* filter,
+                    const std::function<bool(Item)>& visit) const;
+
   const ItemStore& store() const { return *store_; }
   const VectorIndex& index() const { return *index_; }
 
@@ -89,13 +114,21 @@ class Collection {
 
  private:
   Collection(std::string directory, v1::Collection record,
-             std::unique_ptr<ItemStore> store,
+             CollectionSettings settings, std::unique_ptr<ItemStore> store,
              std::unique_ptr<VectorIndex> index);
+
+  // Delete(), by a caller that holds the mutex.
+  absl::StatusOr<int64_t> DeleteHeld(absl::Span<const std::string> ids)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
 
   const std::string directory_;
   const v1::Collection record_;
   std::unique_ptr<ItemStore> store_;  // Set once; closed before the files go.
   const std::unique_ptr<VectorIndex> index_;
+
+  mutable absl::Mutex settings_mutex_;
+  std::shared_ptr<const CollectionSettings> settings_
+      ABSL_GUARDED_BY(settings_mutex_);
 
   // Held over a write of the store and of the index, so that both see writes in
   // the same order.

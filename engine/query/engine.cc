@@ -14,6 +14,7 @@
 #include "engine/base/utf8.h"
 #include "engine/embed/frame_pooling.h"
 #include "engine/query/group_key.h"
+#include "engine/query/item_update.h"
 
 namespace quern {
 namespace {
@@ -24,7 +25,6 @@ constexpr int64_t kMaxGroupSize = 100;
 constexpr int64_t kGroupOversampling = 4;
 constexpr float kMaxPartWeight = 10;
 constexpr int64_t kMaxDimension = 4096;
-constexpr size_t kMaxDescriptionBytes = 1024;
 // The model of a collection of ready-made embeddings.
 constexpr absl::string_view kNoModel = "none";
 
@@ -443,6 +443,16 @@ void Engine::PrepareItem(const RequestContext& context,
                                  .media_uri = input.media_uri,
                                  .create_time = context.clock().Now()}};
   prepared.item.update_time = prepared.item.create_time;
+  const std::optional<absl::Duration> ttl =
+      input.ttl.has_value() ? input.ttl : collection.settings()->ttl;
+  if (ttl.has_value()) {
+    prepared.item.expire_time = prepared.item.create_time + *ttl;
+  }
+  if (!input.etag.empty()) {
+    absl::StatusOr<uint64_t> sequence = SequenceOf(input.etag);
+    if (!sequence.ok()) return done(sequence.status());
+    prepared.item.if_sequence = *sequence;
+  }
   if (const auto* embedding = std::get_if<EmbeddingInput>(&input.content)) {
     status = CheckVector(embedding->values, collection.dimension(),
                          collection.metric());
@@ -500,6 +510,27 @@ absl::Status Engine::CheckUpsert(const Collection& collection,
   return absl::OkStatus();
 }
 
+absl::StatusOr<v1::Collection> Engine::UpdateCollection(
+    const v1::Collection& wanted,
+    const google::protobuf::FieldMask& mask) const {
+  return catalog_->Update(wanted.name(), [&](v1::Collection& record) {
+    QUERN_RETURN_IF_ERROR(MergeSettings(wanted, mask, record));
+    return InField(SettingsOf(record).status(), "collection");
+  });
+}
+
+absl::StatusOr<Item> Engine::UpdateItem(
+    const RequestContext& context, Collection& collection,
+    const v1::Item& given, const google::protobuf::FieldMask& mask) const {
+  QUERN_RETURN_IF_ERROR(InField(CheckItemId(given.id()), "item"));
+  QUERN_ASSIGN_OR_RETURN(
+      const ItemUpdate update,
+      ItemUpdate::Create(given, mask, context.clock().Now()));
+  return collection.Update(given.id(), [&](Item& item) {
+    return update.Apply(limits_.max_payload_bytes, item);
+  });
+}
+
 absl::Status Engine::UnloadModel(absl::string_view name, bool force) const {
   if (!force) {
     for (const v1::Collection& collection :
@@ -517,12 +548,7 @@ absl::StatusOr<v1::Collection> Engine::CreateCollection(
     v1::Collection wanted) const {
   QUERN_RETURN_IF_ERROR(
       InField(CheckCollectionName(wanted.name()), "collection"));
-  if (wanted.description().size() > kMaxDescriptionBytes) {
-    return InvalidField(
-        "collection.description",
-        absl::StrCat("has ", wanted.description().size(),
-                     " bytes; the limit is ", kMaxDescriptionBytes));
-  }
+  QUERN_RETURN_IF_ERROR(InField(SettingsOf(wanted).status(), "collection"));
   wanted.clear_status();
   wanted.clear_model_fingerprint();
   if (wanted.metric() == v1::METRIC_UNSPECIFIED) {

@@ -12,12 +12,15 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "google/protobuf/field_mask.pb.h"
 
 #include "engine/base/request_context.h"
 #include "engine/embed/embedder.h"
 #include "engine/model/model_registry.h"
 #include "engine/query/catalog.h"
+#include "quern/v1/items.pb.h"
 
 // The pipeline of a request. This and upsert_session.h are the only files that
 // know the order of the stages.
@@ -91,6 +94,8 @@ struct UpsertInput {
   std::string payload;  // A serialised google.protobuf.Struct.
   std::string media_uri;
   std::string model_fingerprint;  // Empty: not checked.
+  std::string etag;               // The item's expected one. Empty: any.
+  std::optional<absl::Duration> ttl = std::nullopt;  // Null: the collection's.
 };
 
 // One item, ready to be stored.
@@ -144,6 +149,18 @@ class Engine {
   // paths as in quern.v1.Collection, kNotFound for an unknown model, and those
   // of Catalog::Create().
   absl::StatusOr<v1::Collection> CreateCollection(v1::Collection wanted) const;
+
+  // Changes what `mask` names. Errors: kInvalidArgument with field paths as in
+  // quern.v1.UpdateCollectionRequest, and those of Catalog::Update().
+  absl::StatusOr<v1::Collection> UpdateCollection(
+      const v1::Collection& wanted,
+      const google::protobuf::FieldMask& mask) const;
+
+  // Changes what `mask` names of the item `given.id()`; nothing is encoded.
+  // Errors: those of ItemUpdate and Collection::Update().
+  absl::StatusOr<Item> UpdateItem(
+      const RequestContext& context, Collection& collection,
+      const v1::Item& given, const google::protobuf::FieldMask& mask) const;
 
   // Takes a model out of service; calls under way finish. Errors: kNotFound;
   // kFailedPrecondition while it is the default, or, unless `force`, while a

@@ -1,6 +1,7 @@
 #include "engine/query/upsert_session.h"
 
 #include <utility>
+#include <variant>
 
 #include "absl/memory/memory.h"
 
@@ -38,22 +39,38 @@ void UpsertSession::Add(UpsertInput input, std::shared_ptr<const void> owner) {
     absl::MutexLock lock(&mutex_);
     index = next_added_++;
   }
+  const bool is_ready = std::holds_alternative<EmbeddingInput>(input.content);
   std::string id = input.id;
   const auto work = std::make_shared<Work>(Work{
       .index = index, .input = std::move(input), .owner = std::move(owner)});
+  if (is_ready) {
+    Prepare(*work, [&](Prepared prepared) {
+      if (Enqueue(index, std::move(prepared))) CommitAllOnPool();
+    });
+    return;
+  }
   absl::Status submitted = pool_->Submit(
-      [self = shared_from_this(), work] { self->Prepare(work); }, Lane::kBulk);
-  if (!submitted.ok()) {
-    Enqueue(index, {.result = {.index = index,
-                               .id = std::move(id),
-                               .status = std::move(submitted)}});
+      [self = shared_from_this(), work] {
+        self->Prepare(*work, [self, work](Prepared prepared) {
+          if (self->Enqueue(work->index, std::move(prepared))) {
+            self->CommitAll();
+          }
+        });
+      },
+      Lane::kBulk);
+  if (submitted.ok()) return;
+  if (Enqueue(index, {.result = {.index = index,
+                                 .id = std::move(id),
+                                 .status = std::move(submitted)}})) {
+    CommitAllOnPool();
   }
 }
 
-void UpsertSession::Prepare(const std::shared_ptr<const Work>& work) {
-  const auto enqueue = [self = shared_from_this(),
-                        work](absl::StatusOr<PreparedItem> item) {
-    Prepared prepared{.result = {.index = work->index, .id = work->input.id}};
+void UpsertSession::Prepare(const Work& work,
+                            std::function<void(Prepared)> done) {
+  auto finish = [index = work.index, id = work.input.id,
+                 done = std::move(done)](absl::StatusOr<PreparedItem> item) {
+    Prepared prepared{.result = {.index = index, .id = id}};
     if (item.ok()) {
       prepared.item = std::move(item->item);
       prepared.result.truncated = item->truncated;
@@ -61,11 +78,11 @@ void UpsertSession::Prepare(const std::shared_ptr<const Work>& work) {
     } else {
       prepared.result.status = item.status();
     }
-    self->Enqueue(work->index, std::move(prepared));
+    done(std::move(prepared));
   };
   const absl::Status awaited = context_->Check("encode");
-  if (!awaited.ok()) return enqueue(awaited);
-  engine_->PrepareItem(*context_, *collection_, work->input, enqueue);
+  if (!awaited.ok()) return finish(awaited);
+  engine_->PrepareItem(*context_, *collection_, work.input, std::move(finish));
 }
 
 void UpsertSession::AddRefused(std::string id, absl::Status status) {
@@ -74,9 +91,11 @@ void UpsertSession::AddRefused(std::string id, absl::Status status) {
     absl::MutexLock lock(&mutex_);
     index = next_added_++;
   }
-  Enqueue(index, {.result = {.index = index,
-                             .id = std::move(id),
-                             .status = std::move(status)}});
+  if (Enqueue(index, {.result = {.index = index,
+                                 .id = std::move(id),
+                                 .status = std::move(status)}})) {
+    CommitAllOnPool();
+  }
 }
 
 int64_t UpsertSession::pending() const {
@@ -84,25 +103,35 @@ int64_t UpsertSession::pending() const {
   return next_added_ - next_committed_;
 }
 
-void UpsertSession::Enqueue(int64_t index, Prepared prepared) {
-  std::vector<Prepared> batch;
-  {
-    absl::MutexLock lock(&mutex_);
-    line_.emplace(index, std::move(prepared));
-    if (committing_) return;
-    batch = TakeReady();
-    committing_ = !batch.empty();
-  }
-  while (!batch.empty()) {
+bool UpsertSession::Enqueue(int64_t index, Prepared prepared) {
+  absl::MutexLock lock(&mutex_);
+  line_.emplace(index, std::move(prepared));
+  if (committing_ || line_.begin()->first != next_committed_) return false;
+  committing_ = true;
+  return true;
+}
+
+void UpsertSession::CommitAllOnPool() {
+  const auto commit = [self = shared_from_this()] { self->CommitAll(); };
+  // What was taken from the stream must be answered.
+  if (!pool_->Submit(commit, Lane::kBulk).ok()) pool_->Resume(commit);
+}
+
+void UpsertSession::CommitAll() {
+  while (true) {
+    std::vector<Prepared> batch;
+    {
+      absl::MutexLock lock(&mutex_);
+      batch = TakeReady();
+      committing_ = !batch.empty();
+      if (!committing_) return;
+    }
     std::vector<UpsertResult> results = Commit(std::move(batch));
     {
       absl::MutexLock lock(&mutex_);
       next_committed_ += static_cast<int64_t>(results.size());
     }
     on_results_(std::move(results));
-    absl::MutexLock lock(&mutex_);
-    batch = TakeReady();
-    committing_ = !batch.empty();
   }
 }
 
@@ -133,15 +162,16 @@ std::vector<UpsertResult> UpsertSession::Commit(
   }
   if (items.empty()) return results;
   const absl::Time start = context_->clock().Now();
-  const absl::StatusOr<std::vector<Collection::Written>> written =
+  const absl::StatusOr<std::vector<PutResult>> written =
       collection_->Upsert(items);
   results[result_of_item.front()].stages.push_back(
       {"store", context_->clock().Now() - start});
   for (size_t i = 0; i < items.size(); ++i) {
     UpsertResult& result = results[result_of_item[i]];
     if (written.ok()) {
+      result.status = (*written)[i].status;
       result.created = (*written)[i].created;
-      result.update_time = (*written)[i].update_time;
+      result.sequence = (*written)[i].sequence;
     } else {
       result.status = written.status();
     }

@@ -23,15 +23,16 @@ struct UpsertResult {
   absl::Status status;  // OK: durable and searchable.
   bool created = false;
   bool truncated = false;
-  absl::Time update_time;
+  uint64_t sequence = 0;          // The item's new one.
   std::vector<StageTime> stages;  // decode, encode; "store" on a batch's first.
 };
 
 // One stream of upserts.
 //
-// Life of an item: Add() -> PrepareItem(), many at once -> a place in line by
-// its index -> Collection::Upsert() together with every prepared neighbour in
-// line (one fsync for all) -> on_results, in the order of Add().
+// Life of an item: Add() -> PrepareItem(), many at once on the pool, or at once
+// for a ready-made embedding -> a place in line by its index ->
+// Collection::Upsert() together with every prepared neighbour in line (one
+// fsync for all) -> on_results, in the order of Add().
 //
 // Thread-safe. Callbacks run on the pool's threads, one at a time, and may call
 // Add().
@@ -72,10 +73,15 @@ class UpsertSession : public std::enable_shared_from_this<UpsertSession> {
     std::shared_ptr<const void> owner;  // Of what `input` points into.
   };
 
-  void Prepare(const std::shared_ptr<const Work>& work);
-  // Puts an item in line and, unless another thread is at it, commits all that
-  // stands first in line.
-  void Enqueue(int64_t index, Prepared prepared);
+  // Calls `done` once, here or on another thread; `work` must live until then.
+  void Prepare(const Work& work, std::function<void(Prepared)> done);
+  // Puts an item in line. True: the caller must see to CommitAll(), as no other
+  // thread is at it.
+  bool Enqueue(int64_t index, Prepared prepared);
+  // Commits all that stands first in line, until nothing does.
+  void CommitAll();
+  // CommitAll() on the pool: Add() runs on a thread that must go on reading.
+  void CommitAllOnPool();
   std::vector<Prepared> TakeReady() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::vector<UpsertResult> Commit(std::vector<Prepared> batch) const;
 

@@ -1,5 +1,6 @@
 #include "engine/store/item_store.h"
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 #include "engine/base/error.h"
@@ -22,6 +23,15 @@ absl::Status CheckIdSize(absl::string_view id) {
 
 std::string EtagOf(uint64_t sequence) {
   return absl::StrCat(absl::Hex(sequence));
+}
+
+absl::StatusOr<uint64_t> SequenceOf(absl::string_view etag) {
+  uint64_t sequence = 0;
+  if (absl::SimpleHexAtoi(etag, &sequence) && EtagOf(sequence) == etag) {
+    return sequence;
+  }
+  return absl::AbortedError(absl::StrCat(
+      "etag: ", Quoted(etag), " is not an item's etag: read the item again"));
 }
 
 absl::Status CheckIfSequence(const Item& item, std::optional<uint64_t> stored) {

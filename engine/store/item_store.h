@@ -37,6 +37,8 @@ absl::Status CheckIdSize(absl::string_view id);
 
 // The text that callers know a sequence by; it changes with every write.
 std::string EtagOf(uint64_t sequence);
+// The inverse. Errors: kAborted for a text that is no item's.
+absl::StatusOr<uint64_t> SequenceOf(absl::string_view etag);
 
 // The status of a PutResult. `stored` is the item's sequence, null for none.
 // Errors: kAborted unless it is the one that is asked for.

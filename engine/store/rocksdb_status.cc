@@ -9,8 +9,13 @@
 namespace quern {
 namespace {
 
+// A write that comes upon an earlier one's failure is "incomplete", with the
+// failure in the message alone.
 bool IsDiskFull(const rocksdb::Status& status) {
-  return status.IsNoSpace() || status.subcode() == rocksdb::Status::kSpaceLimit;
+  return status.IsNoSpace() ||
+         status.subcode() == rocksdb::Status::kSpaceLimit ||
+         (status.IsIncomplete() &&
+          absl::StrContains(status.ToString(), "No space left on device"));
 }
 
 // RocksDB tells these two kinds of I/O error apart in the message alone.
@@ -67,7 +72,7 @@ absl::Status FromWrite(const rocksdb::Status& status, absl::string_view path) {
   const std::string message = status.ToString();
   if (IsDiskFull(status)) return DiskFull(path, message);
   if (status.IsCorruption()) return Damaged(path, message);
-  if (status.IsIOError()) {
+  if (status.IsIOError() || status.IsIncomplete()) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the store at ", path, " is read-only since an I/O error (", message,
         "): check the disk, then restart the server"));

@@ -2,11 +2,15 @@
 
 #include <cmath>
 #include <limits>
+#include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "engine/query/catalog.h"
+#include "engine/query/expiry_sweep.h"
 #include "tests/query/fake_collection.h"
 #include "tests/support/temporary_directory.h"
 
@@ -119,6 +123,94 @@ TEST_F(CollectionTest, DescribesItself) {
   EXPECT_EQ(described.name(), "c");
   EXPECT_EQ(described.status().state(), v1::CollectionStatus::STATE_READY);
   EXPECT_EQ(described.status().item_count(), 1);
+}
+
+TEST_F(CollectionTest, AnItemOfAnotherEtagStaysInStoreAndIndex) {
+  auto collection = Open();
+  const auto first = collection->Upsert({MakeItem("a", {1, 0})});
+  ASSERT_TRUE(first.ok());
+  Item stale = MakeItem("a", {0, 1});
+  stale.if_sequence = (*first)[0].sequence + 1;
+  const auto second = collection->Upsert({stale, MakeItem("b", {0.5F, 1})});
+  ASSERT_TRUE(second.ok());
+  EXPECT_EQ((*second)[0].status.code(), absl::StatusCode::kAborted);
+  EXPECT_TRUE((*second)[1].status.ok());
+  EXPECT_THAT(SearchIds(*collection, {1, 0}), ElementsAre("a", "b"));
+}
+
+// A store that says why it takes no more writes.
+class RefusingItemStore final : public ForwardingItemStore {
+ public:
+  using ForwardingItemStore::ForwardingItemStore;
+  absl::Status write_status() const override {
+    return absl::FailedPreconditionError("the disk broke");
+  }
+};
+
+TEST_F(CollectionTest, OneThatTakesNoWritesSaysSo) {
+  CollectionFactories factories = disk_.Factories();
+  factories.open_store = [](const std::string&, const v1::Collection& record)
+      -> absl::StatusOr<std::unique_ptr<ItemStore>> {
+    return std::make_unique<RefusingItemStore>(
+        std::make_shared<FakeItemStore>(record.dimension()));
+  };
+  const auto collection =
+      Collection::Open(directory_.path(), Record("c", 2), factories);
+  ASSERT_TRUE(collection.ok());
+  const v1::Collection described = (*collection)->Describe();
+  EXPECT_EQ(described.status().state(), v1::CollectionStatus::STATE_READ_ONLY);
+  EXPECT_EQ(described.status().message(), "the disk broke");
+}
+
+TEST_F(CollectionTest, WhatExpiredLeavesStoreAndIndex) {
+  FakeClock clock(absl::FromUnixSeconds(100));
+  CollectionFactories factories = disk_.Factories();
+  factories.open_store = [&clock](const std::string&,
+                                  const v1::Collection& record)
+      -> absl::StatusOr<std::unique_ptr<ItemStore>> {
+    return std::make_unique<FakeItemStore>(record.dimension(), &clock);
+  };
+  const auto opened =
+      Collection::Open(directory_.path(), Record("c", 2), factories);
+  ASSERT_TRUE(opened.ok());
+  Collection& collection = **opened;
+  std::vector<Item> items = {MakeItem("stays", {1, 0})};
+  for (int i = 0; i < 300; ++i) {
+    items.push_back(MakeItem(absl::StrCat("goes", i), {0, 1}));
+    items.back().expire_time = absl::FromUnixSeconds(200);
+  }
+  ASSERT_TRUE(collection.Upsert(items).ok());
+  EXPECT_FALSE(collection.RemoveExpired().value());
+  EXPECT_EQ(collection.index().size(), 301);
+  clock.Advance(absl::Seconds(100));
+  EXPECT_TRUE(collection.RemoveExpired().value()) << "one step is not enough";
+  EXPECT_FALSE(collection.RemoveExpired().value());
+  EXPECT_EQ(collection.index().size(), 1);
+  EXPECT_EQ(collection.store().count(), 1);
+}
+
+// Only the sweep's thread moves here: the test waits for what it does.
+TEST_F(CollectionTest, TheSweepRemovesWhatExpired) {
+  FakeClock clock(absl::FromUnixSeconds(100));
+  CollectionFactories factories = disk_.Factories();
+  factories.open_store = [&clock](const std::string&,
+                                  const v1::Collection& record)
+      -> absl::StatusOr<std::unique_ptr<ItemStore>> {
+    return std::make_unique<FakeItemStore>(record.dimension(), &clock);
+  };
+  const auto catalog = Catalog::Open({.path = directory_.File("data"),
+                                      .factories = factories,
+                                      .clock = &clock});
+  ASSERT_TRUE(catalog.ok());
+  const auto collection = (*catalog)->Create(Record("c", 2));
+  ASSERT_TRUE(collection.ok());
+  const ExpirySweep sweep(catalog->get(), absl::Milliseconds(1));
+  Item item = MakeItem("a", {1, 0});
+  item.expire_time = absl::FromUnixSeconds(200);
+  ASSERT_TRUE((*collection)->Upsert({item}).ok());
+  clock.Advance(absl::Seconds(100));
+  while ((*collection)->index().size() > 0) std::this_thread::yield();
+  EXPECT_EQ((*collection)->store().count(), 0);
 }
 
 TEST(CheckVectorTest, NamesWhatIsWrong) {

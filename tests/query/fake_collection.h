@@ -79,7 +79,7 @@ class FakeDisk {
               std::shared_ptr<FakeItemStore>& store = stores_[path];
               if (store == nullptr) {
                 store =
-                    std::make_shared<FakeItemStore>(record.dimension(), path);
+                    std::make_shared<FakeItemStore>(record.dimension(), nullptr, path);
               }
               return std::make_unique<ForwardingItemStore>(store);
             },

@@ -31,7 +31,8 @@ class CountingItemStore final : public ForwardingItemStore {
   CountingItemStore(std::shared_ptr<ItemStore> store, Gate* gate)
       : ForwardingItemStore(std::move(store)), gate_(gate) {}
 
-  absl::StatusOr<std::vector<bool>> Put(absl::Span<const Item> items) override {
+  absl::StatusOr<std::vector<PutResult>> Put(
+      absl::Span<const Item> items) override {
     if (gate_->writes++ == 0) {
       gate_->entered.Notify();
       gate_->open.WaitForNotification();

@@ -156,14 +156,16 @@ class ServerTest : public ::testing::Test {
                                              const v1::Collection& record)
         -> absl::StatusOr<std::unique_ptr<ItemStore>> {
       return std::make_unique<GatedItemStore>(
-          std::make_shared<FakeItemStore>(record.dimension(), path), &gate_);
+          std::make_shared<FakeItemStore>(record.dimension(), clock_, path),
+          &gate_);
     };
-    backends.collections.open_read_only = [](const std::string& path,
-                                             const v1::Collection& record,
-                                             const std::string& reason)
+    backends.collections.open_read_only = [this](const std::string& path,
+                                                 const v1::Collection& record,
+                                                 const std::string& reason)
         -> absl::StatusOr<std::unique_ptr<ItemStore>> {
       return std::make_unique<ReadOnlyItemStore>(
-          std::make_shared<FakeItemStore>(record.dimension(), path), reason);
+          std::make_shared<FakeItemStore>(record.dimension(), clock_, path),
+          reason);
     };
     backends.collections.create_index = [](const v1::Collection& record)
         -> absl::StatusOr<std::unique_ptr<VectorIndex>> {

@@ -85,7 +85,7 @@ TEST_F(UpsertTest, ABadItemFailsAlone) {
               testing::ElementsAre(0, grpc::StatusCode::INVALID_ARGUMENT,
                                    grpc::StatusCode::PERMISSION_DENIED,
                                    grpc::StatusCode::INVALID_ARGUMENT,
-                                   grpc::StatusCode::UNIMPLEMENTED,
+                                   grpc::StatusCode::ABORTED,
                                    grpc::StatusCode::INVALID_ARGUMENT, 0));
   EXPECT_EQ(ViolatedField(responses[1].status().SerializeAsString()),
             "collection");
@@ -93,6 +93,45 @@ TEST_F(UpsertTest, ABadItemFailsAlone) {
   EXPECT_EQ(ViolatedField(responses[3].status().SerializeAsString()),
             "image.content");
   EXPECT_THAT(responses[4].status().message(), HasSubstr("etag"));
+}
+
+TEST_F(UpsertTest, AnEtagHoldsForTheItemAsItWasRead) {
+  grpc::Status status;
+  auto responses = Upsert({TextItem("c", "a", "red")}, &status);
+  ASSERT_THAT(responses, SizeIs(1));
+  v1::UpsertRequest first = TextItem("c", "a", "blue");
+  first.set_etag(responses[0].etag());
+  // Sent with the first, it comes too late.
+  v1::UpsertRequest second = first;
+  v1::UpsertRequest garbage = first;
+  garbage.set_etag("0x!");
+  responses = Upsert({first, second, garbage}, &status);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  ASSERT_THAT(responses, SizeIs(3));
+  EXPECT_EQ(responses[0].status().code(), 0);
+  EXPECT_EQ(responses[1].status().code(), grpc::StatusCode::ABORTED);
+  EXPECT_THAT(responses[1].status().message(), HasSubstr(responses[0].etag()));
+  EXPECT_EQ(responses[1].etag(), "");
+  EXPECT_EQ(responses[2].status().code(), grpc::StatusCode::ABORTED);
+  v1::GetItemRequest get;
+  get.set_collection("c");
+  get.set_id("a");
+  v1::Item item;
+  ASSERT_TRUE(
+      Call(v1::Items::NewStub(channel_), &v1::Items::Stub::Get, get, &item)
+          .ok());
+  EXPECT_EQ(item.etag(), responses[0].etag());
+}
+
+TEST_F(UpsertTest, ATtlThatIsNoneIsRefused) {
+  v1::UpsertRequest zero = TextItem("c", "zero", "red");
+  zero.mutable_ttl();
+  v1::UpsertRequest eternal = TextItem("c", "eternal", "red");
+  eternal.mutable_ttl()->set_seconds(INT64_C(315'576'000'000));
+  grpc::Status status;
+  for (const auto& response : Upsert({zero, eternal}, &status)) {
+    EXPECT_EQ(ViolatedField(response.status().SerializeAsString()), "ttl");
+  }
 }
 
 TEST_F(UpsertTest, TextThatIsNotUtf8FailsTheItemButNotTheStream) {

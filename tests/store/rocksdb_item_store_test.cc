@@ -4,6 +4,7 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <random>
 #include <string>
 #include <thread>
 #include <utility>
@@ -262,6 +263,40 @@ TEST_F(RocksdbItemStoreTest, DamagedFilesAreDataLoss) {
       StatusIs(absl::StatusCode::kDataLoss, HasSubstr(options_.path)));
 }
 
+TEST_F(RocksdbItemStoreTest, AfterADamagedBlockItReadsTheRestAndRefusesWrites) {
+  {
+    const auto store = Open();
+    // Two blocks of a file at least: only the first is damaged.
+    for (const char* id : {"a", "b"}) {
+      Item item = MakeItem(id);
+      std::mt19937 random(1);
+      item.payload.resize(50'000);
+      for (char& byte : item.payload) byte = static_cast<char>(random());
+      ASSERT_THAT(store->Put({item}), IsOk());
+    }
+  }
+  Open();  // Replays the log into sorted files.
+  for (const auto& entry : std::filesystem::directory_iterator(options_.path)) {
+    if (entry.path().extension() != ".sst" || entry.file_size() < 90'000) {
+      continue;
+    }
+    std::fstream file(entry.path(), std::ios::in | std::ios::out);
+    file.seekp(1000);
+    file << "damage";
+  }
+  const auto store = Open();
+  ASSERT_THAT(store->write_status(), IsOk());
+  const auto is_damaged =
+      StatusIs(absl::StatusCode::kDataLoss,
+               AllOf(HasSubstr("damaged"), HasSubstr(options_.path)));
+  EXPECT_THAT(store->Get({"a"}, kWhole), is_damaged);
+  EXPECT_THAT(store->write_status(), is_damaged);
+  EXPECT_THAT(store->Put({MakeItem("c")}), is_damaged);
+  EXPECT_THAT(store->Delete({"a"}), is_damaged);
+  EXPECT_TRUE(Has(*store, "b"));
+  EXPECT_TRUE(ValueOrDie(store->Get({"a"}, {.payload = false}))[0].has_value());
+}
+
 TEST_F(RocksdbItemStoreTest, MissingFilesAreDataLoss) {
   WriteStore();
   for (const auto& entry : std::filesystem::directory_iterator(options_.path)) {
@@ -354,6 +389,9 @@ TEST_F(RocksdbItemStoreTest, AFullDiskRefusesWritesUntilThereIsRoom) {
                          HasSubstr("the disk is full")));
     EXPECT_THAT(store->Delete({"before"}),
                 StatusIs(absl::StatusCode::kResourceExhausted));
+    EXPECT_THAT(store->write_status(),
+                StatusIs(absl::StatusCode::kResourceExhausted,
+                         HasSubstr("the disk is full")));
   }
   EXPECT_TRUE(Has(*store, "before"));
   EXPECT_FALSE(Has(*store, "during"));
@@ -361,6 +399,7 @@ TEST_F(RocksdbItemStoreTest, AFullDiskRefusesWritesUntilThereIsRoom) {
 
   files_->set_fault(FaultyFileSystem::kNone);
   ASSERT_THAT(store->Put({MakeItem("after")}), IsOk());
+  EXPECT_THAT(store->write_status(), IsOk());
   EXPECT_EQ(store->count(), 2);
   store = nullptr;
   store = Open();
@@ -431,6 +470,10 @@ TEST_F(RocksdbItemStoreTest, AfterAnIoErrorItReadsAndRefusesWrites) {
   files_->set_fault(FaultyFileSystem::kNone);
   EXPECT_THAT(store->Put({MakeItem("after")}), is_read_only);
   EXPECT_THAT(store->Delete({"before"}), is_read_only);
+  EXPECT_THAT(store->Update("before", [](Item&) { return absl::OkStatus(); }),
+              is_read_only);
+  EXPECT_THAT(store->TrimChanges(store->last_sequence()), is_read_only);
+  EXPECT_THAT(store->write_status(), is_read_only);
   EXPECT_TRUE(Has(*store, "before"));
   EXPECT_EQ(store->count(), 1);
 
@@ -541,6 +584,36 @@ TEST_F(RocksdbItemStoreTest, OpenForReadingOnlyChangesNothing) {
   copy.path = directory_.File("nothing");
   EXPECT_FALSE(RocksdbItemStore::Open(copy).ok());
   EXPECT_FALSE(std::filesystem::exists(copy.path));
+}
+
+TEST_F(RocksdbItemStoreTest, SyncModeIntervalSyncsLater) {
+  options_.sync = SyncMode::kInterval;
+  options_.sync_interval = absl::ZeroDuration();
+  EXPECT_EQ(GetField(RocksdbItemStore::Open(options_).status()),
+            "sync_interval");
+  options_.sync_interval = absl::Milliseconds(1);
+  const auto store = Open();
+  const int64_t before = files_->log_syncs();
+  ASSERT_THAT(store->Put({MakeItem("a")}), IsOk());
+  while (files_->log_syncs() == before) absl::SleepFor(absl::Milliseconds(1));
+  RocksdbItemStoreOptions copy = options_;
+  copy.path = directory_.File("copy");
+  copy.env = nullptr;
+  files_->CopyAfterPowerCut(options_.path, copy.path);
+  EXPECT_TRUE(Has(*ValueOrDie(RocksdbItemStore::Open(copy)), "a"));
+}
+
+TEST_F(RocksdbItemStoreTest, AnIntervalsSyncThatFailsEndsTheWrites) {
+  options_.sync = SyncMode::kInterval;
+  options_.sync_interval = absl::Milliseconds(1);
+  const auto store = Open();
+  files_->FailCall(FaultyFileSystem::Site::kSync, 1, FaultyFileSystem::kBroken);
+  ASSERT_THAT(store->Put({MakeItem("a")}), IsOk());
+  while (store->write_status().ok()) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_THAT(
+      store->Put({MakeItem("b")}),
+      StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("read-only")));
+  EXPECT_TRUE(Has(*store, "a"));
 }
 
 TEST_F(RocksdbItemStoreTest, StoresShareABlockCache) {
