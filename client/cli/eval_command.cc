@@ -269,11 +269,47 @@ absl::StatusOr<ExitCode> RunEval(const EvalOptions& options,
 
 }  // namespace
 
+CLI::Option* AddEvalFiles(CLI::App& command, EvalFiles& files) {
+  command.add_option("--ground-truth", files.ground_truth, "What is right")
+      ->required()
+      ->check(CLI::ExistingFile.description(""))
+      ->type_name("FILE");
+  command.add_flag("--allow-missing", files.allow_missing,
+                   "Measures the queries that both files have");
+  command.add_flag("--json", files.json, "Prints JSON instead of a table");
+  return command
+      .add_option("--predictions", files.predictions, "What was found")
+      ->check(CLI::ExistingFile.description(""))
+      ->type_name("FILE");
+}
+
+void AddMediaSource(CLI::App& command, const std::string& name,
+                    AskOptions& options, CLI::Option* predictions) {
+  CLI::Option_group* source = command.add_option_group("source");
+  CLI::Option* folder =
+      command
+          .add_option(name, options.folder,
+                      "Asks the server about the files in this folder")
+          ->check(CLI::ExistingDirectory.description(""))
+          ->type_name("DIR");
+  source->add_option(predictions);
+  source->add_option(folder);
+  source->require_option(1);
+  command
+      .add_option("--model", options.model,
+                  "What to measure. Default: the server's default model")
+      ->needs(folder)
+      ->check(CheckUtf8)
+      ->type_name("NAME");
+}
+
 void AddEvalCommand(CLI::App& app, CommandLine& line) {
   const auto options = std::make_shared<EvalOptions>();
   CLI::App* eval = app.add_subcommand("eval", "Measures a model on a test set");
   eval->fallthrough();
   eval->require_subcommand(1);
+  AddEvalCorpusMoments(*eval, line);
+  AddEvalGrounding(*eval, line);
   AddEvalMoments(*eval, line);
   CLI::App* command = eval->add_subcommand(
       "retrieval", "Recall of captions for pictures and back");

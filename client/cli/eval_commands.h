@@ -1,7 +1,10 @@
 #pragma once
 
+#include <string>
+
 #include <CLI/CLI.hpp>
 
+#include "client/cli/ask_server.h"
 #include "client/cli/command.h"
 
 // The commands below `quern eval` that have a file of their own.
@@ -9,6 +12,25 @@
 namespace quern::cli {
 
 // `line` must outlive `eval`.
+void AddEvalCorpusMoments(CLI::App& eval, CommandLine& line);
+void AddEvalGrounding(CLI::App& eval, CommandLine& line);
 void AddEvalMoments(CLI::App& eval, CommandLine& line);
+
+// What these commands compare, and how they print it.
+struct EvalFiles {
+  std::string ground_truth;
+  std::string predictions;
+  bool allow_missing = false;
+  bool json = false;
+};
+
+// Declares --ground-truth, --predictions, --allow-missing and --json. `files`
+// must outlive `command`. Returns --predictions, which is not required yet.
+CLI::Option* AddEvalFiles(CLI::App& command, EvalFiles& files);
+
+// Declares the folder that a server is asked about, as `name`, and --model.
+// Either the folder or `predictions` has to be named.
+void AddMediaSource(CLI::App& command, const std::string& name,
+                    AskOptions& options, CLI::Option* predictions);
 
 }  // namespace quern::cli

@@ -7,11 +7,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "nlohmann/json.hpp"
 
-#include "client/cli/captions.h"
 #include "client/cli/json_lines.h"
+#include "client/cli/query_match.h"
 
 namespace quern::cli {
 namespace {
@@ -144,48 +143,6 @@ absl::StatusOr<std::vector<Line>> ReadQueries(
   return lines;
 }
 
-std::string NameSome(const std::vector<std::string>& qids) {
-  constexpr size_t kShown = 10;
-  const auto end =
-      qids.begin() + static_cast<ptrdiff_t>(std::min(kShown, qids.size()));
-  return absl::StrCat(absl::StrJoin(qids.begin(), end, ", "),
-                      qids.size() > kShown ? ", ..." : "");
-}
-
-// Truth by qid, checked against the predictions.
-absl::StatusOr<std::map<std::string, const MomentTruth*>> IndexTruth(
-    const std::vector<MomentTruth>& truth,
-    const std::vector<MomentPrediction>& predictions, bool allow_missing) {
-  std::map<std::string, const MomentTruth*> by_qid;
-  for (const MomentTruth& query : truth) by_qid.emplace(query.qid, &query);
-  std::map<std::string, const MomentPrediction*> answered;
-  std::vector<std::string> unknown;
-  for (const MomentPrediction& prediction : predictions) {
-    answered.emplace(prediction.qid, &prediction);
-    if (by_qid.count(prediction.qid) == 0) unknown.push_back(prediction.qid);
-  }
-  if (allow_missing) return by_qid;
-  std::vector<std::string> missing;
-  for (const MomentTruth& query : truth) {
-    if (answered.count(query.qid) == 0) missing.push_back(query.qid);
-  }
-  std::vector<std::string> problems;
-  if (!missing.empty()) {
-    problems.push_back(absl::StrCat("no prediction for ", missing.size(),
-                                    " of ", truth.size(), " queries (qid ",
-                                    NameSome(missing), ")"));
-  }
-  if (!unknown.empty()) {
-    problems.push_back(absl::StrCat("no query for ", unknown.size(), " of ",
-                                    predictions.size(), " predictions (qid ",
-                                    NameSome(unknown), ")"));
-  }
-  if (problems.empty()) return by_qid;
-  return absl::InvalidArgumentError(absl::StrCat(
-      absl::StrJoin(problems, "; "),
-      "; --allow-missing measures the queries that both files have"));
-}
-
 absl::Status Lacks(const std::string& file, int line, const std::string& key,
                    const std::string& why) {
   return absl::InvalidArgumentError(absl::StrCat(
@@ -238,13 +195,25 @@ absl::StatusOr<std::vector<MomentPrediction>> ReadMomentPredictions(
 absl::StatusOr<MomentTestSet> MatchMoments(
     const std::vector<MomentTruth>& truth,
     const std::vector<MomentPrediction>& predictions, bool allow_missing) {
-  const auto by_qid = IndexTruth(truth, predictions, allow_missing);
-  if (!by_qid.ok()) return by_qid.status();
+  std::map<std::string, const MomentTruth*> by_qid;
+  std::vector<std::string> asked;
+  for (const MomentTruth& query : truth) {
+    by_qid.emplace(query.qid, &query);
+    asked.push_back(query.qid);
+  }
+  std::vector<std::string> answered;
+  for (const MomentPrediction& prediction : predictions) {
+    answered.push_back(prediction.qid);
+  }
+  if (absl::Status status = CheckSameQueries("qid", asked, answered);
+      !status.ok() && !allow_missing) {
+    return status;
+  }
   MomentTestSet set;
   const MomentPrediction* first = nullptr;
   for (const MomentPrediction& prediction : predictions) {
-    const auto found = by_qid->find(prediction.qid);
-    if (found == by_qid->end()) continue;
+    const auto found = by_qid.find(prediction.qid);
+    if (found == by_qid.end()) continue;
     if (first == nullptr) first = &prediction;
     absl::Status status;
     if (first->windows.has_value()) {

@@ -63,6 +63,7 @@ Client::Client(ClientOptions options)
       channel_(MakeChannel(options_)),
       collections_(v1::Collections::NewStub(channel_)),
       embedding_(v1::Embedding::NewStub(channel_)),
+      grounding_(v1::Grounding::NewStub(channel_)),
       items_(v1::Items::NewStub(channel_)),
       models_(v1::Models::NewStub(channel_)),
       retrieval_(v1::Retrieval::NewStub(channel_)) {}
@@ -99,6 +100,26 @@ absl::StatusOr<v1::EmbedResponse> Client::Embed(
   v1::EmbedResponse response;
   absl::Status status = Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
     return embedding_->Embed(context, request, &response);
+  });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::StatusOr<v1::GroundRegionsResponse> Client::GroundRegions(
+    const v1::GroundRegionsRequest& request) {
+  v1::GroundRegionsResponse response;
+  absl::Status status = Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+    return grounding_->GroundRegions(context, request, &response);
+  });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::StatusOr<v1::GroundSegmentsResponse> Client::GroundSegments(
+    const v1::GroundSegmentsRequest& request) {
+  v1::GroundSegmentsResponse response;
+  absl::Status status = Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+    return grounding_->GroundSegments(context, request, &response);
   });
   if (!status.ok()) return status;
   return response;

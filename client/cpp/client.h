@@ -17,6 +17,7 @@
 #include "client/cpp/upsert_stream.h"
 #include "quern/v1/collections.grpc.pb.h"
 #include "quern/v1/embedding.grpc.pb.h"
+#include "quern/v1/grounding.grpc.pb.h"
 #include "quern/v1/items.grpc.pb.h"
 #include "quern/v1/models.grpc.pb.h"
 #include "quern/v1/retrieval.grpc.pb.h"
@@ -58,6 +59,10 @@ class Client {
 
   absl::StatusOr<v1::SearchResponse> Search(const v1::SearchRequest& request);
   absl::StatusOr<v1::EmbedResponse> Embed(const v1::EmbedRequest& request);
+  absl::StatusOr<v1::GroundRegionsResponse> GroundRegions(
+      const v1::GroundRegionsRequest& request);
+  absl::StatusOr<v1::GroundSegmentsResponse> GroundSegments(
+      const v1::GroundSegmentsRequest& request);
 
   absl::StatusOr<v1::Collection> GetCollection(const std::string& name);
   // All pages.
@@ -134,6 +139,7 @@ class Client {
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<v1::Collections::Stub> collections_;
   const std::unique_ptr<v1::Embedding::Stub> embedding_;
+  const std::unique_ptr<v1::Grounding::Stub> grounding_;
   const std::unique_ptr<v1::Items::Stub> items_;
   const std::unique_ptr<v1::Models::Stub> models_;
   const std::unique_ptr<v1::Retrieval::Stub> retrieval_;

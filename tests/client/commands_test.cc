@@ -74,18 +74,19 @@ class CommandsTest : public testing::Test {
 
 TEST_F(CommandsTest, HelpAndVersionSucceed) {
   for (const std::vector<std::string>& arguments :
-       std::vector<std::vector<std::string>>{{"--help"},
-                                             {"index", "--help"},
-                                             {"search", "--help"},
-                                             {"collections", "--help"},
-                                             {"collections", "create", "-h"},
-                                             {"snapshots", "--help"},
-                                             {"snapshots", "export", "-h"},
-                                             {"status", "--help"},
-                                             {"model", "--help"},
-                                             {"model", "verify", "--help"},
-                                             {"eval", "retrieval", "--help"},
-                                             {"eval", "moments", "--help"}}) {
+       std::vector<std::vector<std::string>>{
+           {"--help"},
+           {"index", "--help"},
+           {"search", "--help"},
+           {"collections", "--help"},
+           {"collections", "create", "-h"},
+           {"status", "--help"},
+           {"model", "--help"},
+           {"model", "verify", "--help"},
+           {"eval", "retrieval", "--help"},
+           {"eval", "moments", "--help"},
+           {"eval", "grounding", "--help"},
+           {"eval", "corpus-moments", "-h"}}) {
     EXPECT_EQ(Run(arguments), ExitCode::kOk);
     EXPECT_THAT(out_.str(), HasSubstr("Usage"));
   }
@@ -129,6 +130,13 @@ TEST_F(CommandsTest, WrongUsageIsTwo) {
            {"model", "verify", folder, "--address", "x:1"},
            {"eval", "retrieval"},
            {"eval", "moments"},
+           {"eval", "moments", "--ground-truth", "/dev/null"},
+           {"eval", "moments", "--ground-truth", "/dev/null", "--predictions",
+            "/dev/null", "--videos", folder},
+           {"eval", "moments", "--ground-truth", "/dev/null", "--predictions",
+            "/dev/null", "--model", "x"},
+           {"eval", "grounding", "--images", folder},
+           {"eval", "corpus-moments", "--ground-truth", "/dev/null"},
            {"eval", "moments", "--ground-truth", "/no/such/file",
             "--predictions", "/no/such/file"}}) {
     EXPECT_EQ(Run(arguments), ExitCode::kUsage)
@@ -695,6 +703,101 @@ TEST_F(CommandsTest, EvalMomentsSaysWhatIsMissing) {
               HasSubstr("no prediction for 1 of 1 queries (qid 1)"));
   EXPECT_EQ(eval("{\"qid\": 1, \"pred_relevant_windows\": []}"), ExitCode::kOk);
   EXPECT_THAT(err_.str(), HasSubstr("they count as missed"));
+}
+
+TEST_F(CommandsTest, EvalMomentsAsksAServerAboutEachVideoOnce) {
+  const TempFolder videos;
+  videos.Write("a.mp4", "cat cat dog bird");
+  videos.Write("sub/b.mkv", "tree dog");
+  const auto truth = folder_.Write(
+      "truth.jsonl",
+      R"({"qid": 1, "vid": "a", "query": "cat cat", "duration": 8,)"
+      R"( "relevant_windows": [[0, 4]], "relevant_clip_ids": [0, 1],)"
+      R"( "saliency_scores": [[4, 4, 4], [4, 4, 4]]})"
+      "\n"
+      R"({"qid": 2, "vid": "a", "query": "dog", "duration": 8,)"
+      R"( "relevant_windows": [[4, 8]], "relevant_clip_ids": [3],)"
+      R"( "saliency_scores": [[4, 4, 4]]})"
+      "\n"
+      R"({"qid": 3, "vid": "sub/b.mkv", "query": "fish", "duration": 4,)"
+      R"( "relevant_windows": [[0, 4]], "relevant_clip_ids": [0],)"
+      R"( "saliency_scores": [[4, 4, 4]]})");
+  ASSERT_EQ(Run({"eval", "moments", "--ground-truth", truth.string(),
+                 "--videos", videos.path().string(), "--json"}),
+            ExitCode::kOk)
+      << err_.str();
+  EXPECT_EQ(server_.groundings(), 2);
+  const json output = Output();
+  // Found exactly; found with IoU 0.5; not found.
+  EXPECT_EQ(output["MR-full-R1@0.5"], 66.67);
+  EXPECT_EQ(output["MR-full-R1@0.7"], 33.33);
+  EXPECT_EQ(output["MR-full-mAP@0.75"], 33.33);
+  // The best clip is right, wrong, and the first of equal ones.
+  EXPECT_EQ(output["HL-min-Good-Hit1"], 66.67);
+  EXPECT_THAT(err_.str(), HasSubstr("1 of 3 queries have no predicted window"));
+
+  const auto charades = folder_.Write("truth.txt",
+                                      "a 0.0 4.0##cat cat\n"
+                                      "a 4 8##dog\n");
+  ASSERT_EQ(Run({"eval", "moments", "--ground-truth", charades.string(),
+                 "--videos", videos.path().string(), "--json"}),
+            ExitCode::kOk)
+      << err_.str();
+  EXPECT_EQ(Output().dump(),
+            R"({"R1@0.3":100.0,"R1@0.5":100.0,"R1@0.7":50.0,"mIoU":75.0})");
+  const auto unknown = folder_.Write("unknown.txt", "c 0 4##cat\n");
+  EXPECT_EQ(Run({"eval", "moments", "--ground-truth", unknown.string(),
+                 "--videos", videos.path().string()}),
+            ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("c is not in "));
+}
+
+TEST_F(CommandsTest, EvalGroundingAsksAServerAboutEachPictureOnce) {
+  const TempFolder images;
+  images.Write("a.jpg", "cat dog dog bird");
+  images.Write("broken.jpg", "BROKEN");
+  const auto truth = folder_.Write(
+      "truth.json", R"([{"file_name": "a.jpg", "bbox": [0, 0, 10, 20],)"
+                    R"(  "sentences": [{"sent_id": 1, "sent": "cat"}]},)"
+                    R"( {"file_name": "a.jpg", "bbox": [15, 0, 25, 20],)"
+                    R"(  "sentences": [{"sent_id": 2, "sent": "dog dog"},)"
+                    R"(                {"sent_id": 3, "sent": "bird"}]},)"
+                    R"( {"file_name": "a.jpg",)"
+                    R"(  "sentences": [{"sent_id": 4, "sent": "fish"}]}])");
+  ASSERT_EQ(Run({"eval", "grounding", "--ground-truth", truth.string(),
+                 "--images", images.path().string(), "--json"}),
+            ExitCode::kOk)
+      << err_.str();
+  EXPECT_EQ(server_.groundings(), 1);
+  // IoU 1, 15/30 and 10/25; the last box's centre, 35, is inside.
+  EXPECT_EQ(Output().dump(),
+            R"({"Acc@0.5":66.67,"pointing":100.0,"presence-AP":100.0})");
+  const auto broken = folder_.Write(
+      "broken.json", R"([{"file_name": "broken.jpg",)"
+                     R"(  "sentences": [{"sent_id": 1, "sent": "cat"}]}])");
+  EXPECT_EQ(Run({"eval", "grounding", "--ground-truth", broken.string(),
+                 "--images", images.path().string()}),
+            ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("broken.jpg: image: not a picture"));
+}
+
+TEST_F(CommandsTest, EvalCorpusMomentsPrintsTheOfficialNames) {
+  const auto truth =
+      folder_.Write("truth.jsonl",
+                    "{\"desc_id\": 1, \"vid_name\": \"a\", \"ts\": [0, 10]}\n"
+                    "{\"desc_id\": 2, \"vid_name\": \"b\", \"ts\": [0, 10]}\n");
+  const auto predictions = folder_.Write(
+      "predictions.json",
+      R"({"video2idx": {"a": 0, "b": 1}, "VCMR": [)"
+      R"({"desc_id": 1, "predictions": [[0, 0, 5, 0.9], [0, 0, 7, 0.5]]},)"
+      R"({"desc_id": 2, "predictions": [[0, 0, 10, 0.9]]}]})");
+  ASSERT_EQ(Run({"eval", "corpus-moments", "--ground-truth", truth.string(),
+                 "--predictions", predictions.string(), "--json"}),
+            ExitCode::kOk)
+      << err_.str();
+  EXPECT_EQ(nlohmann::ordered_json::parse(out_.str()).dump(),
+            R"({"0.5-r1":50.0,"0.5-r5":50.0,"0.5-r10":50.0,"0.5-r100":50.0,)"
+            R"("0.7-r1":0.0,"0.7-r5":50.0,"0.7-r10":50.0,"0.7-r100":50.0})");
 }
 
 }  // namespace

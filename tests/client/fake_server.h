@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <set>
@@ -21,6 +22,7 @@
 
 #include "quern/v1/collections.grpc.pb.h"
 #include "quern/v1/embedding.grpc.pb.h"
+#include "quern/v1/grounding.grpc.pb.h"
 #include "quern/v1/items.grpc.pb.h"
 #include "quern/v1/models.grpc.pb.h"
 #include "quern/v1/retrieval.grpc.pb.h"
@@ -30,6 +32,8 @@ namespace quern {
 // A server in this process that works as quernd does, in memory and by brute
 // force. Its model counts words: a "picture" is a file of words, and fits a
 // text with the same words. Bytes that begin with "BROKEN" cannot be decoded.
+// To its grounding the words of a picture stand side by side, each 10 by 20
+// pixels, and those of a video follow each other, each for two seconds.
 // Thread-safe.
 class FakeServer {
  public:
@@ -43,6 +47,7 @@ class FakeServer {
     builder.RegisterService(&collections_);
     builder.RegisterService(&items_);
     builder.RegisterService(&embedding_);
+    builder.RegisterService(&grounding_);
     builder.RegisterService(&retrieval_);
     builder.RegisterService(&models_);
     server_ = builder.BuildAndStart();
@@ -108,6 +113,11 @@ class FakeServer {
     return state_.searches;
   }
 
+  int64_t groundings() {
+    absl::MutexLock lock(&state_.mutex);
+    return state_.groundings;
+  }
+
   // Most inputs seen in one Embed call.
   int max_embed_inputs() {
     absl::MutexLock lock(&state_.mutex);
@@ -133,6 +143,7 @@ class FakeServer {
     bool stall_upserts = false;
     int64_t upserts = 0;
     int64_t searches = 0;
+    int64_t groundings = 0;
     int max_embed_inputs = 0;
     std::map<std::string, v1::Model> models = {{kModel, MakeModel(kModel)}};
     std::string default_model = kModel;
@@ -499,6 +510,92 @@ class FakeServer {
     State& state_;
   };
 
+  class GroundingService final : public v1::Grounding::Service {
+   public:
+    explicit GroundingService(State* state) : state_(*state) {}
+
+    grpc::Status GroundRegions(grpc::ServerContext*,
+                               const v1::GroundRegionsRequest* request,
+                               v1::GroundRegionsResponse* response) override {
+      Count();
+      const std::string& content = request->image().content();
+      if (content.rfind("BROKEN", 0) == 0) {
+        return {grpc::StatusCode::INVALID_ARGUMENT, "image: not a picture"};
+      }
+      const std::vector<std::string> words = Words(content);
+      response->set_width(10 * static_cast<int>(words.size()));
+      response->set_height(20);
+      for (const std::string& phrase : request->phrases().phrases()) {
+        v1::GroundedPhrase& grounded = *response->add_phrases();
+        grounded.set_phrase(phrase);
+        const auto [begin, end] = Find(words, Words(phrase));
+        grounded.set_presence(begin == end ? 0.1F : 0.9F);
+        if (begin == end) continue;
+        const auto count = static_cast<float>(words.size());
+        v1::Region& region = *grounded.add_regions();
+        region.set_score(1);
+        region.mutable_box()->set_left(static_cast<float>(begin) / count);
+        region.mutable_box()->set_right(static_cast<float>(end) / count);
+        region.mutable_box()->set_bottom(1);
+      }
+      return grpc::Status::OK;
+    }
+
+    grpc::Status GroundSegments(grpc::ServerContext*,
+                                const v1::GroundSegmentsRequest* request,
+                                v1::GroundSegmentsResponse* response) override {
+      Count();
+      const std::vector<std::string> words = Words(request->video().content());
+      response->mutable_duration()->set_seconds(
+          2 * static_cast<int64_t>(words.size()));
+      for (const std::string& sentence : request->sentences()) {
+        v1::GroundedSentence& grounded = *response->add_sentences();
+        grounded.set_sentence(sentence);
+        const auto [begin, end] = Find(words, Words(sentence));
+        for (size_t i = 0; request->include_saliency() && i < words.size();
+             ++i) {
+          grounded.mutable_saliency()->add_times()->set_seconds(
+              2 * static_cast<int64_t>(i));
+          grounded.mutable_saliency()->add_values(begin <= i && i < end ? 1.0F
+                                                                        : 0.0F);
+        }
+        if (begin == end) continue;
+        v1::Segment& segment = *grounded.add_segments();
+        segment.set_score(1);
+        segment.mutable_span()->mutable_start()->set_seconds(
+            2 * static_cast<int64_t>(begin));
+        segment.mutable_span()->mutable_end()->set_seconds(
+            2 * static_cast<int64_t>(end));
+      }
+      return grpc::Status::OK;
+    }
+
+   private:
+    static std::vector<std::string> Words(const std::string& text) {
+      std::istringstream stream(text);
+      return {std::istream_iterator<std::string>(stream), {}};
+    }
+
+    // Where `phrase` stands in `words`, first and past the last; equal when it
+    // does not.
+    static std::pair<size_t, size_t> Find(
+        const std::vector<std::string>& words,
+        const std::vector<std::string>& phrase) {
+      const auto found =
+          std::search(words.begin(), words.end(), phrase.begin(), phrase.end());
+      if (found == words.end()) return {0, 0};
+      const auto begin = static_cast<size_t>(found - words.begin());
+      return {begin, begin + phrase.size()};
+    }
+
+    void Count() {
+      absl::MutexLock lock(&state_.mutex);
+      ++state_.groundings;
+    }
+
+    State& state_;
+  };
+
   class RetrievalService final : public v1::Retrieval::Service {
    public:
     explicit RetrievalService(State* state) : state_(*state) {}
@@ -652,6 +749,7 @@ class FakeServer {
   CollectionsService collections_{&state_};
   ItemsService items_{&state_};
   EmbeddingService embedding_{&state_};
+  GroundingService grounding_{&state_};
   RetrievalService retrieval_{&state_};
   ModelsService models_{&state_};
   int port_ = 0;
