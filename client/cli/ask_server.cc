@@ -166,6 +166,7 @@ absl::Status AskPicture(Client& client, const AskOptions& options,
   request.set_model(options.model);
   request.mutable_image()->set_content(std::move(content));
   request.set_max_regions(1);
+  request.set_ignore_relations(options.ignore_relations);
   request.set_min_probability(0);
   for (const size_t i : call.questions) {
     request.mutable_phrases()->add_phrases(questions[i].phrase);

@@ -18,6 +18,8 @@ namespace quern::cli {
 struct AskOptions {
   std::string folder;  // Of the pictures or videos.
   std::string model;   // Empty: the server's default.
+  // Of pictures: spatial relations in the phrases are not used.
+  bool ignore_relations = false;
 };
 
 struct VideoQuestion {

@@ -283,24 +283,31 @@ CLI::Option* AddEvalFiles(CLI::App& command, EvalFiles& files) {
       ->type_name("FILE");
 }
 
-void AddMediaSource(CLI::App& command, const std::string& name,
-                    AskOptions& options, CLI::Option* predictions) {
-  CLI::Option_group* source = command.add_option_group("source");
+CLI::Option* AddMediaSource(CLI::App& command, const std::string& name,
+                            AskOptions& options, CLI::Option* predictions) {
   CLI::Option* folder =
       command
           .add_option(name, options.folder,
-                      "Asks the server about the files in this folder")
+                      "Asks the server about the files in this folder instead")
+          ->excludes(predictions)
           ->check(CLI::ExistingDirectory.description(""))
           ->type_name("DIR");
-  source->add_option(predictions);
-  source->add_option(folder);
-  source->require_option(1);
   command
       .add_option("--model", options.model,
                   "What to measure. Default: the server's default model")
       ->needs(folder)
       ->check(CheckUtf8)
       ->type_name("NAME");
+  return folder;
+}
+
+absl::Status CheckSource(const EvalFiles& files, const AskOptions& ask,
+                         const std::string& name) {
+  if (!files.predictions.empty() || !ask.folder.empty()) {
+    return absl::OkStatus();
+  }
+  return UsageError(absl::StrCat("nothing to measure: name --predictions, or ",
+                                 name, " to ask a server"));
 }
 
 void AddEvalCommand(CLI::App& app, CommandLine& line) {

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "absl/status/status.h"
 #include <CLI/CLI.hpp>
 
 #include "client/cli/ask_server.h"
@@ -28,9 +29,13 @@ struct EvalFiles {
 // must outlive `command`. Returns --predictions, which is not required yet.
 CLI::Option* AddEvalFiles(CLI::App& command, EvalFiles& files);
 
-// Declares the folder that a server is asked about, as `name`, and --model.
-// Either the folder or `predictions` has to be named.
-void AddMediaSource(CLI::App& command, const std::string& name,
-                    AskOptions& options, CLI::Option* predictions);
+// Declares the folder that a server is asked about instead, as `name`, and
+// --model. Returns the folder's option.
+CLI::Option* AddMediaSource(CLI::App& command, const std::string& name,
+                            AskOptions& options, CLI::Option* predictions);
+
+// A usage error when neither predictions nor the folder `name` are named.
+absl::Status CheckSource(const EvalFiles& files, const AskOptions& ask,
+                         const std::string& name);
 
 }  // namespace quern::cli

@@ -68,6 +68,10 @@ absl::StatusOr<std::vector<GroundingAnswer>> AskServer(
 absl::StatusOr<ExitCode> Run(const Options& options,
                              const ConnectionOptions& connection,
                              Console& console) {
+  if (absl::Status status = CheckSource(options.files, options.ask, "--images");
+      !status.ok()) {
+    return status;
+  }
   const auto queries = ReadGroundingQueries(options.files.ground_truth);
   if (!queries.ok()) return queries.status();
   const auto answers = options.files.predictions.empty()
@@ -99,8 +103,12 @@ void AddEvalGrounding(CLI::App& eval, CommandLine& line) {
       eval.add_subcommand("grounding", "Regions of pictures found by phrases");
   command->fallthrough();
   command->footer(kFooter);
-  AddMediaSource(*command, "--images", options->ask,
-                 AddEvalFiles(*command, options->files));
+  CLI::Option* folder = AddMediaSource(*command, "--images", options->ask,
+                                       AddEvalFiles(*command, options->files));
+  command
+      ->add_flag("--ignore-relations", options->ask.ignore_relations,
+                 "Asks for \"the dog left of the man\" without the relation")
+      ->needs(folder);
   command->callback([options, &line] {
     line.run = [options, &line](Console& console) {
       return Run(*options, line.connection, console);

@@ -197,6 +197,10 @@ absl::StatusOr<std::vector<Figure>> MeasureCharades(
 absl::StatusOr<ExitCode> Run(const Options& options,
                              const ConnectionOptions& connection,
                              Console& console) {
+  if (absl::Status status = CheckSource(options.files, options.ask, "--videos");
+      !status.ok()) {
+    return status;
+  }
   const auto figures =
       absl::EndsWithIgnoreCase(options.files.ground_truth, ".txt")
           ? MeasureCharades(options, connection, console)

@@ -4,6 +4,7 @@
     make_media.py --photos DIR --captions FILE.tsv --stamps DIR --output DIR
 
     scenes/       scenes.json    stamps on photographs: phrases, relations, absent things
+                  scenes-relation.json   the relations alone
     mosaics/      mosaics-2x2.json, mosaics-3x3.json, mosaics-irregular.json
     videos/       videos.jsonl (as QVHighlights), videos.txt (as Charades-STA)
 
@@ -93,6 +94,7 @@ def write_references(path: Path, references: list[dict[str, Any]]) -> None:
 def write_lists(output: Path, kind: str, entries: list[dict[str, Any]]) -> None:
     if kind == "scenes":
         write_references(output / "scenes.json", entries)
+        write_references(output / "scenes-relation.json", [e for e in entries if e["kind"] == "relation"])
     elif kind == "mosaics":
         for layout in LAYOUTS:
             write_references(output / f"mosaics-{layout}.json", [e for e in entries if e["kind"] == layout])

@@ -772,6 +772,12 @@ TEST_F(CommandsTest, EvalGroundingAsksAServerAboutEachPictureOnce) {
   // IoU 1, 15/30 and 10/25; the last box's centre, 35, is inside.
   EXPECT_EQ(Output().dump(),
             R"({"Acc@0.5":66.67,"pointing":100.0,"presence-AP":100.0})");
+  ASSERT_EQ(
+      Run({"eval", "grounding", "--ground-truth", truth.string(), "--images",
+           images.path().string(), "--ignore-relations", "--json"}),
+      ExitCode::kOk)
+      << err_.str();
+  EXPECT_EQ(Output()["Acc@0.5"], 33.33);  // Finds the first dog alone, 5/30.
   const auto broken = folder_.Write(
       "broken.json", R"([{"file_name": "broken.jpg",)"
                      R"(  "sentences": [{"sent_id": 1, "sent": "cat"}]}])");

@@ -33,7 +33,8 @@ namespace quern {
 // force. Its model counts words: a "picture" is a file of words, and fits a
 // text with the same words. Bytes that begin with "BROKEN" cannot be decoded.
 // To its grounding the words of a picture stand side by side, each 10 by 20
-// pixels, and those of a video follow each other, each for two seconds.
+// pixels, and those of a video follow each other, each for two seconds. Without
+// relations only the first word of a phrase counts.
 // Thread-safe.
 class FakeServer {
  public:
@@ -528,7 +529,9 @@ class FakeServer {
       for (const std::string& phrase : request->phrases().phrases()) {
         v1::GroundedPhrase& grounded = *response->add_phrases();
         grounded.set_phrase(phrase);
-        const auto [begin, end] = Find(words, Words(phrase));
+        std::vector<std::string> wanted = Words(phrase);
+        if (request->ignore_relations()) wanted.resize(1);
+        const auto [begin, end] = Find(words, wanted);
         grounded.set_presence(begin == end ? 0.1F : 0.9F);
         if (begin == end) continue;
         const auto count = static_cast<float>(words.size());

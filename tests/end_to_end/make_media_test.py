@@ -197,7 +197,7 @@ class MakeMediaTest(unittest.TestCase):
         again = make(self.folder, "again", "--count", str(COUNT), "--jobs", "2")
         other = make(self.folder, "other", "--count", str(COUNT), "--jobs", "2", "--seed", "2", "--kinds", "mosaics")
         files = sorted(p.relative_to(self.media) for p in self.media.rglob("*") if p.is_file())
-        self.assertEqual(len(files), 3 * COUNT + 6)
+        self.assertEqual(len(files), 3 * COUNT + 7)
         for file in files:
             self.assertEqual((self.media / file).read_bytes(), (again / file).read_bytes(), file)
         name = "mosaics/000000.jpg"
