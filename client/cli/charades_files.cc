@@ -107,7 +107,9 @@ absl::StatusOr<std::vector<SingleMomentCase>> ReadCharadesPredictions(
   std::vector<std::string> asked;
   std::vector<std::string> answered;
   std::vector<SingleMomentCase> cases;
+  answered.reserve(answers.size());
   for (const auto& [key, moment] : answers) answered.push_back(key);
+  asked.reserve(queries.size());
   for (const CharadesQuery& query : queries) {
     asked.push_back(Key(query.vid, query.sentence));
     const auto found = answers.find(asked.back());

@@ -96,6 +96,7 @@ absl::Status ReadPrediction(const json& object, Predictions& predictions) {
       RowsField(object, "predictions", 3, std::numeric_limits<size_t>::max());
   if (!rows.ok()) return rows.status();
   std::vector<CorpusMoment> moments;
+  moments.reserve(rows->size());
   for (const auto& row : *rows) {
     moments.push_back({std::llround(row[0]), static_cast<float>(row[1]),
                        static_cast<float>(row[2])});
@@ -163,8 +164,10 @@ absl::StatusOr<std::vector<CorpusMomentCase>> ReadCorpusMoments(
   }
   std::vector<std::string> asked;
   std::vector<std::string> answered;
+  answered.reserve(parsed->by_desc_id.size());
   for (const auto& [id, moments] : parsed->by_desc_id) answered.push_back(id);
   std::vector<CorpusMomentCase> cases;
+  asked.reserve(truths->size());
   for (const Truth& query : *truths) {
     asked.push_back(query.desc_id);
     const auto found = parsed->by_desc_id.find(query.desc_id);

@@ -49,6 +49,7 @@ absl::StatusOr<std::vector<GroundingAnswer>> AskServer(
                                      Connection::StopOn::kInterrupt);
   if (!connection.ok()) return connection.status();
   std::vector<PictureQuestion> questions;
+  questions.reserve(queries.size());
   for (const GroundingQuery& query : queries) {
     questions.push_back({query.file_name, query.sentence});
   }
@@ -56,6 +57,7 @@ absl::StatusOr<std::vector<GroundingAnswer>> AskServer(
       AskPictures((*connection)->client(), options.ask, questions, console);
   if (!found.ok()) return found.status();
   std::vector<GroundingAnswer> answers;
+  answers.reserve(queries.size());
   for (size_t i = 0; i < queries.size(); ++i) {
     GroundingAnswer answer{queries[i].sent_id, (*found)[i].box, std::nullopt,
                            (*found)[i].presence};

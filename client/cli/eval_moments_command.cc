@@ -111,6 +111,7 @@ absl::StatusOr<std::vector<MomentPrediction>> PredictMoments(
     const Options& options, const std::vector<MomentTruth>& truth,
     const ConnectionOptions& connection, Console& console) {
   std::vector<VideoQuestion> questions;
+  questions.reserve(truth.size());
   bool has_saliency = true;
   for (const MomentTruth& query : truth) {
     if (query.vid.empty() || query.query.empty()) {
@@ -127,6 +128,7 @@ absl::StatusOr<std::vector<MomentPrediction>> PredictMoments(
     has_saliency = has_saliency && !answer.saliency.empty();
   }
   std::vector<MomentPrediction> predictions;
+  predictions.reserve(truth.size());
   for (size_t i = 0; i < truth.size(); ++i) {
     MomentPrediction prediction{truth[i].qid, truth[i].line,
                                 std::move((*answers)[i].windows), std::nullopt};
@@ -160,12 +162,14 @@ absl::StatusOr<std::vector<SingleMomentCase>> PredictCharades(
     const Options& options, const std::vector<CharadesQuery>& queries,
     const ConnectionOptions& connection, Console& console) {
   std::vector<VideoQuestion> questions;
+  questions.reserve(queries.size());
   for (const CharadesQuery& query : queries) {
     questions.push_back({query.vid, query.sentence});
   }
   const auto answers = AskServer(options, questions, connection, console);
   if (!answers.ok()) return answers.status();
   std::vector<SingleMomentCase> cases;
+  cases.reserve(queries.size());
   for (size_t i = 0; i < queries.size(); ++i) {
     const std::vector<ScoredMoment>& windows = (*answers)[i].windows;
     cases.push_back({queries[i].moment,

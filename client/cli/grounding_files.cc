@@ -180,12 +180,14 @@ absl::StatusOr<GroundingTestSet> MatchGrounding(
     const std::vector<GroundingAnswer>& answers, bool allow_missing) {
   std::map<std::string, const GroundingAnswer*> by_id;
   std::vector<std::string> answered;
+  answered.reserve(answers.size());
   for (const GroundingAnswer& answer : answers) {
     by_id.emplace(answer.sent_id, &answer);
     answered.push_back(answer.sent_id);
   }
   GroundingTestSet set;
   std::vector<std::string> asked;
+  asked.reserve(queries.size());
   bool has_absent = false;
   bool has_presence = true;
   for (const GroundingQuery& query : queries) {

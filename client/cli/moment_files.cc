@@ -35,6 +35,7 @@ absl::StatusOr<std::vector<Moment>> ReadTrueWindows(const json& object) {
     return absl::InvalidArgumentError("\"relevant_windows\" is empty");
   }
   std::vector<Moment> windows;
+  windows.reserve(rows->size());
   for (const auto& row : *rows) windows.push_back({row[0], row[1]});
   return windows;
 }
@@ -197,11 +198,13 @@ absl::StatusOr<MomentTestSet> MatchMoments(
     const std::vector<MomentPrediction>& predictions, bool allow_missing) {
   std::map<std::string, const MomentTruth*> by_qid;
   std::vector<std::string> asked;
+  asked.reserve(truth.size());
   for (const MomentTruth& query : truth) {
     by_qid.emplace(query.qid, &query);
     asked.push_back(query.qid);
   }
   std::vector<std::string> answered;
+  answered.reserve(predictions.size());
   for (const MomentPrediction& prediction : predictions) {
     answered.push_back(prediction.qid);
   }

@@ -194,12 +194,14 @@ ThresholdValues MomentAp(absl::Span<const Moment> truth,
                      return a.score > b.score;
                    });
   std::vector<Matcher> matchers;
+  matchers.reserve(kThresholds.size());
   for (const double threshold : kThresholds) {
     matchers.emplace_back(threshold, truth.size());
   }
   std::array<std::vector<bool>, kIouThresholds> right;
   for (const ScoredMoment& prediction : sorted) {
     std::vector<double> ious;
+    ious.reserve(truth.size());
     for (const Moment& moment : truth) {
       ious.push_back(UnionIou(prediction.moment, moment));
     }
