@@ -1,0 +1,21 @@
+#pragma once
+
+#include "absl/types/span.h"
+
+#include "engine/base/matrix.h"
+
+namespace quern {
+
+// Writes to `scores` the cosine of every row of `cells` with `query`, which has
+// length one; a row of zeros has the cosine 0. This is the map that all of
+// grounding reads: cells of a picture, or frames of a video (Zhou et al.,
+// "Extract Free Dense Labels from CLIP", 2022, section 3.2, without the
+// softmax). `query` has as many values as `cells` columns, `scores` as many as
+// it has rows; all finite.
+//
+// Sums are of single precision in 16 lanes, which the compiler turns into
+// vector instructions; within 1e-5 of the exact cosine.
+void CosineMap(const MatrixView& cells, absl::Span<const float> query,
+               absl::Span<float> scores);
+
+}  // namespace quern

@@ -1,0 +1,15 @@
+#include "engine/fine/presence.h"
+
+#include <cmath>
+
+namespace quern {
+
+double PresenceCalibration::Probability(
+    const PresenceFeatures& features) const {
+  const double logit = bias + peak * features.peak + mean * features.mean +
+                       deviation * features.deviation +
+                       contrast * features.contrast;
+  return 1 / (1 + std::exp(-logit));
+}
+
+}  // namespace quern

@@ -1,0 +1,30 @@
+#pragma once
+
+namespace quern {
+
+// What a map of scores (over a picture's cells, or a video's frames) says of
+// whether a text's thing is in it, and in one box or span of it.
+struct PresenceFeatures {
+  double peak = 0;       // Best score within the box or span.
+  double mean = 0;       // Of the whole map.
+  double deviation = 0;  // Of the whole map.
+  double contrast = 0;   // Mean within less mean outside.
+};
+
+// A logistic regression on them, fitted on data and stored in the model's
+// package (Platt, "Probabilistic outputs for support vector machines", 1999).
+struct PresenceCalibration {
+  double bias = 0;
+  double peak = 0;
+  double mean = 0;
+  double deviation = 0;
+  double contrast = 0;
+  // Below this probability a result is left out where the caller does not say,
+  // in [0, 1].
+  double threshold = 0.5;
+
+  // In [0, 1].
+  double Probability(const PresenceFeatures& features) const;
+};
+
+}  // namespace quern
