@@ -46,33 +46,6 @@ google::protobuf::Duration EncodeDuration(absl::Duration duration) {
   return out;
 }
 
-absl::StatusOr<VideoSampling> DecodeSampling(
-    const v1::VideoSampling& sampling) {
-  constexpr float kMaxFramesPerSecond = 60;
-  constexpr int32_t kMaxFrames = 4096;
-  VideoSampling out;
-  if (sampling.has_frames_per_second()) {
-    const float rate = sampling.frames_per_second();
-    if (!(rate > 0 && rate <= kMaxFramesPerSecond)) {
-      return InvalidField(
-          "video.frames_per_second",
-          absl::StrCat("is ", rate, "; it must be above 0 and at most ",
-                       kMaxFramesPerSecond));
-    }
-    out.frames_per_second = rate;
-  }
-  if (sampling.has_max_frames()) {
-    const int32_t frames = sampling.max_frames();
-    if (frames < 1 || frames > kMaxFrames) {
-      return InvalidField(
-          "video.max_frames",
-          absl::StrCat("is ", frames, "; it must be 1 to ", kMaxFrames));
-    }
-    out.max_frames = frames;
-  }
-  return out;
-}
-
 std::vector<float> DecodeVector(const v1::Vector& vector) {
   return {vector.values().begin(), vector.values().end()};
 }
@@ -345,6 +318,33 @@ absl::StatusOr<EmbedInput> DecodeInput(const v1::Input& input) {
   return NothingGiven("input", "text, image, video");
 }
 
+absl::StatusOr<VideoSampling> DecodeSampling(const v1::VideoSampling& sampling,
+                                             absl::string_view field) {
+  constexpr float kMaxFramesPerSecond = 60;
+  constexpr int32_t kMaxFrames = 4096;
+  VideoSampling out;
+  if (sampling.has_frames_per_second()) {
+    const float rate = sampling.frames_per_second();
+    if (!(rate > 0 && rate <= kMaxFramesPerSecond)) {
+      return InvalidField(
+          absl::StrCat(field, ".frames_per_second"),
+          absl::StrCat("is ", rate, "; it must be above 0 and at most ",
+                       kMaxFramesPerSecond));
+    }
+    out.frames_per_second = rate;
+  }
+  if (sampling.has_max_frames()) {
+    const int32_t frames = sampling.max_frames();
+    if (frames < 1 || frames > kMaxFrames) {
+      return InvalidField(
+          absl::StrCat(field, ".max_frames"),
+          absl::StrCat("is ", frames, "; it must be 1 to ", kMaxFrames));
+    }
+    out.max_frames = frames;
+  }
+  return out;
+}
+
 absl::StatusOr<EmbedOptions> DecodeEmbedOptions(
     const google::protobuf::RepeatedField<int>& outputs,
     const v1::VideoSampling& sampling) {
@@ -369,7 +369,7 @@ absl::StatusOr<EmbedOptions> DecodeEmbedOptions(
                          "; it must be GLOBAL, DENSE or TOKENS"));
     }
   }
-  QUERN_ASSIGN_OR_RETURN(options.video, DecodeSampling(sampling));
+  QUERN_ASSIGN_OR_RETURN(options.video, DecodeSampling(sampling, "video"));
   return options;
 }
 

@@ -99,6 +99,10 @@ absl::StatusOr<MediaInput> DecodeMedia(const v1::Media& media,
 // paths as in Input.
 absl::StatusOr<EmbedInput> DecodeInput(const v1::Input& input);
 
+// `field` is the path of `sampling`. Errors: kInvalidArgument out of range.
+absl::StatusOr<VideoSampling> DecodeSampling(const v1::VideoSampling& sampling,
+                                             absl::string_view field);
+
 // The outputs and the sampling of an EmbedRequest or an EmbedStreamRequest.
 absl::StatusOr<EmbedOptions> DecodeEmbedOptions(
     const google::protobuf::RepeatedField<int>& outputs,

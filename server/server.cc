@@ -15,12 +15,12 @@
 
 #include "engine/base/status_macros.h"
 #include "quern/v1/categories.pb.h"
-#include "quern/v1/grounding.pb.h"
 #include "quern/v1/scoring.pb.h"
 #include "server/address.h"
 #include "server/collections_service.h"
 #include "server/config.h"
 #include "server/embedding_service.h"
+#include "server/grounding_service.h"
 #include "server/items_service.h"
 #include "server/log.h"
 #include "server/models_service.h"
@@ -184,8 +184,8 @@ void Server::AddServices() {
   services_.push_back(std::make_unique<ModelsService>(
       environment, engine_.get(), backends_.load_model,
       ModelRoots(config_.models())));
-  services_.push_back(EmptyService(v1::GroundRegionsRequest::descriptor(),
-                                   "Grounding", environment));
+  services_.push_back(
+      std::make_unique<GroundingService>(environment, engine_.get()));
   services_.push_back(
       EmptyService(v1::Taxonomy::descriptor(), "Categories", environment));
   services_.push_back(

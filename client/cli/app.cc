@@ -77,6 +77,8 @@ ExitCode RunCli(const std::vector<std::string>& arguments, Console& console) {
   AddSnapshotsCommand(app, line);
   AddModelCommand(app, line);
   AddStatusCommand(app, line);
+  AddGroundCommand(app, line);
+  AddMomentsCommand(app, line);
   AddEvalCommand(app, line);
 
   // CLI11 takes the arguments from the back.

@@ -31,6 +31,8 @@ void AddCollectionsCommand(CLI::App& app, CommandLine& line);
 void AddSnapshotsCommand(CLI::App& app, CommandLine& line);
 void AddModelCommand(CLI::App& app, CommandLine& line);
 void AddStatusCommand(CLI::App& app, CommandLine& line);
+void AddGroundCommand(CLI::App& app, CommandLine& line);
+void AddMomentsCommand(CLI::App& app, CommandLine& line);
 void AddEvalCommand(CLI::App& app, CommandLine& line);
 
 // An option's check: empty when `value` is UTF-8, else what is wrong.

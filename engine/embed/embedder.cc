@@ -1,6 +1,8 @@
 #include "engine/embed/embedder.h"
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <deque>
 #include <optional>
 #include <utility>
@@ -35,6 +37,38 @@ absl::Status CheckText(absl::string_view text, int64_t max_bytes) {
   }
   if (!IsValidUtf8(text)) return InvalidField("text", "is not valid UTF-8");
   return absl::OkStatus();
+}
+
+// How a picture is preprocessed whose grid is to cover all of it: near the area
+// of the side that the model names, in the picture's own shape as far as the
+// tower's multiples and kLongestSide allow, so that things keep their
+// proportions; at the model's own size, squashed, where it names none.
+ImagePreprocessing WholePicture(const Model& model, const Image& image) {
+  constexpr double kLongestSide = 2;  // Of the side named.
+  ImagePreprocessing whole = model.preprocessing();
+  whole.mode = ResizeMode::kSquash;
+  const ModelInfo& info = model.info();
+  if (info.dense_side == 0) return whole;
+  const double stretch =
+      std::clamp(std::sqrt(static_cast<double>(image.width) /
+                           static_cast<double>(image.height)),
+                 1 / kLongestSide, kLongestSide);
+  const auto rounded = [&](double side) {
+    const auto multiple = static_cast<double>(info.size_multiple);
+    return std::max<int64_t>(1, std::lround(side / multiple)) *
+           info.size_multiple;
+  };
+  const auto side = static_cast<double>(info.dense_side);
+  whole.width = rounded(side * stretch);
+  whole.height = rounded(side / stretch);
+  return whole;
+}
+
+// Of such a picture, in pictures of the model's own size.
+int64_t WholePictureCost(const Model& model) {
+  const ImagePreprocessing& own = model.preprocessing();
+  const int64_t side = model.info().dense_side;
+  return std::max<int64_t>(1, side * side / (own.width * own.height));
 }
 
 // What the caller reads as an error of its field, where it is one.
@@ -79,6 +113,8 @@ class Embedder::Call {
     bool is_finished = false;  // Before any row was submitted.
     std::optional<TextRow> text;
     std::optional<ImageRow> image;
+    int64_t width = 0;  // Of a picture's upright original.
+    int64_t height = 0;
     std::string cache_key;  // Empty: not for the cache.
     absl::Time decoded;
   };
@@ -141,7 +177,7 @@ class Embedder::Call {
     ImageRow& row = slot.image.emplace();
     row.wants_embedding = options_.embedding;
     row.wants_dense = options_.dense;
-    InitRow(row, slot, 1);
+    InitRow(row, slot, options_.whole_picture ? WholePictureCost(*model_) : 1);
     return absl::OkStatus();
   }
 
@@ -170,16 +206,20 @@ class Embedder::Call {
     std::vector<BatchItem*> texts;
     int64_t text_cost = 0;
     int64_t images = 0;
+    int64_t image_cost = 0;
     for (Slot& slot : slots_) {
       if (slot.is_finished) continue;
       if (slot.text.has_value()) {
         texts.push_back(&*slot.text);
         text_cost += slot.text->size;
       }
-      if (slot.image.has_value()) ++images;
+      if (slot.image.has_value()) {
+        ++images;
+        image_cost += slot.image->size;
+      }
     }
-    const absl::Status admitted =
-        Admit(static_cast<int64_t>(texts.size()), text_cost, images);
+    const absl::Status admitted = Admit(static_cast<int64_t>(texts.size()),
+                                        text_cost, images, image_cost);
     // A row's end may end the call, but not before Start() has.
     for (size_t i = 0; i < slots_.size(); ++i) {
       Slot& slot = slots_[i];
@@ -200,14 +240,15 @@ class Embedder::Call {
     if (admitted.ok() && !texts.empty()) model_->text_batcher()->Submit(texts);
   }
 
-  absl::Status Admit(int64_t texts, int64_t text_cost, int64_t images) {
+  absl::Status Admit(int64_t texts, int64_t text_cost, int64_t images,
+                     int64_t image_cost) {
     if (texts > 0) {
       QUERN_RETURN_IF_ERROR(
           model_->text_batcher()->Admit(context_, lane_, texts, text_cost));
     }
     if (images == 0) return absl::OkStatus();
     absl::Status status =
-        model_->image_batcher()->Admit(context_, lane_, images, images);
+        model_->image_batcher()->Admit(context_, lane_, images, image_cost);
     if (!status.ok() && texts > 0) {
       model_->text_batcher()->Withdraw(lane_, texts, text_cost);
     }
@@ -218,21 +259,22 @@ class Embedder::Call {
               ThreadPool::Task task) {
     const absl::Status status = threads.Submit(std::move(task), lane);
     if (status.ok()) return;
-    if (slot.image.has_value()) WithdrawImage();
+    if (slot.image.has_value()) WithdrawImage(slot);
     slot.result = status;
     FinishSlot();
   }
 
-  void WithdrawImage() { model_->image_batcher()->Withdraw(lane_, 1, 1); }
+  void WithdrawImage(const Slot& slot) {
+    model_->image_batcher()->Withdraw(lane_, 1, slot.image->size);
+  }
 
   // On a decoder's thread.
   void DecodeImage(size_t i) {
     Slot& slot = slots_[i];
-    absl::Status status =
-        ReadPicture(std::get<ImageInput>(inputs_[i]), slot.image->rgb);
+    absl::Status status = ReadPicture(std::get<ImageInput>(inputs_[i]), slot);
     slot.decoded = context_.clock().Now();
     if (!status.ok()) {
-      WithdrawImage();
+      WithdrawImage(slot);
       slot.result = std::move(status);
       FinishSlot();
       return;
@@ -241,7 +283,7 @@ class Embedder::Call {
     model_->image_batcher()->Submit({&item, 1});
   }
 
-  absl::Status ReadPicture(const ImageInput& input, std::vector<uint8_t>& rgb) {
+  absl::Status ReadPicture(const ImageInput& input, Slot& slot) {
     QUERN_RETURN_IF_ERROR(context_.Check("decode"));
     std::string file;
     absl::string_view encoded = input.encoded;
@@ -253,13 +295,26 @@ class Embedder::Call {
       encoded = file;
     }
     const ImagePreprocessing& preprocessing = model_->preprocessing();
-    absl::StatusOr<Image> image = embedder_.images_->Decode(
-        encoded, preprocessing.width, preprocessing.height);
+    const int64_t side = options_.whole_picture ? model_->info().dense_side : 0;
+    absl::StatusOr<Image> image =
+        embedder_.images_->Decode(encoded, std::max(preprocessing.width, side),
+                                  std::max(preprocessing.height, side));
     if (!image.ok()) {
       return OfField(input.uri.empty() ? "image.content" : "image.uri",
                      image.status());
     }
-    rgb = Fit(*std::move(image), preprocessing).rgb;
+    slot.width =
+        image->original_width > 0 ? image->original_width : image->width;
+    slot.height =
+        image->original_height > 0 ? image->original_height : image->height;
+    if (!options_.whole_picture) {
+      slot.image->rgb = Fit(*std::move(image), preprocessing).rgb;
+      return absl::OkStatus();
+    }
+    const ImagePreprocessing whole = WholePicture(*model_, *image);
+    slot.image->width = whole.width;
+    slot.image->height = whole.height;
+    slot.image->rgb = Fit(*std::move(image), whole).rgb;
     return absl::OkStatus();
   }
 
@@ -310,6 +365,9 @@ class Embedder::Call {
     status.Update(info.status());
     if (!status.ok()) return OfField(field, std::move(status));
     QUERN_ASSIGN_OR_RETURN(Embedded embedded, TakeFrames(frames, field));
+    embedded.width = info->width;
+    embedded.height = info->height;
+    embedded.duration = info->duration;
     embedded.stages = {{"decode", decoded - began},
                        {"encode", context_.clock().Now() - decoded}};
     return embedded;
@@ -384,6 +442,8 @@ class Embedder::Call {
     } else {
       slot.result = Embedded{.embedding = std::move(slot.image->embedding),
                              .dense = std::move(slot.image->dense),
+                             .width = slot.width,
+                             .height = slot.height,
                              .stages = {{"decode", slot.decoded - start_},
                                         {"encode", now - slot.decoded}}};
     }

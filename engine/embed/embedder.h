@@ -42,6 +42,10 @@ struct EmbedOptions {
   bool embedding = true;  // One vector for the whole input.
   bool dense = false;     // A picture's grid, a video's frames; not for texts.
   bool tokens = false;    // A vector per token; for texts only.
+  // The grid of a picture covers all of it, in the size that the model is best
+  // read at for finding things: the picture is squashed, neither cut nor
+  // padded. Not together with `embedding`.
+  bool whole_picture = false;
   VideoSampling video;
 };
 
@@ -56,6 +60,9 @@ struct Embedded {
   // Of a picture: one map. Of a video: a row per frame, its embedding being
   // the only cell.
   DenseMaps dense;
+  int64_t width = 0;   // Pixels of the upright original; of a picture or video.
+  int64_t height = 0;  // Likewise.
+  absl::Duration duration;            // Of a video.
   std::vector<absl::Duration> times;  // Of the frames, from the video's start.
   std::vector<int64_t> samples;  // At how many sampled times each is shown.
   // The frames' embeddings, a row each.

@@ -7,8 +7,7 @@ namespace quern {
 double PresenceCalibration::Probability(
     const PresenceFeatures& features) const {
   const double logit = bias + peak * features.peak + mean * features.mean +
-                       deviation * features.deviation +
-                       contrast * features.contrast;
+                       deviation * features.deviation;
   return 1 / (1 + std::exp(-logit));
 }
 

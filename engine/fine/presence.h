@@ -8,7 +8,6 @@ struct PresenceFeatures {
   double peak = 0;       // Best score within the box or span.
   double mean = 0;       // Of the whole map.
   double deviation = 0;  // Of the whole map.
-  double contrast = 0;   // Mean within less mean outside.
 };
 
 // A logistic regression on them, fitted on data and stored in the model's
@@ -18,7 +17,6 @@ struct PresenceCalibration {
   double peak = 0;
   double mean = 0;
   double deviation = 0;
-  double contrast = 0;
   // Below this probability a result is left out where the caller does not say,
   // in [0, 1].
   double threshold = 0.5;

@@ -190,14 +190,13 @@ GroundedRegion Describe(const IntegralImage& sums, const ScoreMoments& moments,
   const double outside =
       static_cast<double>(sums.height() * sums.width()) - within;
   const double sum = sums.Sum(cells);
-  PresenceFeatures features = {.peak = peak,
-                               .mean = moments.mean,
-                               .deviation = moments.deviation,
-                               .contrast = sum / within};
-  if (outside > 0) features.contrast -= (sums.Total() - sum) / outside;
-  return {.box = box,
-          .score = features.peak + features.contrast,
-          .features = features};
+  double contrast = sum / within;
+  if (outside > 0) contrast -= (sums.Total() - sum) / outside;
+  return {
+      .box = box,
+      .score = peak + contrast,
+      .features = {
+          .peak = peak, .mean = moments.mean, .deviation = moments.deviation}};
 }
 
 double TemperatureOf(const GroundedRegion& region) {

@@ -143,12 +143,11 @@ GroundedMoments SegmentGrounder::Ground(absl::Span<const float> sentence,
     const double share = most > 0 ? votes[i] / most : 1;
     const float peak = *std::max_element(moments.saliency.begin() + run.begin,
                                          moments.saliency.begin() + run.end);
-    segments.push_back({.span = SpanOf(run, options.min_duration),
-                        .score = mean > 0 ? mean * share : mean,
-                        .features = {.peak = peak,
-                                     .mean = all.mean,
-                                     .deviation = all.deviation,
-                                     .contrast = sums.Contrast(run)}});
+    segments.push_back(
+        {.span = SpanOf(run, options.min_duration),
+         .score = mean > 0 ? mean * share : mean,
+         .features = {
+             .peak = peak, .mean = all.mean, .deviation = all.deviation}});
     spans.push_back(
         {.where = segments.back().span, .score = segments.back().score});
   }

@@ -15,6 +15,9 @@ struct Image {
   int64_t height = 0;  // Pixels.
   // height x width x 3, 8 bits a channel, row-major, no padding.
   std::vector<uint8_t> rgb;
+  // Before it was reduced while decoding, upright; 0: it was not.
+  int64_t original_width = 0;
+  int64_t original_height = 0;
 };
 
 // Applied to the header, before any pixel is allocated.

@@ -295,6 +295,11 @@ absl::StatusOr<Image> VipsImageDecoder::DoDecode(absl::string_view encoded,
   QUERN_RETURN_IF_ERROR(CheckEncodedSize(encoded, options_.limits));
   QUERN_ASSIGN_OR_RETURN(VipsImagePtr image, Open(encoded));
   QUERN_RETURN_IF_ERROR(CheckDimensions(image.get(), options_.limits));
+  int64_t original_width = vips_image_get_width(image.get());
+  int64_t original_height = vips_image_get_height(image.get());
+  if (vips_image_get_orientation(image.get()) >= kFirstSwappedOrientation) {
+    std::swap(original_width, original_height);
+  }
   if (IsJpeg(encoded)) {
     const int shrink = JpegShrink(image.get(), hint_width, hint_height);
     if (shrink > 1) {
@@ -302,7 +307,10 @@ absl::StatusOr<Image> VipsImageDecoder::DoDecode(absl::string_view encoded,
     }
   }
   QUERN_ASSIGN_OR_RETURN(image, Normalise(std::move(image)));
-  return ReadPixels(image.get());
+  QUERN_ASSIGN_OR_RETURN(Image pixels, ReadPixels(image.get()));
+  pixels.original_width = original_width;
+  pixels.original_height = original_height;
+  return pixels;
 }
 
 }  // namespace quern

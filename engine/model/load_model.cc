@@ -361,6 +361,10 @@ ModelInfo InfoOf(const ModelPackage& package, const std::string& device,
       .max_tokens =
           spec.text.has_value() ? MaxTokensOf(spec.text->tokenizer) : 0,
       .load_time = absl::Now(),
+      .size_multiple = spec.image.has_value() ? spec.image->size_multiple : 1,
+      .dense_side = spec.image.has_value() ? spec.image->dense_side : 0,
+      .regions = spec.regions,
+      .segments = spec.segments,
   };
 }
 

@@ -1,6 +1,8 @@
 #include "engine/model/model.h"
 
 #include <algorithm>
+#include <tuple>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -125,7 +127,7 @@ absl::Status Model::RunImages(absl::Span<BatchItem* const> batch) const {
   thread_local PixelBatch images;
   images.height = preprocessing_.height;
   images.width = preprocessing_.width;
-  const auto gather = [&](const std::vector<ImageRow*>& rows) {
+  const auto gather = [&](absl::Span<ImageRow* const> rows) {
     images.rows = static_cast<int64_t>(rows.size());
     const int64_t picture_values = images.height * images.width * 3;
     images.values.resize(images.rows * picture_values);
@@ -146,13 +148,30 @@ absl::Status Model::RunImages(absl::Span<BatchItem* const> batch) const {
     }
   }
   const std::vector<ImageRow*> dense = Wanting(batch, &ImageRow::wants_dense);
-  if (!dense.empty()) {
-    if (dense != global) gather(dense);
+  // Those of one size side by side: only they are one batch.
+  const auto size_of = [&](const ImageRow* row) {
+    return row->height == 0
+               ? std::pair(preprocessing_.height, preprocessing_.width)
+               : std::pair(row->height, row->width);
+  };
+  std::vector<ImageRow*> by_size = dense;
+  std::stable_sort(by_size.begin(), by_size.end(),
+                   [&](const ImageRow* a, const ImageRow* b) {
+                     return size_of(a) < size_of(b);
+                   });
+  for (auto first = by_size.begin(); first != by_size.end();) {
+    const auto last = std::find_if(first, by_size.end(), [&](ImageRow* row) {
+      return size_of(row) != size_of(*first);
+    });
+    const absl::Span<ImageRow* const> rows(&*first, last - first);
+    std::tie(images.height, images.width) = size_of(*first);
+    if (by_size != global) gather(rows);
+    first = last;
     QUERN_ASSIGN_OR_RETURN(const DenseMaps maps, encoder_->EncodeDense(images));
     const auto map_size =
-        static_cast<int64_t>(maps.values.size() / dense.size());
+        static_cast<int64_t>(maps.values.size() / rows.size());
     auto values = maps.values.begin();
-    for (ImageRow* row : dense) {
+    for (ImageRow* row : rows) {
       row->dense = {.rows = 1,
                     .grid_height = maps.grid_height,
                     .grid_width = maps.grid_width,

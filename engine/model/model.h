@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "engine/media/image.h"
 #include "engine/media/preprocess.h"
 #include "engine/model/encoder.h"
+#include "engine/model/model_json.h"
 #include "engine/text/tokenizer.h"
 
 namespace quern {
@@ -46,6 +48,12 @@ struct ModelInfo {
   int64_t memory_bytes = 0;  // Size of the parameters as they are held.
   int64_t max_tokens = 0;    // Longest text read; 0 without a text tower.
   absl::Time load_time;      // When its canary had passed.
+  // As in ImageTowerSpec.
+  int64_t size_multiple = 1;
+  int64_t dense_side = 0;
+  // Empty where the package has none.
+  std::optional<CalibrationSpec> regions;
+  std::optional<CalibrationSpec> segments;
 
   bool Has(absl::string_view capability) const;
 };
@@ -68,6 +76,10 @@ struct TextRow : EncodeRow {
 
 struct ImageRow : EncodeRow {
   std::vector<uint8_t> rgb;  // Of a picture that Fit() made; `size` is 1.
+  // Of `rgb`; 0: those of the model's preprocessing. Rows of other sizes
+  // want no embedding, and `size` is how much larger their area is, at least 1.
+  int64_t height = 0;
+  int64_t width = 0;
   bool wants_embedding = true;
   bool wants_dense = false;
 

@@ -25,6 +25,7 @@ using Json = nlohmann::json;
 
 constexpr int64_t kMaxDimension = 65'536;
 constexpr int64_t kMaxSide = 4096;
+constexpr int64_t kMaxDenseSide = 2048;  // 4,096 cells at a stride of 32.
 constexpr int64_t kMaxTokens = 65'536;
 constexpr int64_t kMaxNameBytes = 64;
 constexpr double kMaxPixelValue = 255;
@@ -330,6 +331,9 @@ ImageTowerSpec ReadImageTower(ObjectReader reader) {
   tower.size_multiple = reader.Integer("size_multiple", 1, kMaxSide);
   if (!tower.dense_method.empty()) {
     tower.dense_stride = reader.Integer("dense_stride", 1, kMaxSide);
+    if (reader.Has("dense_side")) {
+      tower.dense_side = reader.Integer("dense_side", 1, kMaxDenseSide);
+    }
   }
   reader.Finish();
   return tower;
@@ -342,6 +346,10 @@ void CheckInputSize(const ImageTowerSpec& tower, ObjectReader& root) {
       preprocessing.height % tower.size_multiple != 0) {
     root.Object("image").RejectKey(
         "size_multiple", "must divide preprocess.width and preprocess.height");
+  }
+  if (tower.dense_side % tower.size_multiple != 0) {
+    root.Object("image").RejectKey("dense_side",
+                                   "must be a multiple of size_multiple");
   }
 }
 
@@ -418,6 +426,22 @@ MatchHeadSpec ReadMatchHead(ObjectReader reader) {
   return head;
 }
 
+std::optional<CalibrationSpec> ReadCalibration(ObjectReader& reader,
+                                               const char* key) {
+  if (!reader.Has(key)) return std::nullopt;
+  ObjectReader weights = reader.Object(key);
+  CalibrationSpec calibration = {.bias = weights.Number("bias"),
+                                 .peak = weights.Number("peak"),
+                                 .mean = weights.Number("mean"),
+                                 .deviation = weights.Number("deviation"),
+                                 .threshold = weights.Number("threshold")};
+  if (calibration.threshold < 0 || calibration.threshold > 1) {
+    weights.RejectKey("threshold", "must be 0 to 1");
+  }
+  weights.Finish();
+  return calibration;
+}
+
 // A capability needs the method that gives it.
 absl::Status CheckCapabilities(const ModelSpec& spec) {
   for (const std::string& capability : spec.capabilities) {
@@ -470,7 +494,11 @@ ModelSpec ReadModel(ObjectReader& reader) {
   ObjectReader canary = reader.Object("canary");
   spec.canary_file = canary.String("file");
   canary.Finish();
-  if (reader.Has("calibration")) reader.Skip("calibration");
+  if (reader.Has("calibration")) {
+    ObjectReader calibration = reader.Object("calibration");
+    spec.regions = ReadCalibration(calibration, "regions");
+    spec.segments = ReadCalibration(calibration, "segments");
+  }
   if (reader.Has("figures")) reader.Skip("figures");
   reader.Finish();
   return spec;

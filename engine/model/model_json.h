@@ -24,6 +24,10 @@ struct ImageTowerSpec {
   ImagePreprocessing preprocessing;
   int64_t size_multiple = 1;  // Both sides of an input divide by it; >= 1.
   int64_t dense_stride = 0;   // Pixels per cell of a grid; 0: no grid.
+  // Side in pixels of the square whose area a picture is squashed to, in its
+  // own shape, before things are looked for in its grid; a multiple of
+  // `size_multiple`. 0: the tower takes the size of `preprocessing` alone.
+  int64_t dense_side = 0;
 };
 
 struct WordPieceSpec {
@@ -71,6 +75,17 @@ struct MatchHeadSpec {
   std::string score_method;  // Pixels, ids and mask -> a logit per pair.
 };
 
+// How probable it is that what a text speaks of is there, by the scores of a
+// map: a logistic regression; see PresenceCalibration in
+// engine/fine/presence.h.
+struct CalibrationSpec {
+  double bias = 0;
+  double peak = 0;
+  double mean = 0;
+  double deviation = 0;
+  double threshold = 0;  // In [0, 1].
+};
+
 // model.json of format_version 1.
 struct ModelSpec {
   std::string name;  // 1 to 64 of a-z, 0-9, '-', '_', '.'.
@@ -83,6 +98,8 @@ struct ModelSpec {
   std::optional<TextTowerSpec> text;
   std::optional<MatchHeadSpec> match;  // Needs both towers.
   std::string canary_file;
+  std::optional<CalibrationSpec> regions;   // Of pictures' grids.
+  std::optional<CalibrationSpec> segments;  // Of videos' frames.
 };
 
 struct CanaryText {
@@ -119,9 +136,9 @@ struct CanarySpec {
 };
 
 // Unknown keys are refused everywhere but in "figures" and "calibration", which
-// hold what the exporter likes to note.
-// Errors: kInvalidArgument with the path of the key ("image.preprocess.width"),
-// its value and what is allowed.
+// also hold what the exporter likes to note. Of "calibration" the keys
+// "regions" and "segments" are read. Errors: kInvalidArgument with the path of
+// the key ("image.preprocess.width"), its value and what is allowed.
 absl::StatusOr<ModelSpec> ParseModelJson(absl::string_view json);
 
 // Every embedding has `dimension` values.

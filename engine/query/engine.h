@@ -167,16 +167,16 @@ class Engine {
   // collection needs it.
   absl::Status UnloadModel(absl::string_view name, bool force) const;
 
+  // The model that encodes for a collection, checked against its fingerprint.
+  absl::StatusOr<std::shared_ptr<const Model>> ModelOf(
+      const Collection& collection) const;
+
   Catalog& catalog() const { return *catalog_; }
   ModelRegistry& models() const { return *models_; }
   Embedder& embedder() const { return *embedder_; }
   const EngineLimits& limits() const { return limits_; }
 
  private:
-  // The model that encodes for a collection, checked against its fingerprint.
-  absl::StatusOr<std::shared_ptr<const Model>> ModelOf(
-      const Collection& collection) const;
-
   absl::Status CheckUpsert(const Collection& collection,
                            const UpsertInput& input) const;
 

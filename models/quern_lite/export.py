@@ -24,6 +24,7 @@ from towers import EMBEDDING_DIMENSION, STRIDE
 
 FOLDER = Path(__file__).resolve().parent
 VERSION = "1.0.0"
+DENSE_SIDE = 448  # Pixels; things are found in grids of 14 x 14 cells.
 RESIZE = "letterbox"  # Chosen on the stamps: figures in ../README.md.
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 CANARY_TOLERANCE = 1e-3  # Largest difference of a component of a unit vector.
@@ -103,7 +104,7 @@ def write_json(value: Any, file: Path, indent: int | None = 1) -> None:
     file.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def model_description(figures: dict[str, Any]) -> dict[str, Any]:
+def model_description(calibration: dict[str, object], figures: dict[str, Any]) -> dict[str, Any]:
     return {
         "format_version": 1,
         "name": "quern-lite",
@@ -121,6 +122,7 @@ def model_description(figures: dict[str, Any]) -> dict[str, Any]:
                            "mean": [MEAN] * 3, "std": [STD] * 3},
             "size_multiple": STRIDE,
             "dense_stride": STRIDE,
+            "dense_side": DENSE_SIDE,
         },
         "text": {
             "file": "text.ts",
@@ -129,7 +131,7 @@ def model_description(figures: dict[str, Any]) -> dict[str, Any]:
                           "strip_accents": True, "max_tokens": MAX_TOKENS},
         },
         "canary": {"file": "canary/canary.json"},
-        "calibration": {},
+        "calibration": calibration,
         "figures": figures,
     }
 
@@ -147,7 +149,8 @@ def main() -> None:
     write_skeleton(image_tower, FOLDER / "skeletons" / "image.ts")
     write_skeleton(text_tower, FOLDER / "skeletons" / "text.ts")
     figures = json.loads((FOLDER / "figures.json").read_text(encoding="utf-8"))
-    write_json(model_description(figures), FOLDER / "model.json")
+    calibration = json.loads((FOLDER / "calibration.json").read_text(encoding="utf-8"))
+    write_json(model_description(calibration, figures), FOLDER / "model.json")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@
 
 #include "quern/v1/collections.grpc.pb.h"
 #include "quern/v1/embedding.grpc.pb.h"
+#include "quern/v1/grounding.grpc.pb.h"
 #include "quern/v1/items.grpc.pb.h"
 #include "quern/v1/models.grpc.pb.h"
 #include "quern/v1/retrieval.grpc.pb.h"
@@ -150,6 +151,10 @@ class ServerTest : public ::testing::Test {
       const size_t slash = request.path().rfind('/');
       const std::string name = request.path().substr(slash + 1);
       if (name == "damaged") return absl::DataLossError("the canary failed");
+      if (name == "no-dense") {
+        return MakeFakeModel(name, kFakeDimension,
+                             {"image.global", "text.global"});
+      }
       return MakeFakeModel(name, kFakeDimension);
     };
     backends.collections.open_store = [this](const std::string& path,

@@ -233,13 +233,15 @@ class FakeEncoder final : public Encoder {
 };
 
 // A model of the two above that reads pictures of 16 x 16 pixels.
-inline std::shared_ptr<const Model> MakeFakeModel(std::string name = "fake",
-                                                  int64_t dimension = 32) {
+inline std::shared_ptr<const Model> MakeFakeModel(
+    std::string name = "fake", int64_t dimension = 32,
+    std::vector<std::string> capabilities = {"image.global", "image.dense",
+                                             "text.global"}) {
   ModelInfo info{.name = name,
                  .version = "1",
                  .fingerprint = "fingerprint-of-" + name,
                  .dimension = dimension,
-                 .capabilities = {"image.global", "image.dense", "text.global"},
+                 .capabilities = std::move(capabilities),
                  .device = "cpu",
                  .max_tokens = FakeTokenizer().max_tokens()};
   ImagePreprocessing preprocessing;

@@ -1,0 +1,440 @@
+#include "engine/query/grounding.h"
+
+#include <algorithm>
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "engine/base/error.h"
+#include "engine/base/status_macros.h"
+#include "engine/fine/presence.h"
+#include "engine/fine/region_grounder.h"
+#include "engine/fine/segment_grounder.h"
+#include "engine/fine/spatial_relations.h"
+#include "quern/v1/common.pb.h"
+
+namespace quern {
+namespace {
+
+constexpr absl::string_view kDecodedAgain =
+    "The store keeps no features of the item: its media was decoded again.";
+
+absl::string_view KindOf(int32_t modality) {
+  switch (modality) {
+    case v1::MODALITY_TEXT:
+      return "a text";
+    case v1::MODALITY_IMAGE:
+      return "a picture";
+    case v1::MODALITY_VIDEO:
+      return "a video";
+    case v1::MODALITY_EMBEDDING:
+      return "an embedding";
+    default:
+      return "of another kind";
+  }
+}
+
+absl::Status NothingToLookAt(const ItemTarget& item, absl::string_view why) {
+  return absl::FailedPreconditionError(absl::StrCat(
+      "item: ", Quoted(item.id), " of collection ", Quoted(item.collection),
+      " has no stored features", why,
+      ": send its media along, or upsert it with a media_uri below one of "
+      "media.roots"));
+}
+
+PresenceCalibration CalibrationOf(const CalibrationSpec& spec) {
+  return {.bias = spec.bias,
+          .peak = spec.peak,
+          .mean = spec.mean,
+          .deviation = spec.deviation,
+          .threshold = spec.threshold};
+}
+
+// What a call needs besides its algorithm: the model, the media and the texts,
+// embedded. It lives until both are.
+class EmbedBoth {
+ public:
+  struct Result {
+    std::vector<Embedded> texts;
+    Embedded media;
+  };
+  using Done = std::function<void(absl::StatusOr<Result>)>;
+
+  // `field` is the texts' in errors ("phrases.phrases", "sentences").
+  static void Start(const Engine& engine, const RequestContext& context,
+                    const std::shared_ptr<const Model>& model,
+                    const std::vector<EmbedInput>& texts,
+                    const EmbedInput& media, const EmbedOptions& options,
+                    Done done) {
+    const auto both = std::make_shared<EmbedBoth>(std::move(done));
+    engine.embedder().Embed(
+        context, model, texts, {},
+        [both](std::vector<absl::StatusOr<Embedded>> results) {
+          both->texts_ = std::move(results);
+          both->FinishOne();
+        });
+    engine.embedder().Embed(
+        context, model, {media}, options,
+        [both](std::vector<absl::StatusOr<Embedded>> results) {
+          both->media_ = std::move(results.front());
+          both->FinishOne();
+        });
+  }
+
+  explicit EmbedBoth(Done done) : done_(std::move(done)) {}
+
+ private:
+  void FinishOne() {
+    if (--unfinished_ == 0) done_(Take());
+  }
+
+  absl::StatusOr<Result> Take() {
+    Result result;
+    QUERN_RETURN_IF_ERROR(media_.status());
+    result.media = *std::move(media_);
+    for (absl::StatusOr<Embedded>& text : texts_) {
+      QUERN_RETURN_IF_ERROR(text.status());
+      result.texts.push_back(*std::move(text));
+    }
+    return result;
+  }
+
+  const Done done_;
+  std::atomic<int> unfinished_ = 2;
+  std::vector<absl::StatusOr<Embedded>> texts_;
+  absl::StatusOr<Embedded> media_ = absl::UnknownError("not done");
+};
+
+// The model and the media that a query is about.
+struct Target {
+  std::shared_ptr<const Model> model;
+  EmbedInput media;
+  std::string media_uri;  // Of a stored item; `media` points into it.
+  bool is_stored = false;
+};
+
+// `modality` is the kind of item that is wanted.
+template <typename MediaInput, typename Query>
+absl::Status FindTarget(const Engine& engine, const Query& query,
+                        v1::Modality modality, Target& target) {
+  const auto* item = std::get_if<ItemTarget>(&query.target);
+  if (item == nullptr) {
+    target.media = std::get<MediaInput>(query.target);
+    QUERN_ASSIGN_OR_RETURN(target.model, engine.models().Get(query.model));
+    return absl::OkStatus();
+  }
+  target.is_stored = true;
+  QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<Collection> collection,
+                         engine.catalog().Get(item->collection));
+  QUERN_ASSIGN_OR_RETURN(
+      const std::vector<std::optional<Item>> items,
+      collection->store().Get({item->id},
+                              {.payload = false, .embedding = false}));
+  if (!items.front().has_value()) return NotFound("item", item->id);
+  const Item& stored = *items.front();
+  if (stored.modality != modality) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("item: ", Quoted(item->id), " of collection ",
+                     Quoted(item->collection), " is ", KindOf(stored.modality),
+                     "; this call looks at ", KindOf(modality), ": name one"));
+  }
+  if (stored.media_uri.empty()) {
+    return NothingToLookAt(*item, " and no media_uri");
+  }
+  if (query.model.empty()) {
+    QUERN_ASSIGN_OR_RETURN(target.model, engine.ModelOf(*collection));
+  } else {
+    QUERN_ASSIGN_OR_RETURN(target.model, engine.models().Get(query.model));
+  }
+  target.media_uri = stored.media_uri;
+  target.media = MediaInput{.uri = target.media_uri};
+  return absl::OkStatus();
+}
+
+// Of a stored item, media that cannot be read is no mistake of the request.
+template <typename Query>
+absl::Status OfTarget(const Query& query, const absl::Status& status) {
+  const auto* item = std::get_if<ItemTarget>(&query.target);
+  if (item == nullptr) return status;
+  if (absl::IsPermissionDenied(status) || absl::IsNotFound(status) ||
+      absl::IsInvalidArgument(status)) {
+    return NothingToLookAt(*item,
+                           absl::StrCat(", and its media cannot be read (",
+                                        status.message(), ")"));
+  }
+  return status;
+}
+
+absl::StatusOr<std::optional<PresenceCalibration>> CheckedCalibration(
+    const Model& model, const std::optional<CalibrationSpec>& spec,
+    const std::optional<double>& min_probability) {
+  if (spec.has_value()) return CalibrationOf(*spec);
+  if (!min_probability.has_value() || *min_probability == 0) {
+    return std::optional<PresenceCalibration>();
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      "min_probability: model ", Quoted(model.info().name),
+      " has no calibration in its package: leave min_probability out, or fit "
+      "one (models/quern_lite/tools/calibrate.py)"));
+}
+
+// Turns what a grounder found, best first, into hits, and says how probable the
+// best is. Without a calibration all are hits.
+template <typename Found, typename Visit>
+std::optional<double> KeepProbable(
+    const std::vector<Found>& found,
+    const std::optional<PresenceCalibration>& calibration,
+    const std::optional<double>& min_probability, Visit visit) {
+  std::optional<double> presence;
+  for (const Found& one : found) {
+    std::optional<double> probability;
+    if (calibration.has_value()) {
+      probability = calibration->Probability(one.features);
+      presence = std::max(presence.value_or(0), *probability);
+      if (*probability < min_probability.value_or(calibration->threshold)) {
+        continue;
+      }
+    }
+    visit(one, probability);
+  }
+  return presence;
+}
+
+void TellOfTruncation(const std::vector<Embedded>& texts,
+                      std::vector<std::string>& reasons) {
+  for (const Embedded& text : texts) {
+    if (!text.truncated) continue;
+    reasons.push_back(
+        "A text is longer than the model reads: its end did not count.");
+    return;
+  }
+}
+
+void AddStages(const Embedded& embedded, RequestContext& context) {
+  for (const StageTime& stage : embedded.stages) {
+    context.AddStageTime(stage.stage, stage.duration);
+  }
+}
+
+class RegionCall {
+ public:
+  using Done = std::function<void(absl::StatusOr<RegionResult>)>;
+
+  RegionCall(const Engine& engine, RequestContext& context,
+             const RegionQuery& query, Done done)
+      : engine_(engine),
+        context_(context),
+        query_(query),
+        done_(std::move(done)) {}
+
+  static void Start(const std::shared_ptr<RegionCall>& call) {
+    const absl::Status status = call->Prepare();
+    if (!status.ok()) return call->done_(status);
+    EmbedBoth::Start(call->engine_, call->context_, call->target_.model,
+                     call->texts_, call->target_.media,
+                     {.embedding = false, .dense = true, .whole_picture = true},
+                     [call](absl::StatusOr<EmbedBoth::Result> embedded) {
+                       call->done_(embedded.ok() ? call->Ground(*embedded)
+                                                 : OfTarget(call->query_,
+                                                            embedded.status()));
+                     });
+  }
+
+ private:
+  absl::Status Prepare() {
+    QUERN_RETURN_IF_ERROR(
+        FindTarget<ImageInput>(engine_, query_, v1::MODALITY_IMAGE, target_));
+    QUERN_RETURN_IF_ERROR(target_.model->Require("image.dense"));
+    QUERN_RETURN_IF_ERROR(target_.model->Require("text.global"));
+    QUERN_ASSIGN_OR_RETURN(
+        calibration_,
+        CheckedCalibration(*target_.model, target_.model->info().regions,
+                           query_.min_probability));
+    for (const GroundText& phrase : query_.phrases) {
+      if (query_.ignore_relations) {
+        phrases_.push_back({.subject = phrase.text});
+      } else {
+        phrases_.push_back(ParseSpatialPhrase(phrase.text));
+      }
+    }
+    for (const SpatialPhrase& phrase : phrases_) {
+      for (const SpatialPhrase* part = &phrase; part != nullptr;
+           part = part->object.get()) {
+        texts_.push_back(TextInput{part->subject});
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<RegionResult> Ground(const EmbedBoth::Result& embedded) {
+    AddStages(embedded.media, context_);
+    QUERN_RETURN_IF_ERROR(context_.Check("ground"));
+    StageTimer timer(context_, "ground");
+    RegionResult result = {.width = embedded.media.width,
+                           .height = embedded.media.height,
+                           .model = target_.model};
+    if (target_.is_stored) result.degraded_reasons.emplace_back(kDecodedAgain);
+    TellOfTruncation(embedded.texts, result.degraded_reasons);
+    const DenseMaps& grid = embedded.media.dense;
+    const RegionGrounder grounder(
+        {.cells = {.data = grid.values.data(),
+                   .rows = grid.grid_height * grid.grid_width,
+                   .columns = grid.dimension},
+         .height = grid.grid_height,
+         .width = grid.grid_width});
+    size_t next_text = 0;
+    for (const SpatialPhrase& phrase : phrases_) {
+      QUERN_RETURN_IF_ERROR(context_.Check("ground"));
+      result.phrases.push_back(
+          GroundPhrase(grounder, phrase, embedded.texts, next_text));
+    }
+    return result;
+  }
+
+  // Takes the embeddings of the phrase's parts from `next_text` on.
+  PhraseRegions GroundPhrase(const RegionGrounder& grounder,
+                             const SpatialPhrase& phrase,
+                             const std::vector<Embedded>& texts,
+                             size_t& next_text) const {
+    std::deque<PhraseQuery> parts;  // Does not move what it holds.
+    for (const SpatialPhrase* part = &phrase; part != nullptr;
+         part = part->object.get()) {
+      parts.push_back({.embedding = texts[next_text++].embedding,
+                       .relation = part->relation});
+      if (parts.size() > 1) parts[parts.size() - 2].object = &parts.back();
+    }
+    PhraseRegions result;
+    result.presence = KeepProbable(
+        grounder.Ground(parts.front(), query_.max_regions, query_.nms_iou),
+        calibration_, query_.min_probability,
+        [&](const GroundedRegion& region, std::optional<double> probability) {
+          result.regions.push_back({.box = region.box,
+                                    .score = region.score,
+                                    .probability = probability});
+        });
+    return result;
+  }
+
+  const Engine& engine_;
+  RequestContext& context_;
+  const RegionQuery& query_;
+  const Done done_;
+
+  Target target_;
+  std::optional<PresenceCalibration> calibration_;
+  std::vector<SpatialPhrase> phrases_;
+  std::vector<EmbedInput> texts_;  // Point into `phrases_`.
+};
+
+class SegmentCall {
+ public:
+  using Done = std::function<void(absl::StatusOr<SegmentResult>)>;
+
+  SegmentCall(const Engine& engine, RequestContext& context,
+              const SegmentQuery& query, Done done)
+      : engine_(engine),
+        context_(context),
+        query_(query),
+        done_(std::move(done)) {}
+
+  static void Start(const std::shared_ptr<SegmentCall>& call) {
+    const absl::Status status = call->Prepare();
+    if (!status.ok()) return call->done_(status);
+    EmbedBoth::Start(
+        call->engine_, call->context_, call->target_.model, call->texts_,
+        call->target_.media, {.video = call->query_.sampling},
+        [call](absl::StatusOr<EmbedBoth::Result> embedded) {
+          call->done_(embedded.ok()
+                          ? call->Ground(*embedded)
+                          : OfTarget(call->query_, embedded.status()));
+        });
+  }
+
+ private:
+  absl::Status Prepare() {
+    QUERN_RETURN_IF_ERROR(
+        FindTarget<VideoInput>(engine_, query_, v1::MODALITY_VIDEO, target_));
+    QUERN_RETURN_IF_ERROR(target_.model->Require("text.global"));
+    QUERN_ASSIGN_OR_RETURN(
+        calibration_,
+        CheckedCalibration(*target_.model, target_.model->info().segments,
+                           query_.min_probability));
+    for (const GroundText& sentence : query_.sentences) {
+      texts_.push_back(TextInput{sentence.text});
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<SegmentResult> Ground(const EmbedBoth::Result& embedded) {
+    AddStages(embedded.media, context_);
+    QUERN_RETURN_IF_ERROR(context_.Check("ground"));
+    StageTimer timer(context_, "ground");
+    SegmentResult result = {.times = embedded.media.times,
+                            .duration = embedded.media.duration,
+                            .model = target_.model};
+    if (target_.is_stored) result.degraded_reasons.emplace_back(kDecodedAgain);
+    TellOfTruncation(embedded.texts, result.degraded_reasons);
+    std::vector<double> seconds;
+    for (const absl::Duration time : result.times) {
+      seconds.push_back(absl::ToDoubleSeconds(time));
+    }
+    const SegmentGrounder grounder(
+        {.frames = embedded.media.frames(),
+         .times = seconds,
+         .duration = absl::ToDoubleSeconds(result.duration)});
+    for (const Embedded& text : embedded.texts) {
+      QUERN_RETURN_IF_ERROR(context_.Check("ground"));
+      result.sentences.push_back(GroundSentence(grounder, text));
+    }
+    return result;
+  }
+
+  SentenceSegments GroundSentence(const SegmentGrounder& grounder,
+                                  const Embedded& text) const {
+    GroundedMoments moments = grounder.Ground(
+        text.embedding,
+        {.max_segments = query_.max_segments,
+         .nms_iou = query_.nms_iou,
+         .min_duration = absl::ToDoubleSeconds(query_.min_duration)});
+    SentenceSegments result;
+    result.presence = KeepProbable(
+        moments.segments, calibration_, query_.min_probability,
+        [&](const GroundedSegment& segment, std::optional<double> probability) {
+          result.segments.push_back({.span = segment.span,
+                                     .score = segment.score,
+                                     .probability = probability});
+        });
+    result.saliency = std::move(moments.saliency);
+    return result;
+  }
+
+  const Engine& engine_;
+  RequestContext& context_;
+  const SegmentQuery& query_;
+  const Done done_;
+
+  Target target_;
+  std::optional<PresenceCalibration> calibration_;
+  std::vector<EmbedInput> texts_;  // Point into `query_`.
+};
+
+}  // namespace
+
+void GroundRegions(const Engine& engine, RequestContext& context,
+                   const RegionQuery& query,
+                   std::function<void(absl::StatusOr<RegionResult>)> done) {
+  RegionCall::Start(
+      std::make_shared<RegionCall>(engine, context, query, std::move(done)));
+}
+
+void GroundSegments(const Engine& engine, RequestContext& context,
+                    const SegmentQuery& query,
+                    std::function<void(absl::StatusOr<SegmentResult>)> done) {
+  SegmentCall::Start(
+      std::make_shared<SegmentCall>(engine, context, query, std::move(done)));
+}
+
+}  // namespace quern
