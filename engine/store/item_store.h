@@ -19,10 +19,13 @@ struct Item {
   std::string id;       // UTF-8, 1..512 bytes, unique in its collection.
   std::string payload;  // Opaque bytes (a serialised google.protobuf.Struct).
   std::vector<float> embedding;  // [dimension]; empty where it was not read.
-  int32_t modality = 0;          // quern.v1.Modality of the media.
-  std::string media_uri;         // Where the media lives; may be empty.
-  absl::Time create_time;        // First upsert of the id.
-  absl::Time update_time;        // Last write of the id.
+  // What is kept of its parts, opaque bytes; empty where nothing is, or where
+  // it was not read.
+  std::string parts = {};
+  int32_t modality = 0;    // quern.v1.Modality of the media.
+  std::string media_uri;   // Where the media lives; may be empty.
+  absl::Time create_time;  // First upsert of the id.
+  absl::Time update_time;  // Last write of the id.
   // From then on the item does not exist. Null: it stays.
   std::optional<absl::Time> expire_time = std::nullopt;
   // The item's last write. Set by the store; 0 for an item that a store of
@@ -48,6 +51,7 @@ absl::Status CheckIfSequence(const Item& item, std::optional<uint64_t> stored);
 struct ItemParts {
   bool payload = true;
   bool embedding = false;
+  bool parts = false;
 };
 
 // What became of one item of a Put().
@@ -88,11 +92,11 @@ class ItemStore {
   virtual absl::StatusOr<std::vector<PutResult>> Put(
       absl::Span<const Item> items) = 0;
 
-  // Changes an item and leaves its embedding as it is. `change` gets it without
-  // the embedding and may change payload, media_uri, expire_time and
-  // update_time; no other write of the id comes between. Returns the item as
-  // written. Errors: kNotFound; those of `change`, after which nothing has
-  // changed; those of Put().
+  // Changes an item and leaves its embedding and its parts as they are.
+  // `change` gets it without the two and may change payload, media_uri,
+  // expire_time and update_time; no other write of the id comes between.
+  // Returns the item as written. Errors: kNotFound; those of `change`, after
+  // which nothing has changed; those of Put().
   virtual absl::StatusOr<Item> Update(
       const std::string& id,
       const std::function<absl::Status(Item&)>& change) = 0;

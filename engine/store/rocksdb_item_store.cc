@@ -59,6 +59,7 @@ enum Family {
   kItems,
   kPayloads,
   kVectors,
+  kParts,
   kChanges,
   kExpiries,
   kFamilies
@@ -68,6 +69,7 @@ const std::array<std::string, kFamilies> kFamilyNames = {
     "items",
     "payloads",
     "vectors",
+    "parts",
     "changes",
     "expiries"};
 
@@ -191,9 +193,10 @@ rocksdb::ColumnFamilyOptions FamilyOptions(
   rocksdb::ColumnFamilyOptions result;
   result.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
   result.write_buffer_size = options.write_buffer_bytes;
-  // Floats of embeddings do not compress.
-  result.compression =
-      family == kVectors ? rocksdb::kNoCompression : rocksdb::kLZ4Compression;
+  // Numbers of embeddings and of features do not compress.
+  result.compression = family == kVectors || family == kParts
+                           ? rocksdb::kNoCompression
+                           : rocksdb::kLZ4Compression;
   if (family == kMeta) {
     result.merge_operator = std::make_shared<CountMergeOperator>();
   }
@@ -523,8 +526,8 @@ absl::Status RocksdbItemStore::Database::ReadMeta(
   return version < kStoreFormatVersion ? Upgrade() : absl::OkStatus();
 }
 
-// Format 1 lacks the change log, the expiries and what a header says of them;
-// its headers are read as they are until their items are written again.
+// Format 1 lacks parts, the change log, the expiries and what a header says of
+// them; its headers are read as they are until their items are written again.
 absl::Status RocksdbItemStore::Database::Upgrade() {
   rocksdb::WriteBatch batch;
   batch.Put(families_[kMeta], ToSlice(kFormatVersionKey),
@@ -648,6 +651,14 @@ absl::Status RocksdbItemStore::Database::AddToBatch(
       FromWrite(batch.Put(families_[kPayloads], item.id, item.payload), path_));
   QUERN_RETURN_IF_ERROR(
       FromWrite(batch.Put(families_[kVectors], item.id, vector), path_));
+  // An item without parts has no record of them.
+  if (!item.parts.empty()) {
+    QUERN_RETURN_IF_ERROR(
+        FromWrite(batch.Put(families_[kParts], item.id, item.parts), path_));
+  } else if (known.item.has_value()) {
+    QUERN_RETURN_IF_ERROR(
+        FromWrite(batch.Delete(families_[kParts], item.id), path_));
+  }
   return AddHeaderToBatch(item, create_time, sequence, known, batch);
 }
 
@@ -775,7 +786,7 @@ absl::StatusOr<int64_t> RocksdbItemStore::Database::Remove(
 absl::Status RocksdbItemStore::Database::AddRemovalToBatch(
     absl::string_view id, const Item& item, uint64_t sequence,
     rocksdb::WriteBatch& batch) const {
-  for (Family family : {kItems, kPayloads, kVectors}) {
+  for (Family family : {kItems, kPayloads, kVectors, kParts}) {
     QUERN_RETURN_IF_ERROR(
         FromWrite(batch.Delete(families_[family], ToSlice(id)), path_));
   }
@@ -930,6 +941,10 @@ RocksdbItemStore::Database::Get(absl::Span<const std::string> ids,
   if (parts.embedding) {
     QUERN_ASSIGN_OR_RETURN(vectors, Lookup(options, kVectors, keys));
   }
+  Values features;
+  if (parts.parts) {
+    QUERN_ASSIGN_OR_RETURN(features, Lookup(options, kParts, keys));
+  }
 
   std::vector<std::optional<Item>> items(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) {
@@ -950,13 +965,16 @@ RocksdbItemStore::Database::Get(absl::Span<const std::string> ids,
       QUERN_ASSIGN_OR_RETURN(items[i]->embedding,
                              DecodeEmbedding(ids[i], ToView(*vectors[i])));
     }
+    if (parts.parts && features[i].has_value()) {
+      items[i]->parts = features[i]->ToString();
+    }
   }
   return items;
 }
 
 namespace {
 
-// Walks a family beside the walk over the items. Every item has one record in
+// Walks a family beside the walk over the items. Most items have a record in
 // each family, so both take the same steps.
 class Follower {
  public:
@@ -967,8 +985,10 @@ class Follower {
   // The record of `id`, until the next call; nullopt where there is none.
   // Called with ascending ids.
   std::optional<absl::string_view> Find(const rocksdb::Slice& id) {
-    if (started_ && iterator_->Valid()) iterator_->Next();
-    if (!started_ || !iterator_->Valid() || iterator_->key() != id) {
+    const bool is_behind =
+        started_ && iterator_->Valid() && iterator_->key().compare(id) < 0;
+    if (is_behind) iterator_->Next();
+    if (!started_ || (iterator_->Valid() && iterator_->key().compare(id) < 0)) {
       iterator_->Seek(id);
     }
     started_ = true;
@@ -997,6 +1017,8 @@ absl::Status RocksdbItemStore::Database::Scan(
   if (parts.payload) payloads.emplace(db_.get(), options, families_[kPayloads]);
   std::optional<Follower> vectors;
   if (parts.embedding) vectors.emplace(db_.get(), options, families_[kVectors]);
+  std::optional<Follower> features;
+  if (parts.parts) features.emplace(db_.get(), options, families_[kParts]);
 
   const auto missing = [this](const Follower& follower, absl::string_view id,
                               absl::string_view record) -> absl::Status {
@@ -1022,6 +1044,10 @@ absl::Status RocksdbItemStore::Database::Scan(
       std::optional<absl::string_view> vector = vectors->Find(headers->key());
       if (!vector.has_value()) return missing(*vectors, id, "vectors");
       QUERN_ASSIGN_OR_RETURN(item.embedding, DecodeEmbedding(id, *vector));
+    }
+    if (features.has_value()) {
+      item.parts = std::string(features->Find(headers->key()).value_or(""));
+      QUERN_RETURN_IF_ERROR(CheckRead(features->status()));
     }
     if (!visit(std::move(item))) return absl::OkStatus();
   }

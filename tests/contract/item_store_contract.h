@@ -44,6 +44,8 @@ inline void PrintTo(const ItemStoreBackend& backend, std::ostream* out) {
 class ItemStoreContract : public testing::TestWithParam<ItemStoreBackend> {
  protected:
   static constexpr int64_t kDimension = 4;
+  static constexpr ItemParts kWhole{
+      .payload = true, .embedding = true, .parts = true};
   static constexpr int kThreads = 6;
   static constexpr int kRounds = 40;  // Of each thread; divisible by 4.
 
@@ -61,6 +63,8 @@ class ItemStoreContract : public testing::TestWithParam<ItemStoreBackend> {
         .id = id,
         .payload = absl::StrCat("payload of ", id, " v", version),
         .embedding = {number, -0.5F, static_cast<float>(id.size()), 1e-30F},
+        // Every third version has none.
+        .parts = version % 3 == 2 ? "" : absl::StrCat("parts of ", id, version),
         .modality = version % 3,
         .media_uri = absl::StrCat("file:///", id),
         .create_time = absl::FromUnixSeconds(1000 + version),
@@ -76,8 +80,7 @@ class ItemStoreContract : public testing::TestWithParam<ItemStoreBackend> {
   }
 
   std::optional<Item> GetWhole(const std::string& id) const {
-    auto found = ValueOrDie(
-        store_->Get({id}, ItemParts{.payload = true, .embedding = true}));
+    auto found = ValueOrDie(store_->Get({id}, kWhole));
     EXPECT_EQ(found.size(), 1u);
     return found[0];
   }
@@ -134,6 +137,7 @@ inline void ExpectSameItem(const std::optional<Item>& actual,
   EXPECT_EQ(actual->id, expected.id);
   EXPECT_EQ(actual->payload, expected.payload) << expected.id;
   EXPECT_EQ(actual->embedding, expected.embedding) << expected.id;
+  EXPECT_EQ(actual->parts, expected.parts) << expected.id;
   EXPECT_EQ(actual->modality, expected.modality) << expected.id;
   EXPECT_EQ(actual->media_uri, expected.media_uri) << expected.id;
   EXPECT_EQ(actual->create_time, expected.create_time) << expected.id;
@@ -273,17 +277,69 @@ TEST_P(ItemStoreContract, BringsTheAskedPartsAlone) {
   ASSERT_THAT(store_->Put({item}), IsOk());
   for (const bool payload : {false, true}) {
     for (const bool embedding : {false, true}) {
-      Item expected = item;
-      if (!payload) expected.payload.clear();
-      if (!embedding) expected.embedding.clear();
-      const ItemParts parts{.payload = payload, .embedding = embedding};
-      ExpectSameItem(ValueOrDie(store_->Get({"a"}, parts))[0], expected);
-      ASSERT_THAT(store_->Scan("", parts,
-                               [&expected](const Item& scanned) {
-                                 ExpectSameItem(scanned, expected);
-                                 return true;
-                               }),
-                  IsOk());
+      for (const bool features : {false, true}) {
+        Item expected = item;
+        if (!payload) expected.payload.clear();
+        if (!embedding) expected.embedding.clear();
+        if (!features) expected.parts.clear();
+        const ItemParts parts{
+            .payload = payload, .embedding = embedding, .parts = features};
+        ExpectSameItem(ValueOrDie(store_->Get({"a"}, parts))[0], expected);
+        ASSERT_THAT(store_->Scan("", parts,
+                                 [&expected](const Item& scanned) {
+                                   ExpectSameItem(scanned, expected);
+                                   return true;
+                                 }),
+                    IsOk());
+      }
+    }
+  }
+}
+
+TEST_P(ItemStoreContract, PartsAreReplacedAndGoWithTheirItem) {
+  const auto parts_of = [this](const std::string& id) {
+    const auto item = GetWhole(id);
+    return item.has_value() ? item->parts : "gone";
+  };
+  Item item = MakeItem("a");
+  item.parts = std::string("\0\xff long", 8) + std::string(1 << 20, 'p');
+  ASSERT_THAT(store_->Put({item}), IsOk());
+  EXPECT_EQ(parts_of("a"), item.parts);
+  item.parts = "other";
+  ASSERT_THAT(store_->Put({item}), IsOk());
+  EXPECT_EQ(parts_of("a"), "other");
+  item.parts.clear();
+  ASSERT_THAT(store_->Put({item}), IsOk());
+  EXPECT_EQ(parts_of("a"), "");
+  item.parts = "again";
+  ASSERT_THAT(store_->Put({item}), IsOk());
+  ASSERT_EQ(ValueOrDie(store_->Delete({"a"})), 1);
+  EXPECT_EQ(parts_of("a"), "gone");
+  // Nothing of the deleted item is left for the next of its id.
+  item.parts.clear();
+  ASSERT_THAT(store_->Put({item}), IsOk());
+  EXPECT_EQ(parts_of("a"), "");
+}
+
+TEST_P(ItemStoreContract, AScanFindsThePartsOfThoseThatHaveSome) {
+  std::vector<Item> items = MakeItems("m", 40);
+  for (size_t i = 0; i < items.size(); ++i) {
+    // Runs of items without, so that the walks do not go in step.
+    items[i].parts = i % 7 < 3 ? "" : absl::StrCat("parts ", i);
+  }
+  ASSERT_THAT(store_->Put(items), IsOk());
+  for (const std::string& after : {std::string(), items[20].id}) {
+    std::vector<Item> scanned;
+    ASSERT_THAT(store_->Scan(after, kWhole,
+                             [&](Item found) {
+                               scanned.push_back(std::move(found));
+                               return true;
+                             }),
+                IsOk());
+    const size_t first = after.empty() ? 0 : 21;
+    ASSERT_EQ(scanned.size(), items.size() - first);
+    for (size_t i = 0; i < scanned.size(); ++i) {
+      ExpectSameItem(scanned[i], items[first + i]);
     }
   }
 }
@@ -327,7 +383,7 @@ TEST_P(ItemStoreContract, PagesCoverEveryItemOnceWhileOthersAreWritten) {
 TEST_P(ItemStoreContract, AScanSeesOneMoment) {
   ASSERT_THAT(store_->Put(MakeItems("m", 100)), IsOk());
   std::vector<Item> scanned;
-  ASSERT_THAT(store_->Scan("", ItemParts{.payload = true, .embedding = true},
+  ASSERT_THAT(store_->Scan("", kWhole,
                            [&](Item item) {
                              if (scanned.empty()) {
                                EXPECT_THAT(store_->Put({MakeItem("m00050", 7),
@@ -499,13 +555,15 @@ TEST_P(ItemStoreContract, UpdateChangesAnItemAndLeavesItsEmbedding) {
     item.id = "b";
     return absl::OkStatus();
   }));
-  Item without_embedding = MakeItem("a", 1);
-  without_embedding.embedding.clear();
-  ExpectSameItem(given, without_embedding);
+  Item read = MakeItem("a", 1);
+  read.embedding.clear();
+  read.parts.clear();
+  ExpectSameItem(given, read);
   ExpectSameItem(GetWhole("a"), expected);
   EXPECT_GT(updated.sequence, before);
   EXPECT_EQ(GetWhole("a")->sequence, updated.sequence);
   expected.embedding.clear();
+  expected.parts.clear();
   ExpectSameItem(updated, expected);
   EXPECT_FALSE(GetWhole("b").has_value());
   if (!GetParam().durable) return;
@@ -705,7 +763,7 @@ TEST_P(ItemStoreContract, AgreesWithAMapOverRandomCalls) {
     if (step % 100 == 0 && GetParam().durable) Reopen();
   }
   auto next = expected.begin();
-  ASSERT_THAT(store_->Scan("", ItemParts{.payload = true, .embedding = true},
+  ASSERT_THAT(store_->Scan("", kWhole,
                            [&](const Item& item) {
                              if (next == expected.end()) {
                                ADD_FAILURE() << "phantom " << item.id;
@@ -767,9 +825,8 @@ TEST_P(ItemStoreContract, ReadersSeeAllOfAPutOrNothing) {
                   IsOk());
     }
   });
-  const ItemParts whole{.payload = true, .embedding = true};
   for (int i = 0; i < 300; ++i) {
-    const auto found = ValueOrDie(store_->Get({"a", "b"}, whole));
+    const auto found = ValueOrDie(store_->Get({"a", "b"}, kWhole));
     ASSERT_EQ(found[0].has_value(), found[1].has_value());
     if (!found[0].has_value()) continue;
     EXPECT_EQ(found[0]->update_time, found[1]->update_time);

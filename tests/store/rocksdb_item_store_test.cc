@@ -44,12 +44,14 @@ using testing::IsEmpty;
 constexpr int64_t kDimension = 3;
 constexpr int kThreads = 8;
 constexpr int kPuts = 10;  // Of each thread.
-constexpr ItemParts kWhole = {.payload = true, .embedding = true};
+constexpr ItemParts kWhole = {
+    .payload = true, .embedding = true, .parts = true};
 
 Item MakeItem(const std::string& id) {
   return Item{.id = id,
               .payload = absl::StrCat("payload of ", id),
               .embedding = {1, 2, static_cast<float>(id.size())},
+              .parts = absl::StrCat("parts of ", id),
               .create_time = absl::FromUnixSeconds(1),
               .update_time = absl::FromUnixSeconds(2)};
 }
@@ -78,8 +80,8 @@ class RocksdbItemStoreTest : public testing::Test {
   void WriteRecord(const std::string& family, const std::string& key,
                    const std::string& value) const {
     std::vector<rocksdb::ColumnFamilyDescriptor> families;
-    for (const char* name :
-         {"default", "items", "payloads", "vectors", "changes", "expiries"}) {
+    for (const char* name : {"default", "items", "payloads", "vectors", "parts",
+                             "changes", "expiries"}) {
       families.emplace_back(name, rocksdb::ColumnFamilyOptions());
     }
     std::vector<rocksdb::ColumnFamilyHandle*> handles;
@@ -141,7 +143,7 @@ TEST_F(RocksdbItemStoreTest, RefusesAFormatWithMoreKindsOfRecords) {
     rocksdb::DB* opened = nullptr;
     std::vector<rocksdb::ColumnFamilyHandle*> handles;
     std::vector<rocksdb::ColumnFamilyDescriptor> families;
-    for (const char* name : {"default", "items", "payloads", "vectors",
+    for (const char* name : {"default", "items", "payloads", "vectors", "parts",
                              "changes", "expiries", "dense"}) {
       families.emplace_back(name, rocksdb::ColumnFamilyOptions());
     }
@@ -203,6 +205,7 @@ TEST_F(RocksdbItemStoreTest, UpgradesAStoreOfFormat1) {
     EXPECT_EQ(old.payload, "payload");
     EXPECT_THAT(old.embedding, ElementsAre(1, 2, -2));
     EXPECT_FALSE(old.expire_time.has_value());
+    EXPECT_EQ(old.parts, "");
     EXPECT_EQ(store->count(), 1);
     // An index that knew nothing of the log is too old for it.
     EXPECT_GT(store->trimmed_sequence(), 0u);
@@ -216,6 +219,7 @@ TEST_F(RocksdbItemStoreTest, UpgradesAStoreOfFormat1) {
   EXPECT_THAT(results[0].status, IsOk());
   EXPECT_FALSE(results[0].created);
   EXPECT_GT(results[0].sequence, before);
+  EXPECT_EQ(ValueOrDie(store->Get({"old"}, kWhole))[0]->parts, item.parts);
   EXPECT_EQ(ValueOrDie(store->Delete({"old"})), 1);
   EXPECT_EQ(store->count(), 0);
 }

@@ -243,6 +243,7 @@ class FakeItemStore final : public ItemStore {
   static Item Pick(Item item, ItemParts parts) {
     if (!parts.payload) item.payload.clear();
     if (!parts.embedding) item.embedding.clear();
+    if (!parts.parts) item.parts.clear();
     return item;
   }
 
