@@ -112,8 +112,12 @@ class Embedder::Call {
     absl::StatusOr<Embedded> result = absl::UnknownError("not done");
     bool is_finished = false;  // Before any row was submitted.
     std::optional<TextRow> text;
+    // Of a picture: for its embedding, or for both; and for its grid where that
+    // is seen otherwise.
     std::optional<ImageRow> image;
-    int64_t width = 0;  // Of a picture's upright original.
+    std::optional<ImageRow> grid;
+    std::atomic<int> rows = 1;  // Under way.
+    int64_t width = 0;          // Of a picture's upright original.
     int64_t height = 0;
     std::string cache_key;  // Empty: not for the cache.
     absl::Time decoded;
@@ -176,8 +180,17 @@ class Embedder::Call {
     if (options_.dense) QUERN_RETURN_IF_ERROR(model_->Require("image.dense"));
     ImageRow& row = slot.image.emplace();
     row.wants_embedding = options_.embedding;
-    row.wants_dense = options_.dense;
+    const bool separate = options_.dense && options_.grid_scale > 0;
+    row.wants_dense = options_.dense && !separate;
     InitRow(row, slot, options_.whole_picture ? WholePictureCost(*model_) : 1);
+    if (!separate) return absl::OkStatus();
+    ImageRow& grid = slot.grid.emplace();
+    grid.width = options_.grid_scale * model_->preprocessing().width;
+    grid.height = options_.grid_scale * model_->preprocessing().height;
+    grid.wants_embedding = false;
+    grid.wants_dense = true;
+    InitRow(grid, slot, options_.grid_scale * options_.grid_scale);
+    slot.rows = 2;
     return absl::OkStatus();
   }
 
@@ -213,9 +226,9 @@ class Embedder::Call {
         texts.push_back(&*slot.text);
         text_cost += slot.text->size;
       }
-      if (slot.image.has_value()) {
+      for (const BatchItem* row : ImageRows(slot)) {
         ++images;
-        image_cost += slot.image->size;
+        image_cost += row->size;
       }
     }
     const absl::Status admitted = Admit(static_cast<int64_t>(texts.size()),
@@ -259,13 +272,23 @@ class Embedder::Call {
               ThreadPool::Task task) {
     const absl::Status status = threads.Submit(std::move(task), lane);
     if (status.ok()) return;
-    if (slot.image.has_value()) WithdrawImage(slot);
+    WithdrawImages(slot);
     slot.result = status;
     FinishSlot();
   }
 
-  void WithdrawImage(const Slot& slot) {
-    model_->image_batcher()->Withdraw(lane_, 1, slot.image->size);
+  static std::vector<BatchItem*> ImageRows(Slot& slot) {
+    std::vector<BatchItem*> rows;
+    for (std::optional<ImageRow>* row : {&slot.image, &slot.grid}) {
+      if (row->has_value()) rows.push_back(&**row);
+    }
+    return rows;
+  }
+
+  void WithdrawImages(Slot& slot) {
+    for (const BatchItem* row : ImageRows(slot)) {
+      model_->image_batcher()->Withdraw(lane_, 1, row->size);
+    }
   }
 
   // On a decoder's thread.
@@ -274,13 +297,12 @@ class Embedder::Call {
     absl::Status status = ReadPicture(std::get<ImageInput>(inputs_[i]), slot);
     slot.decoded = context_.clock().Now();
     if (!status.ok()) {
-      WithdrawImage(slot);
+      WithdrawImages(slot);
       slot.result = std::move(status);
       FinishSlot();
       return;
     }
-    BatchItem* const item = &*slot.image;
-    model_->image_batcher()->Submit({&item, 1});
+    model_->image_batcher()->Submit(ImageRows(slot));
   }
 
   absl::Status ReadPicture(const ImageInput& input, Slot& slot) {
@@ -295,10 +317,17 @@ class Embedder::Call {
       encoded = file;
     }
     const ImagePreprocessing& preprocessing = model_->preprocessing();
-    const int64_t side = options_.whole_picture ? model_->info().dense_side : 0;
+    // The larger of what the embedding and the grid are made of.
+    int64_t width =
+        preprocessing.width * std::max<int64_t>(1, options_.grid_scale);
+    int64_t height =
+        preprocessing.height * std::max<int64_t>(1, options_.grid_scale);
+    if (options_.whole_picture) {
+      width = std::max(width, model_->info().dense_side);
+      height = std::max(height, model_->info().dense_side);
+    }
     absl::StatusOr<Image> image =
-        embedder_.images_->Decode(encoded, std::max(preprocessing.width, side),
-                                  std::max(preprocessing.height, side));
+        embedder_.images_->Decode(encoded, width, height);
     if (!image.ok()) {
       return OfField(input.uri.empty() ? "image.content" : "image.uri",
                      image.status());
@@ -307,14 +336,21 @@ class Embedder::Call {
         image->original_width > 0 ? image->original_width : image->width;
     slot.height =
         image->original_height > 0 ? image->original_height : image->height;
-    if (!options_.whole_picture) {
-      slot.image->rgb = Fit(*std::move(image), preprocessing).rgb;
+    if (options_.whole_picture) {
+      const ImagePreprocessing whole = WholePicture(*model_, *image);
+      slot.image->width = whole.width;
+      slot.image->height = whole.height;
+      slot.image->rgb = Fit(*std::move(image), whole).rgb;
       return absl::OkStatus();
     }
-    const ImagePreprocessing whole = WholePicture(*model_, *image);
-    slot.image->width = whole.width;
-    slot.image->height = whole.height;
-    slot.image->rgb = Fit(*std::move(image), whole).rgb;
+    if (slot.grid.has_value()) {
+      ImagePreprocessing whole = preprocessing;
+      whole.mode = ResizeMode::kSquash;
+      whole.width = slot.grid->width;
+      whole.height = slot.grid->height;
+      slot.grid->rgb = Fit(*image, whole).rgb;
+    }
+    slot.image->rgb = Fit(*std::move(image), preprocessing).rgb;
     return absl::OkStatus();
   }
 
@@ -432,9 +468,15 @@ class Embedder::Call {
 
   // A text or a picture comes back from its tower.
   void FinishRow(Slot& slot) {
+    if (--slot.rows > 0) return;
     const absl::Time now = context_.clock().Now();
     EncodeRow& row = slot.text.has_value() ? static_cast<EncodeRow&>(*slot.text)
                                            : *slot.image;
+    if (slot.grid.has_value()) {
+      row.status.Update(slot.grid->status);
+      slot.image->dense = std::move(slot.grid->dense);
+      slot.grid->rgb = {};
+    }
     if (!row.status.ok()) {
       slot.result = row.status;
     } else if (slot.text.has_value()) {

@@ -44,8 +44,12 @@ struct EmbedOptions {
   bool tokens = false;    // A vector per token; for texts only.
   // The grid of a picture covers all of it, in the size that the model is best
   // read at for finding things: the picture is squashed, neither cut nor
-  // padded. Not together with `embedding`.
+  // padded. Not together with `embedding` or `grid_scale`.
   bool whole_picture = false;
+  // The grid of a picture covers all of it evenly: the picture is squashed to
+  // this many times the model's input size, neither cut nor padded. 0: the grid
+  // is that of the picture as the embedding sees it.
+  int64_t grid_scale = 0;
   VideoSampling video;
 };
 

@@ -76,8 +76,8 @@ struct TextRow : EncodeRow {
 
 struct ImageRow : EncodeRow {
   std::vector<uint8_t> rgb;  // Of a picture that Fit() made; `size` is 1.
-  // Of `rgb`; 0: those of the model's preprocessing. Rows of other sizes
-  // want no embedding, and `size` is how much larger their area is, at least 1.
+  // Of `rgb`; 0: those of the model's preprocessing. Rows of other sizes want
+  // no embedding, and `size` is how much larger their area is, at least 1.
   int64_t height = 0;
   int64_t width = 0;
   bool wants_embedding = true;
