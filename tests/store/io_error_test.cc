@@ -27,7 +27,7 @@ namespace {
 using Site = FaultyFileSystem::Site;
 
 constexpr int64_t kDimension = 4;
-constexpr int kPairs = 6;
+constexpr int kPairs = 4;
 constexpr size_t kPayloadBytes = 20'000;  // Two pairs fill a write buffer.
 constexpr int kMaxCalls = 2000;
 
@@ -167,8 +167,6 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"AppendBroken", Site::kAppend, FaultyFileSystem::kBroken},
         Case{"AppendFull", Site::kAppend, FaultyFileSystem::kDiskFull},
         Case{"ShortAppend", Site::kShortAppend, FaultyFileSystem::kBroken},
-        Case{"ShortAppendFull", Site::kShortAppend,
-             FaultyFileSystem::kDiskFull},
         Case{"SyncBroken", Site::kSync, FaultyFileSystem::kBroken},
         Case{"RenameBroken", Site::kRename, FaultyFileSystem::kBroken}),
     [](const auto& info) { return info.param.name; });
