@@ -7,7 +7,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/status_macros.h"
-#include "engine/index/faiss_index.h"
+#include "engine/index/sharded_index.h"
 #include "engine/media/ffmpeg_video_decoder.h"
 #include "engine/media/vips_image_decoder.h"
 #include "engine/model/load_model.h"
@@ -123,7 +123,7 @@ CollectionFactories StoreAndIndex(const v1::StorageConfig& config,
   };
   factories.create_index = [](const v1::Collection& record)
       -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
-    return FaissIndex::Create(
+    return ShardedIndex::Create(
         {.dimension = record.dimension(), .metric = MetricOf(record)});
   };
   return factories;

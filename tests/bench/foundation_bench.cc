@@ -18,7 +18,7 @@
 #include "grpcpp/generic/async_generic_service.h"
 #include "grpcpp/server_builder.h"
 
-#include "engine/index/faiss_index.h"
+#include "engine/index/sharded_index.h"
 #include "engine/media/vips_image_decoder.h"
 #include "engine/model/load_model.h"
 #include "tests/bench/bench.h"
@@ -158,8 +158,8 @@ double StageMs(const v1::SearchResponse& response, absl::string_view stage) {
 // server that only searches that index.
 void MeasureSearch(const QuerndProcess& server,
                    const std::vector<float>& vectors, std::vector<Row>& rows) {
-  std::unique_ptr<FaissIndex> index =
-      ValueOrDie(FaissIndex::Create({.dimension = kDimension}));
+  const std::unique_ptr<VectorIndex> index =
+      ValueOrDie(ShardedIndex::Create({.dimension = kDimension}));
   std::vector<std::string> ids;
   for (int i = 0; i < kItems; ++i) ids.push_back(absl::StrCat(i));
   (void)index->Upsert(

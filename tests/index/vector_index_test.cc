@@ -1,8 +1,14 @@
+#include <map>
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "gtest/gtest.h"
 
-#include "engine/index/faiss_index.h"
+#include "engine/index/sharded_index.h"
 #include "tests/contract/vector_index_contract.h"
 #include "tests/support/fake_vector_index.h"
 #include "tests/support/status_matchers.h"
@@ -10,24 +16,122 @@
 namespace quern {
 namespace {
 
-std::unique_ptr<VectorIndex> CreateFaiss(int64_t dimension, Metric metric) {
-  return ValueOrDie(
-      FaissIndex::Create({.dimension = dimension, .metric = metric}));
+// A ShardedIndex with the store that it is beside: a map that has every write
+// before the index.
+class IndexWithStore final : public VectorIndex {
+ public:
+  explicit IndexWithStore(ShardedIndexOptions options) {
+    options.fields = {{.path = "n", .type = FieldType::kNumber}};
+    options.reader =
+        [this](
+            absl::Span<const std::string> ids,
+            const std::function<void(size_t, absl::Span<const float>)>& visit) {
+          absl::MutexLock lock(&mutex_);
+          for (size_t i = 0; i < ids.size(); ++i) {
+            const auto found = vectors_.find(ids[i]);
+            if (found != vectors_.end()) visit(i, found->second);
+          }
+          return absl::OkStatus();
+        };
+    index_ = ValueOrDie(ShardedIndex::Create(std::move(options)));
+  }
+
+  using VectorIndex::Search;
+  using VectorIndex::Upsert;
+
+  int64_t dimension() const override { return index_->dimension(); }
+  int64_t size() const override { return index_->size(); }
+  absl::Status Upsert(absl::Span<const std::string> ids, MatrixView vectors,
+                      absl::Span<const FieldValues> fields) override {
+    if (vectors.rows == static_cast<int64_t>(ids.size())) {
+      absl::MutexLock lock(&mutex_);
+      for (int64_t i = 0; i < vectors.rows; ++i) {
+        vectors_[ids[i]].assign(vectors.row(i).begin(), vectors.row(i).end());
+      }
+    }
+    return index_->Upsert(ids, vectors, fields);
+  }
+  absl::Status Remove(absl::Span<const std::string> ids) override {
+    {
+      absl::MutexLock lock(&mutex_);
+      for (const std::string& id : ids) vectors_.erase(id);
+    }
+    return index_->Remove(ids);
+  }
+  absl::StatusOr<std::vector<std::vector<ScoredId>>> Search(
+      const RequestContext& context, MatrixView queries,
+      const VectorSearchOptions& options, SearchStats* stats) const override {
+    return index_->Search(context, queries, options, stats);
+  }
+  int64_t memory_bytes() const override { return index_->memory_bytes(); }
+  std::vector<ShardInfo> shards() const override { return index_->shards(); }
+  bool Contains(const std::string& id) const override {
+    return index_->Contains(id);
+  }
+  absl::Status LinkFiles(const std::string& directory) const override {
+    return index_->LinkFiles(directory);
+  }
+  absl::Status Optimize(const std::function<void(float)>& progress) override {
+    return index_->Optimize(progress);
+  }
+
+ private:
+  mutable absl::Mutex mutex_;
+  std::map<std::string, std::vector<float>> vectors_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<ShardedIndex> index_;
+};
+
+void Optimize(VectorIndex& index) {
+  EXPECT_THAT(index.Optimize([](float) {}), IsOk());
 }
 
-std::unique_ptr<VectorIndex> CreateFake(int64_t dimension, Metric metric) {
-  return std::make_unique<FakeVectorIndex>(dimension, metric);
+// Everything in segments, and what came since in deltas; `exact` where the kind
+// may leave something out.
+VectorIndexBackend Sharded(const std::string& name, IndexKind kind,
+                           VectorStorage storage, int32_t shards, bool exact) {
+  return {.name = name,
+          .create = [=](int64_t dimension,
+                        Metric metric) -> std::unique_ptr<VectorIndex> {
+            return std::make_unique<IndexWithStore>(
+                ShardedIndexOptions{.dimension = dimension,
+                                    .metric = metric,
+                                    .kind = kind,
+                                    .storage = storage,
+                                    .shards = shards,
+                                    .min_ann_rows = 500});
+          },
+          .search = {.exact = exact},
+          .settle = Optimize};
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Backends, VectorIndexContract,
-    testing::Values(VectorIndexBackend{"Faiss", CreateFaiss},
-                    VectorIndexBackend{"Fake", CreateFake}),
+    testing::Values(
+        VectorIndexBackend{"Fake",
+                           [](int64_t dimension, Metric metric) {
+                             return std::unique_ptr<VectorIndex>(
+                                 std::make_unique<FakeVectorIndex>(dimension,
+                                                                   metric));
+                           }},
+        Sharded("ExactFp32", IndexKind::kExact, VectorStorage::kFp32, 1, false),
+        Sharded("ExactFp16", IndexKind::kExact, VectorStorage::kFp16, 3, false),
+        Sharded("ExactInt8", IndexKind::kExact, VectorStorage::kInt8, 1, false),
+        Sharded("HnswFp32", IndexKind::kHnsw, VectorStorage::kFp32, 1, true),
+        Sharded("HnswInt8", IndexKind::kHnsw, VectorStorage::kInt8, 2, true),
+        Sharded("IvfPqInt8", IndexKind::kIvfPq, VectorStorage::kInt8, 1, true)),
     [](const auto& info) { return info.param.name; });
 
-TEST(FaissIndexTest, RefusesADimensionBelowOne) {
-  EXPECT_THAT(FaissIndex::Create({.dimension = 0}),
-              StatusIs(absl::StatusCode::kInvalidArgument));
+TEST(ShardedIndexTest, RefusesOptionsOutOfRange) {
+  for (const ShardedIndexOptions& options :
+       std::vector<ShardedIndexOptions>{{.dimension = 0},
+                                        {.dimension = 4097},
+                                        {.dimension = 2, .target_recall = 0},
+                                        {.dimension = 2, .target_recall = 1.5},
+                                        {.dimension = 2, .shards = 0},
+                                        {.dimension = 2, .shards = 65}}) {
+    EXPECT_THAT(ShardedIndex::Create(options),
+                StatusIs(absl::StatusCode::kInvalidArgument));
+  }
 }
 
 }  // namespace

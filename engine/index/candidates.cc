@@ -1,0 +1,277 @@
+#include "engine/index/candidates.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <utility>
+
+#include "engine/base/status_macros.h"
+
+namespace quern {
+namespace {
+
+// Rows that are compared with all queries before the next rows: they stay in
+// the processor's cache for the second and later queries.
+constexpr int64_t kTileRows = 128;
+static_assert(Delta::kChunkRows % kTileRows == 0, "a tile lies in one chunk");
+// Comparisons between two looks at the deadline; a few milliseconds.
+constexpr int64_t kComparisonsPerCheck = 65'536;
+// Entries beyond k that may wait before they are looked through.
+constexpr size_t kSlack = 512;
+// Vectors beyond k that are read at once.
+constexpr size_t kReadAhead = 8;
+
+// Rounding takes the cosine of equal directions a little over 1.
+float Clamped(float score, Metric metric) {
+  return metric == Metric::kCosine ? std::clamp(score, -1.0F, 1.0F) : score;
+}
+
+// The rows of a part that lie one after the other in memory.
+CodeRows TileOf(const IndexPart& part, int64_t row, uint32_t* first) {
+  if (part.segment != nullptr) {
+    *first = static_cast<uint32_t>(row);
+    return part.segment->codes();
+  }
+  *first = static_cast<uint32_t>(row % Delta::kChunkRows);
+  return part.delta->chunk_rows(row / Delta::kChunkRows);
+}
+
+}  // namespace
+
+void Candidates::RaiseThreshold(float lowest) {
+  const std::greater<> better;
+  if (static_cast<int64_t>(lowest_.size()) < k_) {
+    lowest_.push_back(lowest);
+    std::push_heap(lowest_.begin(), lowest_.end(), better);
+  } else if (lowest > lowest_.front()) {
+    std::pop_heap(lowest_.begin(), lowest_.end(), better);
+    lowest_.back() = lowest;
+    std::push_heap(lowest_.begin(), lowest_.end(), better);
+  } else {
+    return;
+  }
+  if (static_cast<int64_t>(lowest_.size()) == k_) threshold_ = lowest_.front();
+}
+
+void Candidates::Add(float score, float error, uint32_t part, uint32_t row) {
+  const Entry entry{score, error, part, row};
+  // Also what is not a number, which only a file made on purpose can give.
+  if (!std::isfinite(score) || !(entry.highest() >= threshold_)) return;
+  RaiseThreshold(score - error);
+  entries_.push_back(entry);
+  if (entries_.size() >= prune_at_) Prune();
+}
+
+void Candidates::Forget(uint32_t part) {
+  std::erase_if(entries_,
+                [part](const Entry& entry) { return entry.part == part; });
+  lowest_.clear();
+  threshold_ = -std::numeric_limits<float>::infinity();
+  for (const Entry& entry : entries_) RaiseThreshold(entry.score - entry.error);
+}
+
+void Candidates::Prune() {
+  std::erase_if(entries_, [this](const Entry& entry) {
+    return entry.highest() < threshold_;
+  });
+  // Of many equal scores only those of the smallest ids can stay.
+  if (entries_.size() >
+      2 * static_cast<size_t>(std::min<int64_t>(k_, int64_t{1} << 40)) +
+          kSlack) {
+    const auto order = [this](const Entry& a, const Entry& b) {
+      if (a.highest() != b.highest()) return a.highest() > b.highest();
+      return parts_[a.part].id(a.row) < parts_[b.part].id(b.row);
+    };
+    const bool exact = std::all_of(entries_.begin(), entries_.end(),
+                                   [](const Entry& e) { return e.error == 0; });
+    if (exact) {
+      std::nth_element(entries_.begin(), entries_.begin() + k_, entries_.end(),
+                       order);
+      entries_.resize(k_);
+    }
+  }
+  prune_at_ = 2 * entries_.size() + kSlack;
+}
+
+absl::Status Candidates::MakeExact(const EncodedQuery& query, Metric metric,
+                                   const VectorReader& reader, size_t begin,
+                                   size_t end) {
+  std::vector<std::string> ids;
+  std::vector<size_t> entry_of;
+  for (size_t i = begin; i < end; ++i) {
+    if (entries_[i].error == 0) continue;
+    ids.emplace_back(parts_[entries_[i].part].id(entries_[i].row));
+    entry_of.push_back(i);
+  }
+  if (!ids.empty() && reader != nullptr) {
+    std::vector<float> padded(
+        RowBytes(VectorStorage::kFp32, query.dimension()) / sizeof(float));
+    const absl::Status status =
+        reader(ids, [&](size_t i, absl::Span<const float> vector) {
+          Entry& entry = entries_[entry_of[i]];
+          absl::StatusOr<Matrix> prepared =
+              PrepareVectors({.data = vector.data(),
+                              .rows = 1,
+                              .columns = static_cast<int64_t>(vector.size())},
+                             metric, "vectors");
+          if (!prepared.ok() || prepared->columns() != query.dimension()) {
+            return;
+          }
+          std::copy_n(prepared->data(), query.dimension(), padded.begin());
+          const float score = Clamped(
+              InnerProduct(query.codes().values, padded.data(), padded.size()),
+              metric);
+          // A vector that was replaced since the search began is not the one
+          // that this row stands for.
+          const float bound =
+              query.ErrorBound(parts_[entry.part].segment->codes(), entry.row,
+                               metric == Metric::kCosine, /*sure=*/true);
+          if (std::abs(score - entry.score) <= bound) entry.score = score;
+        });
+    QUERN_RETURN_IF_ERROR(status);
+  }
+  for (const size_t i : entry_of) entries_[i].error = 0;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<ScoredId>> Candidates::Take(
+    const EncodedQuery& query, Metric metric, const VectorReader& reader) {
+  Prune();
+  std::sort(
+      entries_.begin(), entries_.end(),
+      [](const Entry& a, const Entry& b) { return a.highest() > b.highest(); });
+  // What is exact so far decides how far down it is worth to look.
+  lowest_.clear();
+  threshold_ = -std::numeric_limits<float>::infinity();
+  size_t done = 0;
+  while (done < entries_.size() && entries_[done].highest() >= threshold_) {
+    const auto left = static_cast<int64_t>(entries_.size() - done);
+    const int64_t next =
+        done == 0 ? std::min(left, std::min(k_, left) +
+                                       static_cast<int64_t>(kReadAhead))
+                  : std::min<int64_t>(left, std::max<int64_t>(done / 4, 16));
+    QUERN_RETURN_IF_ERROR(MakeExact(query, metric, reader, done, done + next));
+    for (int64_t i = 0; i < next; ++i) RaiseThreshold(entries_[done++].score);
+  }
+  entries_.resize(done);
+  struct Result {
+    float score;
+    absl::string_view id;
+  };
+  std::vector<Result> results;
+  results.reserve(done);
+  for (const Entry& entry : entries_) {
+    results.push_back({entry.score, parts_[entry.part].id(entry.row)});
+  }
+  std::sort(results.begin(), results.end(),
+            [](const Result& a, const Result& b) {
+              return a.score != b.score ? a.score > b.score : a.id < b.id;
+            });
+  if (static_cast<int64_t>(results.size()) > k_) results.resize(k_);
+  std::vector<ScoredId> taken;
+  taken.reserve(results.size());
+  for (const Result& result : results) {
+    taken.push_back(
+        {.id = std::string(result.id), .score = Clamped(result.score, metric)});
+  }
+  return taken;
+}
+
+absl::Status ScanPart(const RequestContext& context,
+                      absl::Span<const EncodedQuery> queries, Metric metric,
+                      const IndexPart& part, uint32_t part_number,
+                      const MatchingRows* matching, bool sure,
+                      absl::Span<Candidates> candidates) {
+  const bool unit_norm = metric == Metric::kCosine;
+  std::array<float, kTileRows> scores{};
+  std::array<bool, kTileRows> wanted{};
+  int64_t comparisons = 0;
+  for (int64_t tile = 0; tile < part.rows; tile += kTileRows) {
+    const int64_t tile_rows = std::min(kTileRows, part.rows - tile);
+    uint32_t first = 0;
+    const CodeRows rows = TileOf(part, tile, &first);
+    for (int64_t i = 0; i < tile_rows; ++i) {
+      wanted[i] = IsWanted(part, matching, tile + i);
+    }
+    for (size_t q = 0; q < queries.size(); ++q) {
+      ScoreRows(queries[q].codes(), rows, nullptr, first,
+                static_cast<size_t>(tile_rows), scores.data());
+      for (int64_t i = 0; i < tile_rows; ++i) {
+        const auto row = static_cast<uint32_t>(first + i);
+        const float error = queries[q].ErrorBound(rows, row, unit_norm, sure);
+        if (scores[i] + error < candidates[q].threshold() || !wanted[i]) {
+          continue;
+        }
+        // Only exact scores are clamped: the others would move off theirs.
+        candidates[q].Add(error == 0 ? Clamped(scores[i], metric) : scores[i],
+                          error, part_number, static_cast<uint32_t>(tile + i));
+      }
+      comparisons += tile_rows;
+      if (comparisons < kComparisonsPerCheck) continue;
+      QUERN_RETURN_IF_ERROR(context.Check("the end of the search"));
+      comparisons = 0;
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ScanRows(const RequestContext& context, const EncodedQuery& query,
+                      Metric metric, const IndexPart& part,
+                      uint32_t part_number, absl::Span<const uint32_t> rows,
+                      bool sure, Candidates& candidates) {
+  std::array<float, kTileRows> scores{};
+  for (size_t begin = 0; begin < rows.size(); begin += kTileRows) {
+    if (begin % kComparisonsPerCheck == 0) {
+      QUERN_RETURN_IF_ERROR(context.Check("the end of the search"));
+    }
+    const auto some = rows.subspan(begin, kTileRows);
+    const CodeRows& codes = part.segment->codes();
+    ScoreRows(query.codes(), codes, some.data(), 0, some.size(), scores.data());
+    for (size_t i = 0; i < some.size(); ++i) {
+      const float error =
+          query.ErrorBound(codes, some[i], metric == Metric::kCosine, sure);
+      candidates.Add(error == 0 ? Clamped(scores[i], metric) : scores[i], error,
+                     part_number, some[i]);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SearchGraph(const RequestContext& context,
+                         const EncodedQuery& query, Metric metric,
+                         const IndexPart& part, uint32_t part_number,
+                         const MatchingRows* matching, int64_t width,
+                         Candidates& candidates, int64_t* wanted) {
+  thread_local std::vector<ScoredRow> found;
+  const CodeRows& codes = part.segment->codes();
+  QUERN_RETURN_IF_ERROR(part.segment->graph().Search(
+      query.codes(), codes, width,
+      [&context] { return context.Check("the end of the search"); }, &found));
+  *wanted = 0;
+  for (const ScoredRow& row : found) {
+    if (!IsWanted(part, matching, row.row)) continue;
+    ++*wanted;
+    const float error = query.ErrorBound(
+        codes, row.row, metric == Metric::kCosine, /*sure=*/false);
+    candidates.Add(error == 0 ? Clamped(row.score, metric) : row.score, error,
+                   part_number, row.row);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SearchLists(const RequestContext& context,
+                         const EncodedQuery& query, Metric metric,
+                         const IndexPart& part, uint32_t part_number,
+                         const MatchingRows* matching,
+                         absl::Span<const uint32_t> rows,
+                         Candidates& candidates, int64_t* wanted) {
+  std::vector<uint32_t> kept;
+  kept.reserve(rows.size());
+  std::copy_if(rows.begin(), rows.end(), std::back_inserter(kept),
+               [&](uint32_t row) { return IsWanted(part, matching, row); });
+  *wanted = static_cast<int64_t>(kept.size());
+  return ScanRows(context, query, metric, part, part_number, kept,
+                  /*sure=*/false, candidates);
+}
+
+}  // namespace quern

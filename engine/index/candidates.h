@@ -1,0 +1,147 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+#include "engine/base/request_context.h"
+#include "engine/index/delta.h"
+#include "engine/index/segment.h"
+#include "engine/index/vector_codes.h"
+#include "engine/index/vector_index.h"
+
+// The search of one query over parts of an index: collect what may be among the
+// best, knowing how far a code's score may be off, then compare those few with
+// their exact vectors.
+
+namespace quern {
+
+// Calls `visit(i, vector)` for each id that exists, with its vector as it was
+// given to Upsert(); visits may come in any order.
+using VectorReader = std::function<absl::Status(
+    absl::Span<const std::string> ids,
+    const std::function<void(size_t, absl::Span<const float>)>& visit)>;
+
+// Rows of one delta or one segment, as a search sees them.
+struct IndexPart {
+  std::shared_ptr<const Delta> delta;  // This or `segment`.
+  std::shared_ptr<const Segment> segment;
+  int64_t rows = 0;
+  std::shared_ptr<const std::vector<uint64_t>>
+      dead;  // A bit a row; null: none.
+  int64_t dead_rows = 0;
+
+  int64_t live_rows() const { return rows - dead_rows; }
+  bool IsDead(int64_t row) const {
+    return dead != nullptr && ((*dead)[row / 64] >> (row % 64) & 1) != 0;
+  }
+  absl::string_view id(int64_t row) const {
+    return segment != nullptr ? segment->id(row) : delta->id(row);
+  }
+  uint32_t row_number(int64_t row) const {
+    return segment != nullptr ? segment->row_numbers()[row]
+                              : delta->row_number(row);
+  }
+};
+
+// The rows that a filter matches: a bit a row number.
+using MatchingRows = std::vector<uint64_t>;
+
+// Whether a search may return a row.
+inline bool IsWanted(const IndexPart& part, const MatchingRows* matching,
+                     int64_t row) {
+  if (part.IsDead(row)) return false;
+  if (matching == nullptr) return true;
+  const uint32_t number = part.row_number(row);
+  return number / 64 < matching->size() &&
+         ((*matching)[number / 64] >> (number % 64) & 1) != 0;
+}
+
+// What may be among the k best of one query. Not thread-safe.
+class Candidates {
+ public:
+  // `parts` must outlive it.
+  Candidates(int64_t k, absl::Span<const IndexPart> parts)
+      : k_(k), parts_(parts) {}
+
+  // A row whose true score lies within `error` of `score`.
+  void Add(float score, float error, uint32_t part, uint32_t row);
+
+  // Takes the rows of a part out again.
+  void Forget(uint32_t part);
+
+  // No row whose score cannot reach it is among the best.
+  float threshold() const { return threshold_; }
+
+  // Rows added and not ruled out.
+  size_t size() const { return entries_.size(); }
+
+  // The best, in order. Rows with an error get the score of the vector that
+  // `reader` gives (null: they keep theirs), as long as it may change who is
+  // among the best. The object is spent.
+  absl::StatusOr<std::vector<ScoredId>> Take(const EncodedQuery& query,
+                                             Metric metric,
+                                             const VectorReader& reader);
+
+ private:
+  struct Entry {
+    float score;
+    float error;
+    uint32_t part;
+    uint32_t row;
+    float highest() const { return score + error; }
+  };
+
+  void Prune();
+  void RaiseThreshold(float lowest);
+  absl::Status MakeExact(const EncodedQuery& query, Metric metric,
+                         const VectorReader& reader, size_t begin, size_t end);
+
+  const int64_t k_;
+  const absl::Span<const IndexPart> parts_;
+  std::vector<Entry> entries_;
+  size_t prune_at_ = 0;
+  // The k best of the lowest scores that the rows may have; worst on top.
+  std::vector<float> lowest_;
+  float threshold_ = -std::numeric_limits<float>::infinity();
+};
+
+// Compares every wanted row of part `part_number` with all queries. `sure`:
+// errors are upper bounds, not merely unlikely to be exceeded.
+absl::Status ScanPart(const RequestContext& context,
+                      absl::Span<const EncodedQuery> queries, Metric metric,
+                      const IndexPart& part, uint32_t part_number,
+                      const MatchingRows* matching, bool sure,
+                      absl::Span<Candidates> candidates);
+
+// Adds what a beam of `width` rows finds in a segment's graph; `wanted` becomes
+// how many rows of the beam a search may return.
+absl::Status SearchGraph(const RequestContext& context,
+                         const EncodedQuery& query, Metric metric,
+                         const IndexPart& part, uint32_t part_number,
+                         const MatchingRows* matching, int64_t width,
+                         Candidates& candidates, int64_t* wanted);
+
+// Adds those of `rows`, which the segment's lists gave, that a search may
+// return; `wanted` becomes their number.
+absl::Status SearchLists(const RequestContext& context,
+                         const EncodedQuery& query, Metric metric,
+                         const IndexPart& part, uint32_t part_number,
+                         const MatchingRows* matching,
+                         absl::Span<const uint32_t> rows,
+                         Candidates& candidates, int64_t* wanted);
+
+// Compares the rows of a segment given with one query.
+absl::Status ScanRows(const RequestContext& context, const EncodedQuery& query,
+                      Metric metric, const IndexPart& part,
+                      uint32_t part_number, absl::Span<const uint32_t> rows,
+                      bool sure, Candidates& candidates);
+
+}  // namespace quern

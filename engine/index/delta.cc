@@ -1,0 +1,53 @@
+#include "engine/index/delta.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+namespace quern {
+namespace {
+
+constexpr int64_t kMapBytesPerRow =
+    64;  // A string, a slot of the map, a number.
+
+}  // namespace
+
+Delta::Chunk::~Chunk() {
+  if (codes != nullptr) {
+    ::operator delete[](codes, std::align_val_t{kCacheLineBytes});
+  }
+}
+
+void Delta::Append(absl::string_view id, uint32_t row_number,
+                   absl::Span<const float> vector) {
+  const int64_t at = rows_ % kChunkRows;
+  std::unique_ptr<Chunk>& chunk = chunks_[rows_ / kChunkRows];
+  if (chunk == nullptr) {
+    chunk = std::make_unique<Chunk>();
+    const size_t bytes = kChunkRows * row_bytes_;
+    chunk->codes = static_cast<uint8_t*>(
+        ::operator new[](bytes, std::align_val_t{kCacheLineBytes}));
+    std::memset(chunk->codes, 0, bytes);
+  }
+  std::memcpy(chunk->codes + at * row_bytes_, vector.data(),
+              vector.size() * sizeof(float));
+  chunk->ids[at] = std::string(id);
+  chunk->row_numbers[at] = row_number;
+  // The key must be the string of a live row: an older row's stays as well.
+  last_row_[chunk->ids[at]] = static_cast<uint32_t>(rows_);
+  ++rows_;
+}
+
+std::optional<uint32_t> Delta::Find(absl::string_view id) const {
+  const auto found = last_row_.find(id);
+  if (found == last_row_.end()) return std::nullopt;
+  return found->second;
+}
+
+int64_t Delta::memory_bytes(int64_t rows) const {
+  const int64_t chunks = (rows + kChunkRows - 1) / kChunkRows;
+  return chunks * kChunkRows * static_cast<int64_t>(row_bytes_) +
+         rows * kMapBytesPerRow;
+}
+
+}  // namespace quern

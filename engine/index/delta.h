@@ -1,0 +1,79 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+#include "engine/index/kernels.h"
+
+namespace quern {
+
+// The newest rows of a shard, as they came: FP32, compared one by one. One
+// writer at a time appends; readers look only at rows whose number they were
+// told after they had been appended, so they need no lock.
+class Delta {
+ public:
+  static constexpr int64_t kChunkRows = 512;
+  static constexpr int64_t kMaxRows = 64 * kChunkRows;
+
+  // `sequence`: what came before it is elsewhere.
+  Delta(int64_t dimension, uint64_t sequence)
+      : dimension_(dimension),
+        row_bytes_(RowBytes(VectorStorage::kFp32, dimension)),
+        sequence_(sequence) {}
+
+  uint64_t sequence() const { return sequence_; }
+
+  // The writer's: rows so far, below kMaxRows for Append().
+  int64_t rows() const { return rows_; }
+  void Append(absl::string_view id, uint32_t row_number,
+              absl::Span<const float> vector);
+  // The writer's: the last row of `id`, if that has any.
+  std::optional<uint32_t> Find(absl::string_view id) const;
+
+  absl::string_view id(int64_t row) const {
+    return chunk(row).ids[row % kChunkRows];
+  }
+  uint32_t row_number(int64_t row) const {
+    return chunk(row).row_numbers[row % kChunkRows];
+  }
+  absl::Span<const float> vector(int64_t row) const {
+    const CodeRows rows = chunk_rows(row / kChunkRows);
+    return {reinterpret_cast<const float*>(rows.row(row % kChunkRows)),
+            static_cast<size_t>(dimension_)};
+  }
+  // Rows i * kChunkRows and following.
+  CodeRows chunk_rows(int64_t i) const {
+    return {.storage = VectorStorage::kFp32,
+            .row_bytes = row_bytes_,
+            .codes = chunks_[i]->codes};
+  }
+
+  // For so many rows.
+  int64_t memory_bytes(int64_t rows) const;
+
+ private:
+  struct Chunk {
+    ~Chunk();
+    uint8_t* codes = nullptr;
+    std::array<std::string, kChunkRows> ids;
+    std::array<uint32_t, kChunkRows> row_numbers;
+  };
+
+  const Chunk& chunk(int64_t row) const { return *chunks_[row / kChunkRows]; }
+
+  const int64_t dimension_;
+  const size_t row_bytes_;
+  const uint64_t sequence_;
+  std::array<std::unique_ptr<Chunk>, kMaxRows / kChunkRows> chunks_;
+  int64_t rows_ = 0;
+  absl::flat_hash_map<absl::string_view, uint32_t> last_row_;  // The writer's.
+};
+
+}  // namespace quern

@@ -1,0 +1,221 @@
+#include "engine/index/index_files.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <set>
+#include <system_error>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include "engine/base/file.h"
+#include "engine/base/status_macros.h"
+#include "engine/index/plain_bytes.h"
+
+namespace quern {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char kMagic[8] = {'Q', 'U', 'E', 'R', 'N', 'I', 'D', 'X'};
+constexpr uint32_t kVersion = 1;
+constexpr absl::string_view kManifestName = "manifest";
+constexpr size_t kChecksumTurn = size_t{1} << 30;  // zlib takes 32 bits.
+constexpr uint32_t kMaxShards = 64;
+
+struct ManifestHead {
+  char magic[8] = {};
+  uint32_t version = 0;
+  uint32_t checksum = 0;  // Of what follows.
+};
+
+std::string ManifestPath(const std::string& directory) {
+  return absl::StrCat(directory, "/", kManifestName);
+}
+
+absl::Span<const uint8_t> BytesOf(absl::string_view text) {
+  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+}
+
+absl::Status Damaged(absl::string_view path, absl::string_view why) {
+  return absl::DataLossError(absl::StrCat(path, " is damaged: ", why));
+}
+
+std::set<std::string> NamedFiles(const std::string& directory,
+                                 const IndexManifest& manifest) {
+  std::set<std::string> named = {ManifestPath(directory)};
+  if (manifest.fields.id != 0) {
+    named.insert(FieldsPath(directory, manifest.fields.id));
+  }
+  for (const IndexManifest::Segment& segment : manifest.segments) {
+    named.insert(SegmentPath(directory, segment.file.id));
+  }
+  return named;
+}
+
+}  // namespace
+
+std::string SegmentPath(const std::string& directory, uint64_t file_id) {
+  return absl::StrCat(directory, "/segment-", file_id);
+}
+
+std::string FieldsPath(const std::string& directory, uint64_t file_id) {
+  return absl::StrCat(directory, "/fields-", file_id);
+}
+
+uint32_t Checksum(absl::Span<const uint8_t> bytes) {
+  uLong checksum = crc32(0, nullptr, 0);
+  while (!bytes.empty()) {
+    const size_t turn = std::min(bytes.size(), kChecksumTurn);
+    checksum = crc32(checksum, bytes.data(), static_cast<uInt>(turn));
+    bytes.remove_prefix(turn);
+  }
+  return static_cast<uint32_t>(checksum);
+}
+
+absl::StatusOr<IndexFile> WriteIndexFile(const std::string& path, uint64_t id,
+                                         absl::Span<const uint8_t> bytes) {
+  QUERN_RETURN_IF_ERROR(WriteFileAtomically(
+      path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}));
+  return IndexFile{id, bytes.size(), Checksum(bytes)};
+}
+
+absl::StatusOr<HugeBuffer> ReadIndexFile(const std::string& path,
+                                         const IndexFile& expected) {
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path));
+  }
+  const absl::Cleanup closer = [file] { close(file); };
+  struct stat about {};
+  if (fstat(file, &about) != 0 || !S_ISREG(about.st_mode) ||
+      static_cast<uint64_t>(about.st_size) != expected.size) {
+    return Damaged(path, absl::StrCat("it has ", about.st_size,
+                                      " bytes instead of ", expected.size));
+  }
+  QUERN_ASSIGN_OR_RETURN(HugeBuffer buffer, HugeBuffer::Create(expected.size));
+  size_t done = 0;
+  while (done < expected.size) {
+    const ssize_t got = read(file, buffer.data() + done, expected.size - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) {
+      return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", path));
+    }
+    if (got == 0) return Damaged(path, "it ended early");
+    done += static_cast<size_t>(got);
+  }
+  if (Checksum({buffer.data(), buffer.size()}) != expected.checksum) {
+    return Damaged(path, "its checksum is wrong");
+  }
+  return buffer;
+}
+
+absl::Status WriteManifest(const std::string& directory,
+                           const IndexManifest& manifest) {
+  std::string body;
+  AppendValue(manifest.generation, &body);
+  AppendValue(manifest.dimension, &body);
+  AppendValue(manifest.metric, &body);
+  AppendValue(manifest.shards, &body);
+  AppendValue(manifest.next_row, &body);
+  AppendValue(manifest.next_file, &body);
+  AppendValue(manifest.sequence, &body);
+  AppendValue(manifest.fields.id, &body);
+  AppendValue(manifest.fields.size, &body);
+  AppendValue(manifest.fields.checksum, &body);
+  AppendValues(manifest.incomplete.data(), manifest.incomplete.size(), &body);
+  AppendValue(static_cast<uint32_t>(manifest.segments.size()), &body);
+  for (const IndexManifest::Segment& segment : manifest.segments) {
+    AppendValue(segment.shard, &body);
+    AppendValue(segment.file.id, &body);
+    AppendValue(segment.file.size, &body);
+    AppendValue(segment.file.checksum, &body);
+    AppendValue(static_cast<uint64_t>(segment.dead.size()), &body);
+    AppendValues(segment.dead.data(), segment.dead.size(), &body);
+  }
+  ManifestHead head{.version = kVersion, .checksum = Checksum(BytesOf(body))};
+  std::memcpy(head.magic, kMagic, sizeof(kMagic));
+  std::string bytes;
+  AppendValue(head, &bytes);
+  return WriteFileAtomically(ManifestPath(directory), bytes + body);
+}
+
+absl::StatusOr<IndexManifest> ReadManifest(const std::string& directory) {
+  const std::string path = ManifestPath(directory);
+  QUERN_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path));
+  PlainReader reader(BytesOf(bytes));
+  ManifestHead head;
+  if (!reader.Read(&head) ||
+      std::memcmp(head.magic, kMagic, sizeof(kMagic)) != 0) {
+    return Damaged(path, "it does not begin like a manifest");
+  }
+  if (head.version != kVersion) {
+    return absl::DataLossError(absl::StrCat(path, " has format ", head.version,
+                                            "; this version reads ", kVersion));
+  }
+  if (Checksum(BytesOf(bytes).subspan(sizeof(head))) != head.checksum) {
+    return Damaged(path, "its checksum is wrong");
+  }
+  IndexManifest manifest;
+  uint32_t segments = 0;
+  bool good =
+      reader.Read(&manifest.generation) && reader.Read(&manifest.dimension) &&
+      reader.Read(&manifest.metric) && reader.Read(&manifest.shards) &&
+      reader.Read(&manifest.next_row) && reader.Read(&manifest.next_file) &&
+      reader.Read(&manifest.sequence) && reader.Read(&manifest.fields.id) &&
+      reader.Read(&manifest.fields.size) &&
+      reader.Read(&manifest.fields.checksum) && manifest.shards >= 1 &&
+      manifest.shards <= kMaxShards &&
+      reader.Read(manifest.shards, &manifest.incomplete) &&
+      reader.Read(&segments);
+  for (uint32_t i = 0; good && i < segments; ++i) {
+    IndexManifest::Segment segment;
+    uint64_t words = 0;
+    good = reader.Read(&segment.shard) && segment.shard < manifest.shards &&
+           reader.Read(&segment.file.id) && reader.Read(&segment.file.size) &&
+           reader.Read(&segment.file.checksum) && reader.Read(&words) &&
+           reader.Read(words, &segment.dead);
+    manifest.segments.push_back(std::move(segment));
+  }
+  if (!good || !reader.at_end()) return Damaged(path, "it cannot be read");
+  return manifest;
+}
+
+void RemoveOtherFiles(const std::string& directory,
+                      const IndexManifest& manifest) {
+  const std::set<std::string> named = NamedFiles(directory, manifest);
+  std::error_code ignored;  // Tried again after the next save.
+  std::vector<fs::path> others;
+  for (fs::directory_iterator it(directory, ignored), end;
+       !ignored && it != end; it.increment(ignored)) {
+    if (!named.contains(it->path().string())) others.push_back(it->path());
+  }
+  for (const fs::path& path : others) fs::remove(path, ignored);
+}
+
+absl::Status LinkIndexFiles(const std::string& from, const std::string& to) {
+  QUERN_RETURN_IF_ERROR(EnsureDirectory(to));
+  const absl::StatusOr<IndexManifest> manifest = ReadManifest(from);
+  if (absl::IsNotFound(manifest.status())) return absl::OkStatus();
+  QUERN_RETURN_IF_ERROR(manifest.status());
+  for (const std::string& path : NamedFiles(from, *manifest)) {
+    const std::string copy =
+        absl::StrCat(to, "/", fs::path(path).filename().string());
+    std::error_code error;
+    fs::create_hard_link(path, copy, error);
+    if (error) {
+      return absl::InternalError(absl::StrCat("cannot link ", path, " to ",
+                                              copy, ": ", error.message()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace quern

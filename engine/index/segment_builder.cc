@@ -1,0 +1,481 @@
+#include "engine/index/segment_builder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <string>
+#include <unordered_set>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+
+#include "engine/base/status_macros.h"
+
+namespace quern {
+namespace {
+
+constexpr int64_t kRecallAt = 10;
+constexpr int64_t kSampleQueries = 256;  // Half to calibrate, half to measure.
+constexpr int64_t kRowsPerSampleQuery = 20;
+constexpr int64_t kMinRealQueries = 20;  // Fewer say nothing.
+constexpr int64_t kRowsPerCheck = 4096;
+constexpr uint64_t kMaxIdBytes = 0xFFFFFFFF;
+// Beams that calibration tries, and how good is good enough to stop.
+constexpr uint32_t kBeams[] = {10,  12,  14,  16,  20,  24,  28,  32,  40,  48,
+                               56,  64,  80,  96,  112, 128, 160, 192, 224, 256,
+                               320, 384, 448, 512, 640, 768, 896, 1024};
+static_assert(std::size(kBeams) <= kMaxOperatingPoints);
+constexpr float kPerfect = 0.9995F;
+constexpr uint32_t kMaxProbes = 512;
+constexpr uint32_t kDepths[] = {64, 256, 1024};
+
+struct Origin {
+  uint32_t row_number;
+  uint32_t part;
+  uint32_t row;
+};
+
+std::vector<Origin> LiveRows(absl::Span<const IndexPart> parts) {
+  std::vector<Origin> rows;
+  for (uint32_t p = 0; p < parts.size(); ++p) {
+    for (uint32_t row = 0; row < parts[p].rows; ++row) {
+      if (parts[p].IsDead(row)) continue;
+      rows.push_back({parts[p].row_number(row), p, row});
+    }
+  }
+  std::sort(rows.begin(), rows.end(), [](const Origin& a, const Origin& b) {
+    return a.row_number < b.row_number;
+  });
+  return rows;
+}
+
+uint64_t AlignUp(uint64_t bytes) {
+  return (bytes + kCacheLineBytes - 1) / kCacheLineBytes * kCacheLineBytes;
+}
+
+// Builds one segment, step by step.
+class Builder {
+ public:
+  Builder(const SegmentOptions& options, absl::Span<const IndexPart> parts,
+          MatrixView real_queries, const VectorReader& reader,
+          const std::function<absl::Status()>& check)
+      : options_(options),
+        parts_(parts),
+        real_queries_(real_queries),
+        reader_(reader),
+        check_(check),
+        context_(&clock_, "calibration") {}
+
+  absl::StatusOr<std::shared_ptr<const Segment>> Build() {
+    origins_ = LiveRows(parts_);
+    if (origins_.empty()) {
+      return absl::InvalidArgumentError("no row of the segment lives");
+    }
+    const IndexKind kind = ChooseKind();
+    QUERN_RETURN_IF_ERROR(Allocate(kind));
+    QUERN_RETURN_IF_ERROR(CopyRows());
+    switch (kind) {
+      case IndexKind::kHnsw:
+        QUERN_RETURN_IF_ERROR(BuildGraph());
+        break;
+      case IndexKind::kIvfPq:
+        QUERN_RETURN_IF_ERROR(BuildLists());
+        break;
+      default:
+        break;
+    }
+    WriteHeader();
+    image_.Shrink(header_.size);
+    return Segment::Parse(std::move(image_));
+  }
+
+ private:
+  int64_t rows() const { return static_cast<int64_t>(origins_.size()); }
+
+  IndexKind ChooseKind() const {
+    if (options_.kind == IndexKind::kExact || options_.target_recall >= 1 ||
+        rows() < options_.min_ann_rows) {
+      return IndexKind::kExact;
+    }
+    return options_.kind == IndexKind::kAuto ? IndexKind::kHnsw : options_.kind;
+  }
+
+  CodeRows codes() {
+    return {.storage = options_.storage,
+            .row_bytes = RowBytes(options_.storage, options_.dimension),
+            .codes = SectionData(SegmentHeader::kCodes),
+            .scales = options_.storage == VectorStorage::kFp32
+                          ? nullptr
+                          : reinterpret_cast<const CodeScale*>(
+                                SectionData(SegmentHeader::kScales))};
+  }
+
+  uint8_t* SectionData(SegmentHeader::Section section) {
+    return image_.data() + header_.sections[section].offset;
+  }
+
+  absl::Status Allocate(IndexKind kind) {
+    std::memcpy(header_.magic, SegmentHeader::kMagic, sizeof(header_.magic));
+    header_.version = SegmentHeader::kVersion;
+    header_.storage = static_cast<uint32_t>(options_.storage);
+    header_.kind = static_cast<uint32_t>(kind);
+    header_.metric = static_cast<uint32_t>(options_.metric);
+    header_.dimension = static_cast<uint64_t>(options_.dimension);
+    header_.rows = static_cast<uint64_t>(rows());
+    header_.generation = options_.generation;
+    header_.file_id = options_.file_id;
+    header_.calibration.target_recall = options_.target_recall;
+
+    uint64_t id_bytes = 0;
+    for (const Origin& origin : origins_) {
+      id_bytes += parts_[origin.part].id(origin.row).size();
+    }
+    if (id_bytes > kMaxIdBytes) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the ids of a shard have ", id_bytes,
+                       " bytes together: use more shards"));
+    }
+    const uint64_t n = header_.rows;
+    uint64_t at = AlignUp(sizeof(SegmentHeader));
+    const auto place = [&](SegmentHeader::Section section, uint64_t bytes) {
+      header_.sections[section] = {at, bytes};
+      at = AlignUp(at + bytes);
+    };
+    place(SegmentHeader::kIdOffsets, (n + 1) * sizeof(uint32_t));
+    place(SegmentHeader::kIdBytes, id_bytes);
+    place(SegmentHeader::kRowNumbers, n * sizeof(uint32_t));
+    place(SegmentHeader::kIdTable, IdTableSize(rows()) * sizeof(uint32_t));
+    place(SegmentHeader::kScales,
+          options_.storage == VectorStorage::kFp32 ? 0 : n * sizeof(CodeScale));
+    place(SegmentHeader::kCodes,
+          n * RowBytes(options_.storage, options_.dimension));
+    place(SegmentHeader::kAnn, 0);
+    header_.size = at;
+    // The graph's or lists' size is known later; untouched pages cost nothing.
+    uint64_t room = 0;
+    if (kind == IndexKind::kHnsw) {
+      const HnswOptions hnsw;
+      // Each level has a sixteenth of the rows of the one below.
+      room = n * (2 * hnsw.links + hnsw.links) * sizeof(uint32_t) +
+             (uint64_t{1} << 20);
+    } else if (kind == IndexKind::kIvfPq) {
+      room = IvfPq::MaxBytes(rows(), options_.dimension, {});
+    }
+    QUERN_ASSIGN_OR_RETURN(image_, HugeBuffer::Create(AlignUp(at + room)));
+    return absl::OkStatus();
+  }
+
+  absl::Status CopyRows() {
+    auto* offsets =
+        reinterpret_cast<uint32_t*>(SectionData(SegmentHeader::kIdOffsets));
+    auto* id_bytes =
+        reinterpret_cast<char*>(SectionData(SegmentHeader::kIdBytes));
+    auto* numbers =
+        reinterpret_cast<uint32_t*>(SectionData(SegmentHeader::kRowNumbers));
+    auto* table =
+        reinterpret_cast<uint32_t*>(SectionData(SegmentHeader::kIdTable));
+    const uint64_t mask = IdTableSize(rows()) - 1;
+    std::fill_n(table, mask + 1, kEmptySlot);
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < origins_.size(); ++i) {
+      if (i % kRowsPerCheck == 0) QUERN_RETURN_IF_ERROR(check_());
+      const Origin& origin = origins_[i];
+      const absl::string_view id = parts_[origin.part].id(origin.row);
+      offsets[i] = at;
+      std::memcpy(id_bytes + at, id.data(), id.size());
+      at += static_cast<uint32_t>(id.size());
+      numbers[i] = origin.row_number;
+      uint64_t slot = IdHash(id) & mask;
+      while (table[slot] != kEmptySlot) slot = (slot + 1) & mask;
+      table[slot] = i;
+      CopyCodes(origin, i);
+    }
+    offsets[origins_.size()] = at;
+    return absl::OkStatus();
+  }
+
+  void CopyCodes(const Origin& origin, uint32_t row) {
+    const size_t row_bytes = RowBytes(options_.storage, options_.dimension);
+    uint8_t* out = SectionData(SegmentHeader::kCodes) + row * row_bytes;
+    CodeScale no_scale;
+    CodeScale* scale = options_.storage == VectorStorage::kFp32
+                           ? &no_scale
+                           : reinterpret_cast<CodeScale*>(
+                                 SectionData(SegmentHeader::kScales)) +
+                                 row;
+    const IndexPart& part = parts_[origin.part];
+    if (part.segment == nullptr) {
+      EncodeRow(options_.storage, part.delta->vector(origin.row), out, scale);
+      return;
+    }
+    const CodeRows& from = part.segment->codes();
+    if (from.storage != options_.storage) {
+      decoded_.resize(options_.dimension);
+      DecodeRow(from, origin.row, absl::MakeSpan(decoded_));
+      EncodeRow(options_.storage, decoded_, out, scale);
+      return;
+    }
+    std::memcpy(out, from.row(origin.row), row_bytes);
+    if (from.scales != nullptr) *scale = from.scales[origin.row];
+  }
+
+  void WriteHeader() {
+    header_.size = header_.sections[SegmentHeader::kAnn].offset +
+                   AlignUp(header_.sections[SegmentHeader::kAnn].size);
+    std::memcpy(image_.data(), &header_, sizeof(header_));
+  }
+
+  // Every how-many-th row is asked for; the graph gets these rows last.
+  void ChooseSample() {
+    const int64_t wanted =
+        std::min(kSampleQueries, rows() / kRowsPerSampleQuery);
+    std::mt19937 random(static_cast<unsigned>(rows()));
+    for (int64_t i = 0; i < wanted; ++i) {
+      const int64_t begin = i * rows() / wanted;
+      const int64_t width = (i + 1) * rows() / wanted - begin;
+      sample_.push_back(static_cast<uint32_t>(
+          begin + random() % std::max<int64_t>(width, 1)));
+    }
+    // Neighbours in time may be alike: both halves get some of every time.
+    std::shuffle(sample_.begin(), sample_.end(), random);
+  }
+
+  absl::Status BuildGraph() {
+    ChooseSample();
+    HnswBuilder builder(codes(), rows(), {.threads = options_.threads});
+    const absl::flat_hash_set<uint32_t> held_out(sample_.begin(),
+                                                 sample_.end());
+    std::vector<uint32_t> first;
+    first.reserve(origins_.size());
+    for (uint32_t row = 0; row < origins_.size(); ++row) {
+      if (!held_out.contains(row)) first.push_back(row);
+    }
+    QUERN_RETURN_IF_ERROR(builder.Insert(first, check_));
+    const auto pack = [&] {
+      auto* words =
+          reinterpret_cast<uint32_t*>(SectionData(SegmentHeader::kAnn));
+      header_.sections[SegmentHeader::kAnn].size =
+          builder.Pack(words) * sizeof(uint32_t);
+    };
+    if (builder.max_packed_words() * sizeof(uint32_t) >
+        image_.size() - header_.sections[SegmentHeader::kAnn].offset) {
+      return absl::InternalError("a graph has more levels than expected");
+    }
+    pack();
+    std::vector<OperatingPoint> ways;
+    for (const uint32_t beam : kBeams) ways.push_back({.effort = beam});
+    QUERN_RETURN_IF_ERROR(Calibrate(ways));
+    if (header_.calibration.fell_to_exact != 0) return absl::OkStatus();
+    QUERN_RETURN_IF_ERROR(builder.Insert(sample_, check_));
+    pack();
+    return absl::OkStatus();
+  }
+
+  absl::Status BuildLists() {
+    ChooseSample();
+    const CodeRows rows_of_codes = codes();
+    QUERN_ASSIGN_OR_RETURN(const std::string bytes,
+                           IvfPq::Build(
+                               rows(), options_.dimension,
+                               [&](int64_t row, absl::Span<float> out) {
+                                 DecodeRow(rows_of_codes, row, out);
+                               },
+                               {}, check_));
+    std::memcpy(SectionData(SegmentHeader::kAnn), bytes.data(), bytes.size());
+    header_.sections[SegmentHeader::kAnn].size = bytes.size();
+    std::vector<OperatingPoint> ways;
+    for (uint32_t probes = 1; probes <= kMaxProbes; probes *= 2) {
+      for (const uint32_t depth : kDepths) {
+        ways.push_back({.effort = probes, .depth = depth});
+      }
+    }
+    // A row in a probed list costs a small part of one whose codes are
+    // compared.
+    const auto lists = static_cast<double>(2 * std::sqrt(rows()));
+    const auto cost = [&](const OperatingPoint& way) {
+      return way.effort * (static_cast<double>(rows()) / lists) / 16 +
+             way.depth;
+    };
+    std::stable_sort(ways.begin(), ways.end(),
+                     [&](const OperatingPoint& a, const OperatingPoint& b) {
+                       return cost(a) < cost(b);
+                     });
+    return Calibrate(ways);
+  }
+
+  // One set of queries with what exact search finds.
+  struct Questions {
+    std::vector<EncodedQuery> queries;
+    std::vector<absl::flat_hash_set<std::string>> truth;
+  };
+
+  absl::Status AskExactly(const IndexPart& part, Questions& questions) {
+    std::vector<Candidates> candidates(questions.queries.size(),
+                                       Candidates(kRecallAt, {&part, 1}));
+    // In turns, so that a stop is noticed soon.
+    constexpr size_t kTurn = 32;
+    for (size_t begin = 0; begin < questions.queries.size(); begin += kTurn) {
+      QUERN_RETURN_IF_ERROR(check_());
+      const size_t count = std::min(kTurn, questions.queries.size() - begin);
+      QUERN_RETURN_IF_ERROR(ScanPart(
+          context_, {&questions.queries[begin], count}, options_.metric, part,
+          0, nullptr, /*sure=*/false, {&candidates[begin], count}));
+    }
+    for (size_t q = 0; q < questions.queries.size(); ++q) {
+      QUERN_ASSIGN_OR_RETURN(
+          const std::vector<ScoredId> found,
+          candidates[q].Take(questions.queries[q], options_.metric, reader_));
+      absl::flat_hash_set<std::string>& truth = questions.truth.emplace_back();
+      for (const ScoredId& hit : found) truth.insert(hit.id);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<float> RecallAt(const IndexPart& part,
+                                 const Questions& questions,
+                                 const OperatingPoint& way) {
+    int64_t found = 0;
+    int64_t wanted = 0;
+    for (size_t q = 0; q < questions.queries.size(); ++q) {
+      if (q % 32 == 0) QUERN_RETURN_IF_ERROR(check_());
+      Candidates candidates(kRecallAt, {&part, 1});
+      const EncodedQuery& query = questions.queries[q];
+      int64_t ignored = 0;
+      if (part.segment->ivf() != nullptr) {
+        QUERN_ASSIGN_OR_RETURN(
+            const std::vector<std::vector<uint32_t>> lists,
+            part.segment->ivf()->Search({.data = query.vector().data(),
+                                         .rows = 1,
+                                         .columns = query.dimension()},
+                                        way.effort, way.depth));
+        QUERN_RETURN_IF_ERROR(SearchLists(context_, query, options_.metric,
+                                          part, 0, nullptr, lists[0],
+                                          candidates, &ignored));
+      } else {
+        QUERN_RETURN_IF_ERROR(SearchGraph(context_, query, options_.metric,
+                                          part, 0, nullptr, way.effort,
+                                          candidates, &ignored));
+      }
+      QUERN_ASSIGN_OR_RETURN(const std::vector<ScoredId> hits,
+                             candidates.Take(query, options_.metric, reader_));
+      for (const ScoredId& hit : hits) {
+        found += questions.truth[q].contains(hit.id) ? 1 : 0;
+      }
+      wanted += static_cast<int64_t>(questions.truth[q].size());
+    }
+    return wanted == 0 ? 1.0F
+                       : static_cast<float>(found) / static_cast<float>(wanted);
+  }
+
+  // Below the recall measured by a standard error: the queries are a sample.
+  static float Cautious(float recall, size_t queries) {
+    const auto answers = static_cast<float>(queries * kRecallAt);
+    return recall - std::sqrt(recall * (1 - recall) / std::max(answers, 1.0F));
+  }
+
+  // The worse of the recalls on stored and on real queries.
+  absl::StatusOr<float> WorstRecall(const IndexPart& part,
+                                    absl::Span<const Questions> sets,
+                                    const OperatingPoint& way, bool cautious) {
+    float worst = 1;
+    for (const Questions& questions : sets) {
+      if (questions.queries.empty()) continue;
+      QUERN_ASSIGN_OR_RETURN(float recall, RecallAt(part, questions, way));
+      if (cautious) recall = Cautious(recall, questions.queries.size());
+      worst = std::min(worst, recall);
+    }
+    return worst;
+  }
+
+  absl::Status Calibrate(absl::Span<const OperatingPoint> ways) {
+    WriteHeader();
+    // The image is lent to a segment to be searched.
+    QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<Segment> segment,
+                           Segment::Parse(std::move(image_)));
+    const absl::Status status = CalibrateSegment(segment, ways);
+    image_ = segment->TakeImage();
+    return status;
+  }
+
+  absl::Status CalibrateSegment(const std::shared_ptr<Segment>& segment,
+                                absl::Span<const OperatingPoint> ways) {
+    // The sample itself is not to be found: its graph does not have it.
+    auto dead = std::make_shared<std::vector<uint64_t>>((rows() + 63) / 64);
+    for (const uint32_t row : sample_)
+      (*dead)[row / 64] |= uint64_t{1} << (row % 64);
+    const IndexPart part{.segment = segment,
+                         .rows = rows(),
+                         .dead = dead,
+                         .dead_rows = static_cast<int64_t>(sample_.size())};
+    std::vector<Questions> calibrate(2);  // Stored, real.
+    std::vector<Questions> measure(2);
+    std::vector<float> vector(options_.dimension);
+    for (size_t i = 0; i < sample_.size(); ++i) {
+      DecodeRow(segment->codes(), sample_[i], absl::MakeSpan(vector));
+      (i % 2 == 0 ? calibrate : measure)[0].queries.emplace_back(vector);
+    }
+    if (real_queries_.rows >= kMinRealQueries) {
+      for (int64_t i = 0; i < real_queries_.rows; ++i) {
+        (i % 2 == 0 ? calibrate : measure)[1].queries.emplace_back(
+            real_queries_.row(i));
+      }
+    }
+    for (int set = 0; set < 2; ++set) {
+      QUERN_RETURN_IF_ERROR(AskExactly(part, calibrate[set]));
+      QUERN_RETURN_IF_ERROR(AskExactly(part, measure[set]));
+    }
+    SegmentCalibration& result = header_.calibration;
+    result.stored_queries = static_cast<uint32_t>(sample_.size());
+    result.real_queries = static_cast<uint32_t>(calibrate[1].queries.size() +
+                                                measure[1].queries.size());
+    float best = -1;
+    for (OperatingPoint way : ways) {
+      QUERN_ASSIGN_OR_RETURN(
+          way.recall, WorstRecall(part, calibrate, way, /*cautious=*/true));
+      // A dearer way that finds no more is of no use.
+      if (way.recall <= best) continue;
+      best = way.recall;
+      result.point[result.points++] = way;
+      if (best >= std::max(kPerfect, result.target_recall)) break;
+    }
+    for (uint32_t i = 0; i < result.points; ++i) {
+      if (result.point[i].recall < result.target_recall) continue;
+      QUERN_ASSIGN_OR_RETURN(
+          result.measured_recall,
+          WorstRecall(part, measure, result.point[i], /*cautious=*/false));
+      return absl::OkStatus();
+    }
+    result.fell_to_exact = 1;
+    result.points = 0;
+    header_.kind = static_cast<uint32_t>(IndexKind::kExact);
+    header_.sections[SegmentHeader::kAnn].size = 0;
+    return absl::OkStatus();
+  }
+
+  const SegmentOptions& options_;
+  const absl::Span<const IndexPart> parts_;
+  const MatrixView real_queries_;
+  const VectorReader& reader_;
+  const std::function<absl::Status()>& check_;
+  const RealClock clock_;
+  const RequestContext context_;
+  std::vector<Origin> origins_;
+  std::vector<uint32_t> sample_;
+  std::vector<float> decoded_;
+  SegmentHeader header_;
+  HugeBuffer image_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const Segment>> BuildSegment(
+    const SegmentOptions& options, absl::Span<const IndexPart> parts,
+    MatrixView real_queries, const VectorReader& reader,
+    const std::function<absl::Status()>& check) {
+  Builder builder(options, parts, real_queries, reader, check);
+  return builder.Build();
+}
+
+}  // namespace quern

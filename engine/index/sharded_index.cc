@@ -1,0 +1,1084 @@
+#include "engine/index/sharded_index.h"
+
+#include <algorithm>
+#include <cmath>
+#include <thread>
+#include <utility>
+
+#include "absl/random/random.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "engine/base/error.h"
+#include "engine/base/file.h"
+#include "engine/base/guard.h"
+#include "engine/base/status_macros.h"
+
+namespace quern {
+namespace {
+
+constexpr absl::string_view kLibrary = "the index";
+constexpr int32_t kMaxShards = 64;
+constexpr int64_t kMaxDimension = 4096;
+// A segment that is at most so many times what is merged joins in.
+constexpr int64_t kMergeFactor = 2;
+// A segment with a larger share of dead rows is made anew.
+constexpr double kMaxDeadShare = 0.25;
+// Background work leaves the cores to whoever answers calls.
+constexpr int kNiceness = 10;
+// Neighbours of a row that a graph's search has not met yet, on average: what
+// a step costs beside comparing one listed row.
+constexpr int64_t kRowsPerStep = 24;
+// Reading rows in order costs a part of jumping between them.
+constexpr int64_t kSequentialGain = 2;
+constexpr int64_t kPointsOfK = 10;  // Operating points are for this k.
+constexpr size_t kRealQueries = 256;
+constexpr size_t kLoadThreads = 8;
+
+absl::Status CheckColumns(MatrixView matrix, int64_t dimension,
+                          absl::string_view name) {
+  if (matrix.rows == 0 || matrix.columns == dimension) return absl::OkStatus();
+  return InvalidField(name,
+                      absl::StrCat("has rows of ", matrix.columns,
+                                   " values; the dimension is ", dimension));
+}
+
+absl::Status CheckRange(absl::string_view name, int64_t value, int64_t max) {
+  if (value >= 1 && value <= max) return absl::OkStatus();
+  return InvalidField(name,
+                      absl::StrCat("is ", value, "; it must be 1 to ", max));
+}
+
+absl::Status CheckRecall(absl::string_view name, float recall) {
+  if (recall > 0 && recall <= 1) return absl::OkStatus();
+  return InvalidField(
+      name, absl::StrCat("is ", recall, "; it must be above 0 and at most 1"));
+}
+
+bool IsActiveDelta(const IndexPart& part,
+                   const std::shared_ptr<Delta>& active) {
+  return part.delta != nullptr && part.delta == active;
+}
+
+}  // namespace
+
+// --- writes ---
+
+// A change of the snapshot, made beside it and published at once. Used with
+// `write_mutex_` held.
+class ShardedIndex::Edit {
+ public:
+  explicit Edit(const Snapshot& from)
+      : next_(std::make_shared<Snapshot>(from)), writable_(from.parts.size()) {}
+
+  Snapshot& next() { return *next_; }
+
+  void AddPart(uint32_t shard, IndexPart part, IndexFile file) {
+    next_->parts.push_back(std::move(part));
+    next_->shard_of.push_back(shard);
+    next_->file_of.push_back(file);
+    writable_.emplace_back();
+  }
+
+  void Kill(size_t part_number, int64_t row) {
+    IndexPart& part = next_->parts[part_number];
+    std::shared_ptr<std::vector<uint64_t>>& bits = writable_[part_number];
+    const int64_t room = part.delta != nullptr ? Delta::kMaxRows : part.rows;
+    if (bits == nullptr) {
+      bits = part.dead == nullptr
+                 ? std::make_shared<std::vector<uint64_t>>((room + 63) / 64)
+                 : std::make_shared<std::vector<uint64_t>>(*part.dead);
+      part.dead = bits;
+    }
+    (*bits)[row / 64] |= uint64_t{1} << (row % 64);
+    ++part.dead_rows;
+    --next_->live_rows;
+  }
+
+  // The live row of an id.
+  std::optional<std::pair<size_t, uint32_t>> Find(uint32_t shard,
+                                                  absl::string_view id) const {
+    for (size_t p = next_->parts.size(); p-- > 0;) {
+      if (next_->shard_of[p] != shard) continue;
+      const IndexPart& part = next_->parts[p];
+      const std::optional<uint32_t> row = part.segment != nullptr
+                                              ? part.segment->Find(id)
+                                              : part.delta->Find(id);
+      if (row.has_value() && !part.IsDead(*row)) return {{p, *row}};
+    }
+    return std::nullopt;
+  }
+
+  std::shared_ptr<const Snapshot> Take() { return std::move(next_); }
+
+ private:
+  std::shared_ptr<Snapshot> next_;
+  // Bits that this edit made, and may change.
+  std::vector<std::shared_ptr<std::vector<uint64_t>>> writable_;
+};
+
+absl::StatusOr<std::unique_ptr<ShardedIndex>> ShardedIndex::Create(
+    ShardedIndexOptions options) {
+  QUERN_RETURN_IF_ERROR(
+      CheckRange("dimension", options.dimension, kMaxDimension));
+  QUERN_RETURN_IF_ERROR(CheckRange("shards", options.shards, kMaxShards));
+  QUERN_RETURN_IF_ERROR(CheckRecall("target_recall", options.target_recall));
+  QUERN_RETURN_IF_ERROR(
+      CheckRange("seal_rows", options.seal_rows, int64_t{1} << 31));
+  std::unique_ptr<ShardedIndex> index(new ShardedIndex(std::move(options)));
+  if (!index->options_.directory.empty()) QUERN_RETURN_IF_ERROR(index->Load());
+  return index;
+}
+
+ShardedIndex::ShardedIndex(ShardedIndexOptions options)
+    : options_(std::move(options)), fields_(options_.fields) {
+  auto empty = std::make_shared<Snapshot>();
+  empty->shards.resize(options_.shards);
+  {
+    absl::MutexLock lock(&work_mutex_);
+    generation_ = absl::Uniform<uint64_t>(absl::BitGen());
+  }
+  {
+    absl::MutexLock lock(&write_mutex_);
+    active_.resize(options_.shards);
+  }
+  Publish(std::move(empty));
+  absl::MutexLock lock(&tether_->mutex);
+  tether_->index = this;
+}
+
+ShardedIndex::~ShardedIndex() {
+  stopping_ = true;
+  absl::MutexLock lock(&tether_->mutex);  // A task under way holds it.
+  tether_->index = nullptr;
+}
+
+uint32_t ShardedIndex::ShardOf(absl::string_view id) const {
+  // The high bits: the low ones choose slots of the id tables.
+  return static_cast<uint32_t>((IdHash(id) >> 40) %
+                               static_cast<uint64_t>(options_.shards));
+}
+
+std::shared_ptr<const ShardedIndex::Snapshot> ShardedIndex::snapshot() const {
+  absl::MutexLock lock(&snapshot_mutex_);
+  return snapshot_;
+}
+
+void ShardedIndex::Publish(std::shared_ptr<const Snapshot> next) {
+  // The old one goes after the lock: it may be the last owner of a segment.
+  absl::MutexLock lock(&snapshot_mutex_);
+  snapshot_.swap(next);
+}
+
+int64_t ShardedIndex::size() const { return snapshot()->live_rows; }
+
+absl::Status ShardedIndex::Upsert(absl::Span<const std::string> ids,
+                                  MatrixView vectors,
+                                  absl::Span<const FieldValues> fields) {
+  if (vectors.rows != static_cast<int64_t>(ids.size())) {
+    return InvalidField(
+        "vectors",
+        absl::StrCat("has ", vectors.rows, " rows for ", ids.size(), " ids"));
+  }
+  if (!fields.empty() && fields.size() != ids.size()) {
+    return InvalidField("fields", absl::StrCat("has ", fields.size(), " for ",
+                                               ids.size(), " ids"));
+  }
+  QUERN_RETURN_IF_ERROR(CheckColumns(vectors, dimension(), "vectors"));
+  if (ids.empty()) return absl::OkStatus();
+  const absl::Status status = Guard(kLibrary, [&]() -> absl::Status {
+    QUERN_ASSIGN_OR_RETURN(const Matrix prepared,
+                           PrepareVectors(vectors, options_.metric, "vectors"));
+    absl::MutexLock lock(&write_mutex_);
+    const std::shared_ptr<const Snapshot> before = snapshot();
+    if (ids.size() > std::numeric_limits<uint32_t>::max() - before->next_row) {
+      return absl::ResourceExhaustedError(
+          "the index has given out all of its row numbers: restore the "
+          "collection from a snapshot, which numbers them anew");
+    }
+    Edit edit(*before);
+    std::vector<uint32_t> removed;
+    const uint32_t first_row = before->next_row;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const uint32_t shard = ShardOf(ids[i]);
+      if (const auto found = edit.Find(shard, ids[i])) {
+        removed.push_back(
+            edit.next().parts[found->first].row_number(found->second));
+        edit.Kill(found->first, found->second);
+      }
+      std::shared_ptr<Delta>& active = active_[shard];
+      if (active == nullptr || active->rows() == Delta::kMaxRows) {
+        active = std::make_shared<Delta>(dimension(), applied_sequence_);
+        edit.AddPart(shard, {.delta = active}, {});
+      }
+      active->Append(ids[i], edit.next().next_row++,
+                     prepared.row(static_cast<int64_t>(i)));
+      for (size_t p = edit.next().parts.size(); p-- > 0;) {
+        IndexPart& part = edit.next().parts[p];
+        if (!IsActiveDelta(part, active)) continue;
+        part.rows = active->rows();
+        break;
+      }
+      ++edit.next().live_rows;
+    }
+    absl::MutexLock fields_lock(&fields_mutex_);
+    for (size_t i = 0; i < fields.size(); ++i) {
+      fields_.Add(first_row + static_cast<uint32_t>(i), fields[i]);
+    }
+    for (const uint32_t row : removed) fields_.Remove(row);
+    Publish(edit.Take());
+    return absl::OkStatus();
+  });
+  if (status.ok()) ScheduleWork();
+  return status;
+}
+
+absl::Status ShardedIndex::Remove(absl::Span<const std::string> ids) {
+  absl::MutexLock lock(&write_mutex_);
+  Edit edit(*snapshot());
+  std::vector<uint32_t> removed;
+  for (const std::string& id : ids) {
+    const auto found = edit.Find(ShardOf(id), id);
+    if (!found.has_value()) continue;
+    removed.push_back(
+        edit.next().parts[found->first].row_number(found->second));
+    edit.Kill(found->first, found->second);
+  }
+  if (removed.empty()) return absl::OkStatus();
+  {
+    absl::MutexLock fields_lock(&fields_mutex_);
+    for (const uint32_t row : removed) fields_.Remove(row);
+    Publish(edit.Take());
+  }
+  ScheduleWork();
+  return absl::OkStatus();
+}
+
+bool ShardedIndex::Contains(const std::string& id) const {
+  absl::MutexLock lock(&write_mutex_);  // A delta's ids are the writer's.
+  return Edit(*snapshot()).Find(ShardOf(id), id).has_value();
+}
+
+uint64_t ShardedIndex::applied_sequence() const {
+  absl::MutexLock lock(&write_mutex_);
+  return applied_sequence_;
+}
+
+void ShardedIndex::MarkApplied(uint64_t sequence) {
+  absl::MutexLock lock(&write_mutex_);
+  applied_sequence_ = std::max(applied_sequence_, sequence);
+}
+
+bool ShardedIndex::incomplete() const {
+  const auto now = snapshot();
+  return std::any_of(now->shards.begin(), now->shards.end(),
+                     [](const ShardState& shard) { return !shard.complete; });
+}
+
+void ShardedIndex::MarkIncomplete(const std::string& why) {
+  absl::MutexLock lock(&write_mutex_);
+  Edit edit(*snapshot());
+  for (ShardState& shard : edit.next().shards) shard = {false, why};
+  Publish(edit.Take());
+}
+
+void ShardedIndex::MarkComplete() {
+  {
+    absl::MutexLock lock(&write_mutex_);
+    Edit edit(*snapshot());
+    for (ShardState& shard : edit.next().shards) shard = {};
+    Publish(edit.Take());
+  }
+  absl::MutexLock lock(&work_mutex_);
+  changed_since_save_ = true;
+}
+
+// --- search ---
+
+// One call of Search(): all queries over one snapshot.
+class ShardedIndex::SearchRun {
+ public:
+  SearchRun(const ShardedIndex& index, const RequestContext& context,
+            std::shared_ptr<const Snapshot> snapshot, const Matrix& queries,
+            const VectorSearchOptions& options)
+      : index_(index),
+        context_(context),
+        snapshot_(std::move(snapshot)),
+        matrix_(queries),
+        options_(options) {
+    const int64_t k =
+        std::min(options.k, std::max<int64_t>(snapshot_->live_rows, 1));
+    queries_.reserve(queries.rows());
+    candidates_.reserve(queries.rows());
+    for (int64_t i = 0; i < queries.rows(); ++i) {
+      queries_.emplace_back(queries.row(i));
+      candidates_.emplace_back(k, snapshot_->parts);
+    }
+    k_ = k;
+  }
+
+  // Only these rows, of which there are `count`.
+  void Restrict(const RowSet& matching) {
+    matched_count_ = matching.size();
+    matching_.emplace((snapshot_->next_row + 63) / 64);
+    matching.ToBitset(absl::MakeSpan(*matching_));
+  }
+
+  absl::StatusOr<std::vector<std::vector<ScoredId>>> Run() {
+    const bool sure = options_.exact || options_.recall.value_or(
+                                            index_.options_.target_recall) >= 1;
+    for (uint32_t p = 0; p < snapshot_->parts.size(); ++p) {
+      QUERN_RETURN_IF_ERROR(SearchPart(p, sure));
+    }
+    std::vector<std::vector<ScoredId>> results;
+    results.reserve(queries_.size());
+    for (size_t q = 0; q < queries_.size(); ++q) {
+      QUERN_RETURN_IF_ERROR(context_.Check("reading exact vectors"));
+      QUERN_ASSIGN_OR_RETURN(
+          std::vector<ScoredId> hits,
+          candidates_[q].Take(queries_[q], index_.options_.metric,
+                              index_.options_.reader));
+      results.push_back(std::move(hits));
+    }
+    return results;
+  }
+
+  void Describe(SearchStats* stats) const {
+    *stats = {};
+    stats->shards_asked = index_.options_.shards;
+    for (size_t i = 0; i < snapshot_->shards.size(); ++i) {
+      if (snapshot_->shards[i].complete) {
+        ++stats->shards_answered;
+      } else {
+        stats->degraded_reasons.push_back(
+            absl::StrCat("shard ", i, ": ", snapshot_->shards[i].message));
+      }
+    }
+    if (!options_.explain) return;
+    if (matching_.has_value()) {
+      absl::StrAppend(&stats->plan, "The filter matches ", matched_count_,
+                      " of ", snapshot_->live_rows, " items. ");
+    }
+    if (scanned_rows_ > 0) {
+      absl::StrAppend(&stats->plan, "Compared ", scanned_rows_,
+                      " vectors one by one. ");
+    }
+    if (listed_rows_ > 0) {
+      absl::StrAppend(&stats->plan, "Compared the ", listed_rows_,
+                      " matching vectors of large segments one by one. ");
+    }
+    for (const std::string& step : steps_) {
+      absl::StrAppend(&stats->plan, step, " ");
+    }
+    if (stats->plan.empty()) stats->plan = "The collection is empty. ";
+    stats->plan.pop_back();
+  }
+
+ private:
+  const MatchingRows* matching() const {
+    return matching_.has_value() ? &*matching_ : nullptr;
+  }
+
+  // The share of a part's rows that may be returned, as far as is known.
+  double WantedShare(const IndexPart& part) const {
+    const double live = static_cast<double>(part.live_rows()) /
+                        static_cast<double>(std::max<int64_t>(part.rows, 1));
+    if (!matching_.has_value()) return live;
+    return live * static_cast<double>(matched_count_) /
+           static_cast<double>(std::max<int64_t>(snapshot_->live_rows, 1));
+  }
+
+  absl::Status SearchPart(uint32_t p, bool sure) {
+    const IndexPart& part = snapshot_->parts[p];
+    if (part.live_rows() == 0 ||
+        (matching_.has_value() && matched_count_ == 0)) {
+      return absl::OkStatus();
+    }
+    const OperatingPoint* point = part.segment == nullptr || sure
+                                      ? nullptr
+                                      : part.segment->PointFor(options_.recall);
+    const double share = WantedShare(part);
+    const auto wanted_rows =
+        static_cast<int64_t>(share * static_cast<double>(part.rows));
+    if (point == nullptr || k_ >= wanted_rows) return Scan(p, sure);
+    if (part.segment->ivf() != nullptr) return ProbeLists(p, *point, share);
+    return WalkGraph(p, *point, share);
+  }
+
+  absl::Status Scan(uint32_t p, bool sure) {
+    const IndexPart& part = snapshot_->parts[p];
+    // Few of many: look them up instead of passing by all.
+    if (matching_.has_value() && part.segment != nullptr &&
+        matched_count_ * kSequentialGain * 2 < part.rows) {
+      return ScanListed(p, sure);
+    }
+    scanned_rows_ += part.rows;
+    return ScanPart(context_, queries_, index_.options_.metric, part, p,
+                    matching(), sure, absl::MakeSpan(candidates_));
+  }
+
+  absl::Status ScanListed(uint32_t p, bool sure) {
+    const std::vector<uint32_t> rows = ListRows(snapshot_->parts[p]);
+    listed_rows_ += static_cast<int64_t>(rows.size());
+    for (size_t q = 0; q < queries_.size(); ++q) {
+      QUERN_RETURN_IF_ERROR(
+          ScanRows(context_, queries_[q], index_.options_.metric,
+                   snapshot_->parts[p], p, rows, sure, candidates_[q]));
+    }
+    return absl::OkStatus();
+  }
+
+  // The rows of a segment that match and live.
+  std::vector<uint32_t> ListRows(const IndexPart& part) const {
+    std::vector<uint32_t> rows;
+    const uint32_t* numbers = part.segment->row_numbers();
+    const uint32_t* const end = numbers + part.rows;
+    const uint32_t* at = numbers;
+    const size_t last_word =
+        std::min<size_t>(matching_->size(), end[-1] / 64 + 1);
+    for (size_t word = numbers[0] / 64; word < last_word; ++word) {
+      for (uint64_t bits = (*matching_)[word]; bits != 0; bits &= bits - 1) {
+        const auto number = static_cast<uint32_t>(
+            word * 64 + static_cast<size_t>(__builtin_ctzll(bits)));
+        at = std::lower_bound(at, end, number);
+        if (at == end) return rows;
+        const auto row = static_cast<uint32_t>(at - numbers);
+        if (*at == number && !part.IsDead(row)) rows.push_back(row);
+      }
+    }
+    return rows;
+  }
+
+  // Operating points are for 10 results; more take a wider search.
+  int64_t WidthFor(uint32_t effort) const {
+    return effort + 2 * std::max<int64_t>(k_ - kPointsOfK, 0);
+  }
+
+  absl::Status WalkGraph(uint32_t p, const OperatingPoint& point,
+                         double share) {
+    const IndexPart& part = snapshot_->parts[p];
+    const int64_t needed = WidthFor(point.effort);
+    const auto wanted_rows =
+        static_cast<int64_t>(share * static_cast<double>(part.rows));
+    const int64_t scan_cost =
+        matching_.has_value()
+            ? std::min(wanted_rows, part.rows / kSequentialGain)
+            : part.rows / kSequentialGain;
+    const auto width =
+        static_cast<int64_t>(std::ceil(static_cast<double>(needed) / share));
+    if (width * kRowsPerStep > scan_cost) return Scan(p, /*sure=*/false);
+    int64_t widest = width;
+    std::vector<size_t> short_of;
+    for (size_t q = 0; q < queries_.size(); ++q) {
+      int64_t wide = width;
+      while (true) {
+        int64_t found = 0;
+        QUERN_RETURN_IF_ERROR(
+            SearchGraph(context_, queries_[q], index_.options_.metric, part, p,
+                        matching(), wide, candidates_[q], &found));
+        // Where matches lie far from the query a beam holds fewer of them.
+        if (2 * found >= needed && found >= std::min(k_, wanted_rows)) break;
+        wide *= 2;
+        // The rows that were found may come twice otherwise.
+        candidates_[q].Forget(p);
+        if (wide * kRowsPerStep > scan_cost) {
+          short_of.push_back(q);
+          break;
+        }
+      }
+      widest = std::max(widest, wide);
+    }
+    if (options_.explain) {
+      steps_.push_back(absl::StrFormat(
+          "Searched a graph of %d vectors with a beam of %d (recall@10 %.3f "
+          "in calibration).",
+          part.rows, widest, point.recall));
+    }
+    return ScanFor(p, short_of);
+  }
+
+  absl::Status ProbeLists(uint32_t p, const OperatingPoint& point,
+                          double share) {
+    const IndexPart& part = snapshot_->parts[p];
+    const IvfPq& ivf = *part.segment->ivf();
+    const auto wanted_rows =
+        static_cast<int64_t>(share * static_cast<double>(part.rows));
+    // Lists are not looked through for matches: more candidates make up for it.
+    const auto depth = static_cast<int64_t>(
+        std::ceil(static_cast<double>(point.depth) *
+                  std::max(1.0, static_cast<double>(k_) / kPointsOfK) / share));
+    const int64_t probes = std::min<int64_t>(
+        ivf.lists(), static_cast<int64_t>(std::ceil(
+                         point.effort * std::max(1.0, static_cast<double>(k_) /
+                                                          (4 * kPointsOfK)))));
+    if (depth > wanted_rows || depth > part.rows / 8) {
+      return Scan(p, /*sure=*/false);
+    }
+    QUERN_ASSIGN_OR_RETURN(const std::vector<std::vector<uint32_t>> lists,
+                           ivf.Search(matrix_.view(), probes, depth));
+    std::vector<size_t> short_of;
+    for (size_t q = 0; q < queries_.size(); ++q) {
+      int64_t found = 0;
+      QUERN_RETURN_IF_ERROR(
+          SearchLists(context_, queries_[q], index_.options_.metric, part, p,
+                      matching(), lists[q], candidates_[q], &found));
+      const int64_t needed =
+          matching_.has_value()
+              ? std::min<int64_t>(point.depth / 2, wanted_rows)
+              : k_;
+      if (found >= std::max(std::min(k_, wanted_rows), needed)) continue;
+      candidates_[q].Forget(p);
+      short_of.push_back(q);
+    }
+    if (options_.explain) {
+      steps_.push_back(absl::StrFormat(
+          "Probed %d of %d lists of %d vectors and compared the codes of %d "
+          "(recall@10 %.3f in calibration).",
+          probes, ivf.lists(), part.rows, depth, point.recall));
+    }
+    return ScanFor(p, short_of);
+  }
+
+  // Compares one by one for the queries whose search came up short.
+  absl::Status ScanFor(uint32_t p, absl::Span<const size_t> short_of) {
+    const IndexPart& part = snapshot_->parts[p];
+    if (short_of.empty()) return absl::OkStatus();
+    if (options_.explain) {
+      steps_.push_back(
+          "Too few of what that found match: compared one by one.");
+    }
+    if (!matching_.has_value()) {
+      for (const size_t q : short_of) {
+        QUERN_RETURN_IF_ERROR(ScanPart(context_, {&queries_[q], 1},
+                                       index_.options_.metric, part, p, nullptr,
+                                       /*sure=*/false, {&candidates_[q], 1}));
+      }
+      return absl::OkStatus();
+    }
+    const std::vector<uint32_t> rows = ListRows(part);
+    for (const size_t q : short_of) {
+      QUERN_RETURN_IF_ERROR(ScanRows(context_, queries_[q],
+                                     index_.options_.metric, part, p, rows,
+                                     /*sure=*/false, candidates_[q]));
+    }
+    return absl::OkStatus();
+  }
+
+  const ShardedIndex& index_;
+  const RequestContext& context_;
+  const std::shared_ptr<const Snapshot> snapshot_;
+  const Matrix& matrix_;
+  const VectorSearchOptions& options_;
+  int64_t k_ = 1;
+  std::vector<EncodedQuery> queries_;
+  std::vector<Candidates> candidates_;
+  std::optional<MatchingRows> matching_;
+  int64_t matched_count_ = 0;
+  // For the explanation.
+  int64_t scanned_rows_ = 0;
+  int64_t listed_rows_ = 0;
+  std::vector<std::string> steps_;
+};
+
+absl::Status ShardedIndex::CheckSearch(
+    MatrixView queries, const VectorSearchOptions& options) const {
+  if (options.k < 1) {
+    return InvalidField(
+        "k", absl::StrCat("is ", options.k, "; it must be at least 1"));
+  }
+  if (options.recall.has_value()) {
+    QUERN_RETURN_IF_ERROR(CheckRecall("recall", *options.recall));
+  }
+  return CheckColumns(queries, dimension(), "queries");
+}
+
+absl::StatusOr<std::vector<std::vector<ScoredId>>> ShardedIndex::Search(
+    const RequestContext& context, MatrixView queries,
+    const VectorSearchOptions& options, SearchStats* stats) const {
+  QUERN_RETURN_IF_ERROR(CheckSearch(queries, options));
+  QUERN_RETURN_IF_ERROR(context.Check("search"));
+  using Results = std::vector<std::vector<ScoredId>>;
+  return Guard(kLibrary, [&]() -> absl::StatusOr<Results> {
+    QUERN_ASSIGN_OR_RETURN(const Matrix prepared,
+                           PrepareVectors(queries, options_.metric, "queries"));
+    Remember(prepared);
+    std::optional<SearchRun> run;
+    if (options.filter == nullptr && options.modalities.empty()) {
+      run.emplace(*this, context, snapshot(), prepared, options);
+    } else {
+      // Rows must not come and go between the two.
+      absl::ReaderMutexLock lock(&fields_mutex_);
+      run.emplace(*this, context, snapshot(), prepared, options);
+      run->Restrict(fields_.Match(options.filter.get(), options.modalities));
+    }
+    QUERN_ASSIGN_OR_RETURN(Results results, run->Run());
+    run->Describe(stats);
+    return results;
+  });
+}
+
+void ShardedIndex::Remember(const Matrix& queries) const {
+  // A search does not wait for another one's memory.
+  if (!queries_mutex_.TryLock()) return;
+  for (int64_t i = 0; i < queries.rows(); ++i) {
+    if (queries_.size() < kRealQueries) queries_.emplace_back();
+    std::vector<float>& kept = queries_[next_query_ % kRealQueries];
+    kept.assign(queries.row(i).begin(), queries.row(i).end());
+    ++next_query_;
+  }
+  queries_mutex_.Unlock();
+}
+
+Matrix ShardedIndex::RealQueries() const {
+  absl::MutexLock lock(&queries_mutex_);
+  std::vector<float> values;
+  for (const std::vector<float>& query : queries_) {
+    values.insert(values.end(), query.begin(), query.end());
+  }
+  return Matrix(static_cast<int64_t>(queries_.size()), dimension(),
+                std::move(values));
+}
+
+// --- status ---
+
+int64_t ShardedIndex::memory_bytes() const {
+  int64_t bytes = 0;
+  for (const IndexPart& part : snapshot()->parts) {
+    bytes += part.segment != nullptr ? part.segment->memory_bytes()
+                                     : part.delta->memory_bytes(part.rows);
+    if (part.dead != nullptr)
+      bytes += static_cast<int64_t>(part.dead->size()) * 8;
+  }
+  return bytes;
+}
+
+int64_t ShardedIndex::disk_bytes() const {
+  int64_t bytes = 0;
+  for (const IndexFile& file : snapshot()->file_of) {
+    bytes += static_cast<int64_t>(file.size);
+  }
+  return bytes;
+}
+
+std::vector<ShardInfo> ShardedIndex::shards() const {
+  const std::shared_ptr<const Snapshot> now = snapshot();
+  std::vector<ShardInfo> shards(now->shards.size());
+  std::vector<double> recalls(shards.size());
+  std::vector<int64_t> largest(shards.size());
+  for (size_t p = 0; p < now->parts.size(); ++p) {
+    const IndexPart& part = now->parts[p];
+    ShardInfo& shard = shards[now->shard_of[p]];
+    shard.item_count += part.live_rows();
+    const float recall = part.segment == nullptr
+                             ? 1
+                             : part.segment->calibration().measured_recall;
+    recalls[now->shard_of[p]] += recall * static_cast<double>(part.live_rows());
+    if (part.segment == nullptr ||
+        part.live_rows() <= largest[now->shard_of[p]]) {
+      continue;
+    }
+    largest[now->shard_of[p]] = part.live_rows();
+    shard.kind = part.segment->kind();
+    shard.message =
+        part.segment->calibration().fell_to_exact != 0
+            ? absl::StrFormat(
+                  "no graph or lists reached the target recall of %.3f on this "
+                  "data: every vector is compared",
+                  part.segment->calibration().target_recall)
+            : "";
+  }
+  for (size_t i = 0; i < shards.size(); ++i) {
+    shards[i].measured_recall =
+        shards[i].item_count == 0
+            ? 1
+            : static_cast<float>(recalls[i] /
+                                 static_cast<double>(shards[i].item_count));
+    shards[i].available = now->shards[i].complete;
+    if (!now->shards[i].message.empty()) {
+      shards[i].message = now->shards[i].message;
+    }
+  }
+  return shards;
+}
+
+// --- the background ---
+
+absl::Status ShardedIndex::CheckStopping() const {
+  return stopping_ ? absl::CancelledError("the index is being closed")
+                   : absl::OkStatus();
+}
+
+bool ShardedIndex::NeedsWork(const Snapshot& now) const {
+  int64_t unsealed = 0;
+  for (const IndexPart& part : now.parts) {
+    if (part.segment == nullptr) {
+      unsealed += part.rows;
+    } else if (static_cast<double>(part.dead_rows) >
+               kMaxDeadShare * static_cast<double>(part.rows)) {
+      return true;
+    }
+  }
+  return unsealed >= options_.seal_rows;
+}
+
+void ShardedIndex::ScheduleWork() {
+  if (options_.background == nullptr || !NeedsWork(*snapshot()) ||
+      scheduled_.exchange(true)) {
+    return;
+  }
+  const absl::Status status = options_.background->Submit(
+      [tether = tether_] {
+        setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNiceness);
+        absl::MutexLock lock(&tether->mutex);
+        ShardedIndex* const index = tether->index;
+        if (index == nullptr) return;
+        // What fails stays as it was, and is tried again after more writes.
+        const absl::Status done = index->Maintain(false, [](float) {});
+        index->scheduled_ = false;
+        if (done.ok()) index->ScheduleWork();
+      },
+      Lane::kBulk);
+  if (!status.ok()) scheduled_ = false;  // The next write tries again.
+}
+
+absl::Status ShardedIndex::Optimize(
+    const std::function<void(float)>& progress) {
+  return Maintain(true, progress);
+}
+
+absl::Status ShardedIndex::Maintain(
+    bool everything, const std::function<void(float)>& progress) {
+  absl::MutexLock lock(&work_mutex_);
+  FreezeDeltas();
+  for (int32_t shard = 0; shard < options_.shards; ++shard) {
+    QUERN_RETURN_IF_ERROR(CheckStopping());
+    const std::shared_ptr<const Snapshot> now = snapshot();
+    const std::vector<size_t> chosen =
+        ChooseMerge(*now, static_cast<uint32_t>(shard), everything);
+    if (!chosen.empty()) {
+      QUERN_RETURN_IF_ERROR(Merge(chosen, *now, static_cast<uint32_t>(shard)));
+    }
+    progress(static_cast<float>(shard + 1) /
+             static_cast<float>(options_.shards));
+  }
+  if (options_.directory.empty() || !changed_since_save_) {
+    return absl::OkStatus();
+  }
+  return Save();
+}
+
+void ShardedIndex::FreezeDeltas() {
+  absl::MutexLock lock(&write_mutex_);
+  for (std::shared_ptr<Delta>& active : active_) active = nullptr;
+}
+
+std::vector<size_t> ShardedIndex::ChooseMerge(const Snapshot& now,
+                                              uint32_t shard,
+                                              bool everything) const {
+  std::vector<size_t> chosen;
+  std::vector<size_t> segments;
+  int64_t rows = 0;
+  bool stale = false;
+  for (size_t p = 0; p < now.parts.size(); ++p) {
+    if (now.shard_of[p] != shard) continue;
+    if (now.parts[p].segment == nullptr) {
+      chosen.push_back(p);
+      rows += now.parts[p].live_rows();
+    } else {
+      segments.push_back(p);
+    }
+  }
+  std::sort(segments.begin(), segments.end(), [&](size_t a, size_t b) {
+    return now.parts[a].live_rows() < now.parts[b].live_rows();
+  });
+  for (const size_t p : segments) {
+    const IndexPart& part = now.parts[p];
+    const bool many_dead = static_cast<double>(part.dead_rows) >
+                           kMaxDeadShare * static_cast<double>(part.rows);
+    const bool joins =
+        !chosen.empty() && part.live_rows() <= kMergeFactor * rows;
+    stale |=
+        part.dead_rows > 0 ||
+        part.segment->header().storage !=
+            static_cast<uint32_t>(options_.storage) ||
+        part.segment->calibration().target_recall != options_.target_recall;
+    if (!everything && !many_dead && !joins) continue;
+    chosen.push_back(p);
+    rows += part.live_rows();
+  }
+  // One good segment is as good as it gets.
+  if (everything && chosen.size() == 1 && segments.size() == 1 && !stale) {
+    return {};
+  }
+  return chosen;
+}
+
+absl::Status ShardedIndex::Merge(const std::vector<size_t>& chosen,
+                                 const Snapshot& now, uint32_t shard) {
+  std::vector<IndexPart> parts;
+  int64_t live = 0;
+  for (const size_t p : chosen) {
+    parts.push_back(now.parts[p]);
+    live += now.parts[p].live_rows();
+  }
+  std::shared_ptr<const Segment> segment;
+  IndexFile file;
+  if (live > 0) {
+    const Matrix real_queries = RealQueries();
+    const SegmentOptions options{.dimension = options_.dimension,
+                                 .metric = options_.metric,
+                                 .storage = options_.storage,
+                                 .kind = options_.kind,
+                                 .target_recall = options_.target_recall,
+                                 .min_ann_rows = options_.min_ann_rows,
+                                 .threads = options_.build_threads,
+                                 .generation = generation_,
+                                 .file_id = next_file_++};
+    absl::StatusOr<std::shared_ptr<const Segment>> built = Guard(
+        kLibrary, [&]() -> absl::StatusOr<std::shared_ptr<const Segment>> {
+          return BuildSegment(options, parts, real_queries.view(),
+                              options_.reader,
+                              [this] { return CheckStopping(); });
+        });
+    QUERN_RETURN_IF_ERROR(built.status());
+    segment = *std::move(built);
+    if (!options_.directory.empty()) {
+      QUERN_ASSIGN_OR_RETURN(
+          file, WriteIndexFile(SegmentPath(options_.directory, options.file_id),
+                               options.file_id, segment->image()));
+    }
+  }
+  Swap(now, chosen, shard, std::move(segment), file);
+  changed_since_save_ = true;
+  return absl::OkStatus();
+}
+
+void ShardedIndex::Swap(const Snapshot& before,
+                        const std::vector<size_t>& chosen, uint32_t shard,
+                        std::shared_ptr<const Segment> segment,
+                        IndexFile file) {
+  absl::MutexLock lock(&write_mutex_);
+  const std::shared_ptr<const Snapshot> now = snapshot();
+  const auto is_chosen = [&](const IndexPart& part) {
+    return std::any_of(chosen.begin(), chosen.end(), [&](size_t p) {
+      return before.parts[p].segment == part.segment &&
+             before.parts[p].delta == part.delta;
+    });
+  };
+  Snapshot kept = *now;
+  kept.parts.clear();
+  kept.shard_of.clear();
+  kept.file_of.clear();
+  std::vector<uint32_t> died;  // Row numbers, since the merge began.
+  for (size_t p = 0; p < now->parts.size(); ++p) {
+    const IndexPart& part = now->parts[p];
+    if (!is_chosen(part)) {
+      kept.parts.push_back(part);
+      kept.shard_of.push_back(now->shard_of[p]);
+      kept.file_of.push_back(now->file_of[p]);
+      continue;
+    }
+    const auto old = std::find_if(
+        before.parts.begin(), before.parts.end(), [&](const IndexPart& other) {
+          return other.segment == part.segment && other.delta == part.delta;
+        });
+    if (part.dead == old->dead) continue;
+    for (size_t word = 0; word < part.dead->size(); ++word) {
+      const uint64_t earlier = old->dead == nullptr ? 0 : (*old->dead)[word];
+      for (uint64_t bits = (*part.dead)[word] & ~earlier; bits != 0;
+           bits &= bits - 1) {
+        died.push_back(part.row_number(static_cast<int64_t>(
+            word * 64 + static_cast<size_t>(__builtin_ctzll(bits)))));
+      }
+    }
+  }
+  Edit edit(kept);
+  if (segment != nullptr) {
+    const int64_t rows = segment->rows();
+    const size_t part_number = edit.next().parts.size();
+    // Rows that died were taken off the count when they did.
+    edit.next().live_rows += static_cast<int64_t>(died.size());
+    edit.AddPart(shard, {.segment = segment, .rows = rows}, file);
+    for (const uint32_t number : died) {
+      edit.Kill(part_number, *segment->FindRowNumber(number));
+    }
+  }
+  Publish(edit.Take());
+}
+
+absl::Status ShardedIndex::Save() {
+  IndexManifest manifest;
+  manifest.generation = generation_;
+  manifest.dimension = static_cast<uint32_t>(options_.dimension);
+  manifest.metric = static_cast<uint32_t>(options_.metric);
+  manifest.shards = static_cast<uint32_t>(options_.shards);
+  std::string fields;
+  {
+    absl::MutexLock lock(&write_mutex_);
+    const std::shared_ptr<const Snapshot> now = snapshot();
+    manifest.next_row = now->next_row;
+    manifest.sequence = applied_sequence_;
+    for (size_t p = 0; p < now->parts.size(); ++p) {
+      const IndexPart& part = now->parts[p];
+      if (part.segment == nullptr) {
+        manifest.sequence = std::min(manifest.sequence, part.delta->sequence());
+        continue;
+      }
+      IndexManifest::Segment entry{.shard = now->shard_of[p],
+                                   .file = now->file_of[p]};
+      if (part.dead != nullptr) entry.dead = *part.dead;
+      manifest.segments.push_back(std::move(entry));
+    }
+    for (const ShardState& shard : now->shards) {
+      manifest.incomplete.push_back(shard.complete ? 0 : 1);
+    }
+    absl::ReaderMutexLock fields_lock(&fields_mutex_);
+    fields_.AppendTo(&fields);
+  }
+  const uint64_t fields_id = next_file_++;
+  manifest.next_file = next_file_;
+  QUERN_ASSIGN_OR_RETURN(
+      manifest.fields,
+      WriteIndexFile(
+          FieldsPath(options_.directory, fields_id), fields_id,
+          {reinterpret_cast<const uint8_t*>(fields.data()), fields.size()}));
+  QUERN_RETURN_IF_ERROR(WriteManifest(options_.directory, manifest));
+  changed_since_save_ = false;
+  RemoveOtherFiles(options_.directory, manifest);
+  if (options_.saved != nullptr) options_.saved(manifest.sequence);
+  return absl::OkStatus();
+}
+
+absl::Status ShardedIndex::LinkFiles(const std::string& directory) const {
+  if (options_.directory.empty()) return EnsureDirectory(directory);
+  absl::MutexLock lock(&work_mutex_);  // Nothing is removed meanwhile.
+  return LinkIndexFiles(options_.directory, directory);
+}
+
+// --- loading ---
+
+absl::Status ShardedIndex::Load() {
+  QUERN_RETURN_IF_ERROR(EnsureDirectory(options_.directory));
+  const absl::StatusOr<IndexManifest> manifest =
+      ReadManifest(options_.directory);
+  if (absl::IsNotFound(manifest.status())) return absl::OkStatus();
+  const auto start_anew = [this](absl::string_view why) {
+    MarkIncomplete(
+        absl::StrCat(why, "; the index is being built again from the store"));
+    return absl::OkStatus();
+  };
+  if (!manifest.ok()) return start_anew(manifest.status().message());
+  if (manifest->dimension != options_.dimension ||
+      manifest->metric != static_cast<uint32_t>(options_.metric)) {
+    return start_anew("the index's files belong to another collection");
+  }
+  if (manifest->shards != static_cast<uint32_t>(options_.shards)) {
+    return start_anew(absl::StrCat("the index's files have ", manifest->shards,
+                                   " shards instead of ", options_.shards));
+  }
+  if (manifest->sequence < options_.oldest_sequence ||
+      manifest->sequence > options_.newest_sequence) {
+    return start_anew("the index's files are not of this store's age");
+  }
+  const absl::StatusOr<HugeBuffer> field_bytes = ReadIndexFile(
+      FieldsPath(options_.directory, manifest->fields.id), manifest->fields);
+  if (!field_bytes.ok()) return start_anew(field_bytes.status().message());
+  absl::StatusOr<FieldIndex> fields = FieldIndex::Parse(
+      {reinterpret_cast<const char*>(field_bytes->data()), field_bytes->size()},
+      manifest->next_row);
+  if (!fields.ok()) return start_anew(fields.status().message());
+  const bool same_fields = std::equal(
+      fields->fields().begin(), fields->fields().end(), options_.fields.begin(),
+      options_.fields.end(),
+      [](const FieldDeclaration& a, const FieldDeclaration& b) {
+        return a.path == b.path && a.type == b.type && a.repeated == b.repeated;
+      });
+  if (!same_fields) return start_anew("other payload fields are declared");
+
+  auto loaded = std::make_shared<Snapshot>();
+  loaded->shards.resize(options_.shards);
+  for (size_t i = 0; i < loaded->shards.size(); ++i) {
+    if (manifest->incomplete[i] == 0) continue;
+    loaded->shards[i] = {false,
+                         "it was being built again when the server stopped"};
+  }
+  loaded->next_row = manifest->next_row;
+  LoadSegments(*manifest, loaded.get());
+  {
+    absl::MutexLock lock(&work_mutex_);
+    generation_ = manifest->generation;
+    next_file_ = manifest->next_file;
+  }
+  absl::MutexLock lock(&write_mutex_);
+  applied_sequence_ = manifest->sequence;
+  absl::MutexLock fields_lock(&fields_mutex_);
+  fields_ = *std::move(fields);
+  Publish(std::move(loaded));
+  return absl::OkStatus();
+}
+
+void ShardedIndex::LoadSegments(const IndexManifest& manifest,
+                                Snapshot* loaded) {
+  std::vector<absl::StatusOr<std::shared_ptr<const Segment>>> segments(
+      manifest.segments.size());
+  std::atomic<size_t> next = 0;
+  const auto work = [&] {
+    for (size_t i = next++; i < segments.size(); i = next++) {
+      segments[i] = Guard(
+          kLibrary, [&]() -> absl::StatusOr<std::shared_ptr<const Segment>> {
+            return LoadSegment(manifest, manifest.segments[i]);
+          });
+    }
+  };
+  std::vector<std::thread> helpers;
+  const size_t threads =
+      std::min({segments.size(), kLoadThreads,
+                static_cast<size_t>(std::thread::hardware_concurrency())});
+  for (size_t i = 1; i < threads; ++i) helpers.emplace_back(work);
+  work();
+  for (std::thread& helper : helpers) helper.join();
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const IndexManifest::Segment& entry = manifest.segments[i];
+    if (!segments[i].ok()) {
+      loaded->shards[entry.shard] = {
+          false, absl::StrCat(segments[i].status().message(),
+                              "; the shard is being built again from the "
+                              "store")};
+      continue;
+    }
+    IndexPart part{.segment = *segments[i], .rows = (*segments[i])->rows()};
+    if (!entry.dead.empty()) {
+      part.dead = std::make_shared<std::vector<uint64_t>>(entry.dead);
+      for (const uint64_t word : entry.dead) {
+        part.dead_rows += __builtin_popcountll(word);
+      }
+    }
+    loaded->live_rows += part.live_rows();
+    loaded->parts.push_back(std::move(part));
+    loaded->shard_of.push_back(entry.shard);
+    loaded->file_of.push_back(entry.file);
+  }
+}
+
+absl::StatusOr<std::shared_ptr<const Segment>> ShardedIndex::LoadSegment(
+    const IndexManifest& manifest, const IndexManifest::Segment& entry) const {
+  const std::string path = SegmentPath(options_.directory, entry.file.id);
+  QUERN_ASSIGN_OR_RETURN(HugeBuffer image, ReadIndexFile(path, entry.file));
+  QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<const Segment> segment,
+                         Segment::Parse(std::move(image)));
+  const SegmentHeader& header = segment->header();
+  const auto words = static_cast<uint64_t>((segment->rows() + 63) / 64);
+  if (header.generation != manifest.generation ||
+      header.file_id != entry.file.id ||
+      header.dimension != manifest.dimension ||
+      header.metric != manifest.metric ||
+      segment->row_numbers()[header.rows - 1] >= manifest.next_row ||
+      (!entry.dead.empty() && entry.dead.size() != words)) {
+    return absl::DataLossError(absl::StrCat(path, " belongs to another index"));
+  }
+  return segment;
+}
+
+}  // namespace quern

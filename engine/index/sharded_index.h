@@ -1,0 +1,192 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+
+#include "engine/base/thread_pool.h"
+#include "engine/filter/field_index.h"
+#include "engine/index/candidates.h"
+#include "engine/index/delta.h"
+#include "engine/index/index_files.h"
+#include "engine/index/segment_builder.h"
+#include "engine/index/vector_index.h"
+
+namespace quern {
+
+struct ShardedIndexOptions {
+  int64_t dimension = 0;  // 1 to 4,096.
+  Metric metric = Metric::kCosine;
+  IndexKind kind = IndexKind::kAuto;
+  VectorStorage storage = VectorStorage::kFp32;
+  float target_recall = 0.95F;  // In (0, 1]; 1: compare with every vector.
+  int32_t shards = 1;           // 1 to 64.
+  std::vector<FieldDeclaration> fields;  // That filters may name.
+
+  // Where its files are; empty: it has none. Made when it is not there.
+  std::string directory;
+  // Sequence numbers of the store that files may have; others are foreign, and
+  // are made again.
+  uint64_t oldest_sequence = 0;
+  uint64_t newest_sequence = ~uint64_t{0};
+  // Gives exact vectors for the short lists of compressed segments; null:
+  // scores are those of the codes.
+  VectorReader reader;
+  // Told the sequence number that the files have, after each save.
+  std::function<void(uint64_t)> saved;
+
+  // Seals and merges, at low priority; null: only Optimize() does.
+  std::shared_ptr<ThreadPool> background;
+  int64_t seal_rows = 16'384;     // Rows of all deltas that are then sealed.
+  int64_t min_ann_rows = 20'000;  // See SegmentOptions.
+  int build_threads = 1;          // That build one graph.
+};
+
+// Nearest neighbours over shards by hash of the id. A shard is a list of
+// immutable segments and small mutable deltas, with a bit for each row that is
+// dead. All of it is one snapshot behind a pointer: a search takes the pointer
+// and works on what it sees, a write makes a new one, and so does the end of a
+// merge; nobody waits for longer than the swap.
+//
+// A delta that is full is frozen and, with smaller segments, becomes one new
+// segment (segment_builder.h) in the background: sizes grow by a factor, so
+// that few segments are searched and no row is built into many of them. After
+// each merge the files are saved: segments, the field index, and last, at once,
+// the manifest with the store's sequence number up to which all is in them.
+// What came later is read from the store's change log at the next open.
+//
+// Scores are inner products in FP32 of the vectors themselves: where a segment
+// keeps codes, they only choose the short list. Thread-safe.
+class ShardedIndex final : public VectorIndex {
+ public:
+  // Loads the files, if there are any. Those that are damaged, foreign or too
+  // old are left out: the index is then incomplete().
+  // Errors: kInvalidArgument for an option; those of the folder.
+  static absl::StatusOr<std::unique_ptr<ShardedIndex>> Create(
+      ShardedIndexOptions options);
+
+  // Waits for the background's present step.
+  ~ShardedIndex() override;
+
+  using VectorIndex::Search;
+  using VectorIndex::Upsert;
+
+  int64_t dimension() const override { return options_.dimension; }
+  int64_t size() const override;
+  absl::Status Upsert(absl::Span<const std::string> ids, MatrixView vectors,
+                      absl::Span<const FieldValues> fields) override;
+  absl::Status Remove(absl::Span<const std::string> ids) override;
+  absl::StatusOr<std::vector<std::vector<ScoredId>>> Search(
+      const RequestContext& context, MatrixView queries,
+      const VectorSearchOptions& options, SearchStats* stats) const override;
+  int64_t memory_bytes() const override;
+  int64_t disk_bytes() const override;
+  std::vector<ShardInfo> shards() const override;
+  uint64_t applied_sequence() const override;
+  void MarkApplied(uint64_t sequence) override;
+  bool incomplete() const override;
+  void MarkIncomplete(const std::string& why) override;
+  void MarkComplete() override;
+  bool Contains(const std::string& id) const override;
+  absl::Status LinkFiles(const std::string& directory) const override;
+  absl::Status Optimize(const std::function<void(float)>& progress) override;
+
+ private:
+  struct ShardState {
+    bool complete = true;
+    std::string message;
+  };
+
+  // What a search sees.
+  struct Snapshot {
+    std::vector<IndexPart> parts;
+    std::vector<uint32_t> shard_of;  // One per part.
+    std::vector<IndexFile> file_of;  // Of segments; id 0: none.
+    std::vector<ShardState> shards;
+    int64_t live_rows = 0;
+    uint32_t next_row = 0;  // Row numbers are below.
+  };
+  class Edit;
+  class SearchRun;
+
+  // Lets a task of the background find out that the index is gone.
+  struct Tether {
+    absl::Mutex mutex;
+    ShardedIndex* index ABSL_GUARDED_BY(mutex) = nullptr;
+  };
+
+  explicit ShardedIndex(ShardedIndexOptions options);
+
+  uint32_t ShardOf(absl::string_view id) const;
+  std::shared_ptr<const Snapshot> snapshot() const
+      ABSL_LOCKS_EXCLUDED(snapshot_mutex_);
+  void Publish(std::shared_ptr<const Snapshot> next)
+      ABSL_LOCKS_EXCLUDED(snapshot_mutex_);
+  absl::Status CheckSearch(MatrixView queries,
+                           const VectorSearchOptions& options) const;
+  void Remember(const Matrix& queries) const;
+  Matrix RealQueries() const;
+
+  absl::Status Load();
+  void LoadSegments(const IndexManifest& manifest, Snapshot* loaded);
+  absl::StatusOr<std::shared_ptr<const Segment>> LoadSegment(
+      const IndexManifest& manifest, const IndexManifest::Segment& entry) const;
+
+  bool NeedsWork(const Snapshot& snapshot) const;
+  void ScheduleWork();
+  absl::Status Maintain(bool everything,
+                        const std::function<void(float)>& progress)
+      ABSL_LOCKS_EXCLUDED(work_mutex_);
+  void FreezeDeltas();
+  // Parts of a shard that are to become one segment; none: nothing to do.
+  std::vector<size_t> ChooseMerge(const Snapshot& snapshot, uint32_t shard,
+                                  bool everything) const;
+  absl::Status Merge(const std::vector<size_t>& chosen,
+                     const Snapshot& snapshot, uint32_t shard)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(work_mutex_);
+  void Swap(const Snapshot& before, const std::vector<size_t>& chosen,
+            uint32_t shard, std::shared_ptr<const Segment> segment,
+            IndexFile file);
+  absl::Status Save() ABSL_EXCLUSIVE_LOCKS_REQUIRED(work_mutex_);
+  absl::Status CheckStopping() const;
+
+  const ShardedIndexOptions options_;
+  std::atomic<bool> stopping_ = false;
+  std::atomic<bool> scheduled_ = false;
+
+  // Held by whoever seals, merges or saves.
+  mutable absl::Mutex work_mutex_;
+  uint64_t generation_ ABSL_GUARDED_BY(work_mutex_) = 0;
+  uint64_t next_file_ ABSL_GUARDED_BY(work_mutex_) = 1;
+  bool changed_since_save_ ABSL_GUARDED_BY(work_mutex_) = false;
+
+  // Held over a change of the snapshot. Before `fields_mutex_`.
+  mutable absl::Mutex write_mutex_ ABSL_ACQUIRED_AFTER(work_mutex_);
+  // Per shard; null: none. The last part of its delta.
+  std::vector<std::shared_ptr<Delta>> active_ ABSL_GUARDED_BY(write_mutex_);
+  uint64_t applied_sequence_ ABSL_GUARDED_BY(write_mutex_) = 0;
+
+  // Held while the field index and the snapshot are read together.
+  mutable absl::Mutex fields_mutex_ ABSL_ACQUIRED_AFTER(write_mutex_);
+  FieldIndex fields_ ABSL_GUARDED_BY(fields_mutex_);
+
+  mutable absl::Mutex snapshot_mutex_ ABSL_ACQUIRED_AFTER(fields_mutex_);
+  std::shared_ptr<const Snapshot> snapshot_ ABSL_GUARDED_BY(snapshot_mutex_);
+
+  // The latest queries, for calibration: a ring.
+  mutable absl::Mutex queries_mutex_;
+  mutable std::vector<std::vector<float>> queries_
+      ABSL_GUARDED_BY(queries_mutex_);
+  mutable size_t next_query_ ABSL_GUARDED_BY(queries_mutex_) = 0;
+
+  const std::shared_ptr<Tether> tether_ = std::make_shared<Tether>();
+};
+
+}  // namespace quern

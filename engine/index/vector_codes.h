@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+#include "engine/base/matrix.h"
+#include "engine/index/kernels.h"
+#include "engine/index/vector_index.h"
+
+namespace quern {
+
+// A copy of `vectors`, [rows x columns], checked by CheckedNorm(), and
+// normalised for kCosine. `name` is the field that the rows are called after.
+absl::StatusOr<Matrix> PrepareVectors(MatrixView vectors, Metric metric,
+                                      absl::string_view name);
+
+// Writes RowBytes() bytes to `row`. kInt8 rounds to 127 steps of the largest
+// value, kFp16 keeps 11 bits of each value relative to the largest.
+void EncodeRow(VectorStorage storage, absl::Span<const float> vector,
+               uint8_t* row, CodeScale* scale);
+
+// What EncodeRow() kept.
+void DecodeRow(const CodeRows& rows, size_t row, absl::Span<float> vector);
+
+// One query in all forms. Movable; immutable.
+class EncodedQuery {
+ public:
+  explicit EncodedQuery(absl::Span<const float> vector);
+
+  const QueryCodes& codes() const { return codes_; }
+  absl::Span<const float> vector() const {
+    return {values_.data(), static_cast<size_t>(dimension_)};
+  }
+  int64_t dimension() const { return dimension_; }
+
+  // By how much the score of a row can differ from that of its vector. With
+  // `sure` never by more; otherwise, with errors of the values taken as
+  // independent, by more in less than one of a million (5 sigma).
+  // `unit_norm`: the vectors have norm 1.
+  float ErrorBound(const CodeRows& rows, size_t row, bool unit_norm,
+                   bool sure) const;
+
+ private:
+  int64_t dimension_;
+  std::vector<float> values_;     // Padded with zeros to 64 values.
+  std::vector<int8_t> integers_;  // Likewise.
+  float norm_ = 0;
+  float integer_error_ = 0;  // Norm of what `integers_` have lost.
+  float unsure_ = 1;         // Factor on the bound without `sure`.
+  QueryCodes codes_;
+};
+
+// A stored row as a query for the rows of the same codes. Not thread-safe.
+class RowQuery {
+ public:
+  explicit RowQuery(const CodeRows& rows) : rows_(rows) {}
+
+  void Load(uint32_t row);
+  const QueryCodes& codes() const { return codes_; }
+
+ private:
+  const CodeRows rows_;
+  int64_t row_ = -1;
+  std::vector<float> values_;
+  std::vector<int8_t> integers_;
+  QueryCodes codes_;
+};
+
+}  // namespace quern

@@ -1,0 +1,511 @@
+#include "engine/index/sharded_index.h"
+
+#include <algorithm>
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "engine/base/clock.h"
+#include "engine/base/file.h"
+#include "tests/index/clustered_vectors.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/temporary_directory.h"
+
+namespace quern {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kDimension = 32;
+constexpr int64_t kRows = 4000;
+constexpr int64_t kQueries = 100;
+
+const RealClock kClock;
+
+class ShardedIndexTest : public testing::Test {
+ protected:
+  ShardedIndexOptions Options(IndexKind kind, VectorStorage storage) {
+    return {
+        .dimension = kDimension,
+        .kind = kind,
+        .storage = storage,
+        .fields = fields_,
+        .reader =
+            [this](absl::Span<const std::string> ids,
+                   const std::function<void(size_t, absl::Span<const float>)>&
+                       visit) {
+              for (size_t i = 0; i < ids.size(); ++i) {
+                visit(i, vectors_.row(std::stoll(ids[i])));
+              }
+              return absl::OkStatus();
+            },
+        .min_ann_rows = 1000};
+  }
+
+  static std::unique_ptr<ShardedIndex> Create(ShardedIndexOptions options) {
+    return ValueOrDie(ShardedIndex::Create(std::move(options)));
+  }
+
+  // Rows first to last - 1 of `vectors_`; an id is its row's number, and so is
+  // the field "n".
+  void Write(ShardedIndex& index, int64_t first, int64_t last) const {
+    std::vector<std::string> ids;
+    std::vector<FieldValues> fields;
+    for (int64_t i = first; i < last; ++i) {
+      ids.push_back(absl::StrCat(i));
+      fields.push_back({.entries = {{0, FieldValue(static_cast<double>(i))}}});
+    }
+    ASSERT_THAT(index.Upsert(ids,
+                             {.data = vectors_.row(first).data(),
+                              .rows = last - first,
+                              .columns = kDimension},
+                             fields),
+                IsOk());
+  }
+
+  static void Optimize(ShardedIndex& index) {
+    ASSERT_THAT(index.Optimize([](float) {}), IsOk());
+  }
+
+  // Of the 10 nearest rows, those of [first, last) that are in `results`.
+  double RecallOf(const std::vector<std::vector<ScoredId>>& results,
+                  int64_t first, int64_t last) const {
+    int64_t found = 0;
+    for (int64_t q = 0; q < kQueries; ++q) {
+      std::vector<std::pair<float, int64_t>> all;
+      for (int64_t i = first; i < last; ++i) {
+        float score = 0;
+        for (int64_t j = 0; j < kDimension; ++j) {
+          score += vectors_.row(i)[j] * queries_.row(q)[j];
+        }
+        all.emplace_back(-score, i);
+      }
+      std::partial_sort(all.begin(), all.begin() + 10, all.end());
+      std::set<std::string> truth;
+      for (int i = 0; i < 10; ++i) truth.insert(absl::StrCat(all[i].second));
+      for (const ScoredId& hit : results[q]) found += truth.count(hit.id);
+    }
+    return static_cast<double>(found) / (10 * kQueries);
+  }
+
+  std::vector<std::vector<ScoredId>> SearchAll(
+      const ShardedIndex& index, VectorSearchOptions options = {}) const {
+    const RequestContext context(&kClock, "test");
+    return ValueOrDie(index.Search(context, queries_.view(), options));
+  }
+
+  const Matrix vectors_ = ClusteredVectors(kRows, kDimension, 200, 2);
+  const Matrix queries_ = ClusteredVectors(kQueries, kDimension, 200, 3);
+  const std::vector<FieldDeclaration> fields_ = {
+      {.path = "n", .type = FieldType::kNumber}};
+  const TemporaryDirectory directory_;
+};
+
+// Sampling noise of a hundred queries.
+constexpr double kNoise = 0.03;
+
+TEST_F(ShardedIndexTest, EachKindMeetsItsTargetAndReportsWhatItMeasured) {
+  for (const IndexKind kind : {IndexKind::kHnsw, IndexKind::kIvfPq}) {
+    for (const VectorStorage storage :
+         {VectorStorage::kFp32, VectorStorage::kFp16, VectorStorage::kInt8}) {
+      SCOPED_TRACE(absl::StrCat(static_cast<int>(kind), " over ",
+                                static_cast<int>(storage)));
+      const auto index = Create(Options(kind, storage));
+      Write(*index, 0, kRows);
+      Optimize(*index);
+      const ShardInfo shard = index->shards().at(0);
+      ASSERT_EQ(shard.kind, kind) << shard.message;
+      EXPECT_EQ(shard.item_count, kRows);
+      const double recall = RecallOf(SearchAll(*index), 0, kRows);
+      EXPECT_GE(recall, 0.95 - kNoise);
+      EXPECT_NEAR(*shard.measured_recall, recall, 2 * kNoise);
+      // More is to be had for a request that asks for it, up to all.
+      EXPECT_GE(RecallOf(SearchAll(*index, {.recall = 0.99F}), 0, kRows),
+                0.99 - kNoise);
+      EXPECT_EQ(RecallOf(SearchAll(*index, {.exact = true}), 0, kRows), 1);
+    }
+  }
+}
+
+TEST_F(ShardedIndexTest, ScoresAreThoseOfTheVectorsWhateverIsKeptOfThem) {
+  const auto index = Create(Options(IndexKind::kHnsw, VectorStorage::kInt8));
+  Write(*index, 0, kRows);
+  Optimize(*index);
+  const auto results = SearchAll(*index);
+  for (int64_t q = 0; q < kQueries; ++q) {
+    for (const ScoredId& hit : results[q]) {
+      double score = 0;
+      for (int64_t j = 0; j < kDimension; ++j) {
+        score += static_cast<double>(queries_.row(q)[j]) *
+                 vectors_.row(std::stoll(hit.id))[j];
+      }
+      EXPECT_NEAR(hit.score, score, 1e-5);
+    }
+  }
+}
+
+TEST_F(ShardedIndexTest, FallsToExactWhereNothingReachesTheTarget) {
+  ShardedIndexOptions options = Options(IndexKind::kHnsw, VectorStorage::kFp32);
+  options.target_recall = std::nextafter(1.0F, 0.0F);
+  const auto index = Create(std::move(options));
+  // All alike: a graph finds ten of them, but not the ten with the least ids.
+  const std::vector<float> same(2000 * kDimension, 1);
+  std::vector<std::string> ids;
+  for (int i = 0; i < 2000; ++i) ids.push_back(absl::StrCat(i));
+  ASSERT_THAT(
+      index->Upsert(ids,
+                    {.data = same.data(), .rows = 2000, .columns = kDimension}),
+      IsOk());
+  Optimize(*index);
+  const ShardInfo shard = index->shards().at(0);
+  EXPECT_EQ(shard.kind, IndexKind::kExact);
+  EXPECT_EQ(*shard.measured_recall, 1);
+  EXPECT_THAT(shard.message, testing::HasSubstr("target recall"));
+}
+
+TEST_F(ShardedIndexTest, FiltersKeepTheRecallAtEverySelectivity) {
+  for (const IndexKind kind : {IndexKind::kHnsw, IndexKind::kIvfPq}) {
+    const auto index = Create(Options(kind, VectorStorage::kInt8));
+    Write(*index, 0, kRows);
+    Optimize(*index);
+    for (const int64_t matches : {3600, 2000, 200, 20}) {
+      SCOPED_TRACE(absl::StrCat(static_cast<int>(kind), ": ", matches));
+      const auto results =
+          SearchAll(*index, {.filter = ValueOrDie(ParseFilter(
+                                 absl::StrCat("n < ", matches), fields_))});
+      for (const auto& hits : results) EXPECT_EQ(hits.size(), 10u);
+      EXPECT_GE(RecallOf(results, 0, matches), 0.95 - kNoise);
+    }
+  }
+}
+
+TEST_F(ShardedIndexTest, ManyResultsComeWhole) {
+  const auto index = Create(Options(IndexKind::kHnsw, VectorStorage::kInt8));
+  Write(*index, 0, kRows);
+  Optimize(*index);
+  for (const int64_t k : {int64_t{500}, kRows, 3 * kRows}) {
+    for (const auto& hits : SearchAll(*index, {.k = k})) {
+      ASSERT_EQ(hits.size(), static_cast<size_t>(std::min(k, kRows)));
+      EXPECT_TRUE(std::is_sorted(hits.begin(), hits.end(),
+                                 [](const ScoredId& a, const ScoredId& b) {
+                                   return a.score > b.score;
+                                 }));
+    }
+  }
+}
+
+class ShardedIndexFilesTest : public ShardedIndexTest {
+ protected:
+  ShardedIndexOptions WithFiles(uint64_t newest_sequence = 100) {
+    ShardedIndexOptions options =
+        Options(IndexKind::kHnsw, VectorStorage::kInt8);
+    options.shards = 2;
+    options.directory = directory_.File("index");
+    options.newest_sequence = newest_sequence;
+    options.saved = [this](uint64_t sequence) { saved_ = sequence; };
+    return options;
+  }
+
+  // Two shards with a graph each, some rows dead, saved at sequence 9.
+  std::vector<std::vector<ScoredId>> MakeFiles() {
+    const auto index = Create(WithFiles());
+    Write(*index, 0, kRows);
+    index->MarkApplied(9);
+    Optimize(*index);
+    EXPECT_EQ(saved_, 9u);
+    return SearchAll(*index);
+  }
+
+  std::vector<std::string> Files(const std::string& prefix) const {
+    std::vector<std::string> paths;
+    for (const auto& entry : fs::directory_iterator(directory_.File("index"))) {
+      if (absl::StartsWith(entry.path().filename().string(), prefix)) {
+        paths.push_back(entry.path().string());
+      }
+    }
+    std::sort(paths.begin(), paths.end());
+    return paths;
+  }
+
+  static void ExpectEqual(const std::vector<std::vector<ScoredId>>& a,
+                          const std::vector<std::vector<ScoredId>>& b) {
+    ASSERT_EQ(a.size(), b.size());
+    for (size_t i = 0; i < a.size(); ++i) {
+      ASSERT_EQ(a[i].size(), b[i].size());
+      for (size_t j = 0; j < a[i].size(); ++j) {
+        EXPECT_EQ(a[i][j].id, b[i][j].id);
+        EXPECT_EQ(a[i][j].score, b[i][j].score);
+      }
+    }
+  }
+
+  uint64_t saved_ = 0;
+};
+
+TEST_F(ShardedIndexFilesTest, OpensAsItWasSaved) {
+  const auto before = MakeFiles();
+  const auto index = Create(WithFiles());
+  EXPECT_FALSE(index->incomplete());
+  EXPECT_EQ(index->applied_sequence(), 9u);
+  EXPECT_EQ(index->size(), kRows);
+  for (const ShardInfo& shard : index->shards()) {
+    EXPECT_EQ(shard.kind, IndexKind::kHnsw);
+  }
+  ExpectEqual(SearchAll(*index), before);
+  const auto filter = ValueOrDie(ParseFilter("n < 20", fields_));
+  EXPECT_EQ(RecallOf(SearchAll(*index, {.filter = filter}), 0, 20), 1);
+}
+
+TEST_F(ShardedIndexFilesTest, DeadRowsStayDeadAndRowsGoOn) {
+  MakeFiles();
+  {
+    const auto index = Create(WithFiles());
+    std::vector<std::string> removed;
+    for (int i = 0; i < 100; ++i) removed.push_back(absl::StrCat(i));
+    ASSERT_THAT(index->Remove(removed), IsOk());
+    Write(*index, 100, 1400);
+    index->MarkApplied(11);
+    Optimize(*index);
+  }
+  const auto index = Create(WithFiles());
+  EXPECT_EQ(index->applied_sequence(), 11u);
+  EXPECT_EQ(index->size(), kRows - 100);
+  EXPECT_FALSE(index->Contains("7"));
+  const auto filter = ValueOrDie(ParseFilter("n < 120", fields_));
+  for (const auto& hits : SearchAll(*index, {.k = 50, .filter = filter})) {
+    EXPECT_EQ(hits.size(), 20u);
+  }
+}
+
+TEST_F(ShardedIndexFilesTest, WhatIsNotSealedIsAskedForAgain) {
+  ShardedIndexOptions options = WithFiles();
+  options.background = std::make_shared<ThreadPool>(
+      ThreadPoolOptions{.name = "index", .threads = 1});
+  options.seal_rows = 1000;
+  const std::shared_ptr<ThreadPool> background = options.background;
+  {
+    const auto index = Create(std::move(options));
+    Write(*index, 0, 1000);
+    index->MarkApplied(5);
+    Write(*index, 1000, 1100);
+    index->MarkApplied(6);
+    background->Shutdown();  // Runs what is queued.
+  }
+  const auto index = Create(WithFiles());
+  // How far the background came depends on its timing; nothing may be lost.
+  if (index->applied_sequence() == 0) {
+    EXPECT_EQ(index->size(), 1000);
+  } else if (index->applied_sequence() == 5) {
+    EXPECT_GE(index->size(), 1000);
+  } else {
+    EXPECT_EQ(index->size(), 1100);
+  }
+}
+
+TEST_F(ShardedIndexFilesTest, AFlippedByteAnywhereCostsOneShardAtMost) {
+  MakeFiles();
+  const std::string path = Files("segment-").at(0);
+  const std::string good = ValueOrDie(ReadFile(path));
+  std::mt19937 random(4);
+  for (int i = 0; i < 40; ++i) {
+    std::string bad = good;
+    const size_t at = i < 10 ? i * 8 : random() % bad.size();
+    bad[at] = static_cast<char>(bad[at] ^ (1 << (random() % 8)));
+    ASSERT_THAT(WriteFileAtomically(path, bad), IsOk());
+    const auto index = Create(WithFiles());
+    EXPECT_TRUE(index->incomplete());
+    SearchStats stats;
+    const RequestContext context(&kClock, "test");
+    ASSERT_THAT(index->Search(context, queries_.view(), {}, &stats), IsOk());
+    EXPECT_EQ(stats.shards_asked, 2);
+    EXPECT_EQ(stats.shards_answered, 1);
+    ASSERT_EQ(stats.degraded_reasons.size(), 1u);
+    EXPECT_THAT(stats.degraded_reasons[0], testing::HasSubstr("checksum"));
+  }
+}
+
+TEST_F(ShardedIndexFilesTest, ADamagedIndexIsWholeOnceItIsGivenWhatItLacks) {
+  const auto before = MakeFiles();
+  fs::resize_file(Files("segment-").at(1), 1000);
+  const auto index = Create(WithFiles());
+  EXPECT_TRUE(index->incomplete());
+  EXPECT_LT(index->size(), kRows);
+  for (int64_t i = 0; i < kRows; ++i) {
+    if (!index->Contains(absl::StrCat(i))) Write(*index, i, i + 1);
+  }
+  index->MarkComplete();
+  EXPECT_FALSE(index->incomplete());
+  EXPECT_EQ(index->size(), kRows);
+  Optimize(*index);
+  EXPECT_GE(RecallOf(SearchAll(*index), 0, kRows), 0.95 - kNoise);
+  EXPECT_FALSE(Create(WithFiles())->incomplete());
+}
+
+TEST_F(ShardedIndexFilesTest, StartsAnewFromFilesThatAreNotItsOwn) {
+  MakeFiles();
+  const std::string manifest = directory_.File("index/manifest");
+  const std::string good = ValueOrDie(ReadFile(manifest));
+  const auto expect_anew = [](ShardedIndexOptions options,
+                              const std::string& why) {
+    const auto index = Create(std::move(options));
+    EXPECT_TRUE(index->incomplete());
+    EXPECT_EQ(index->size(), 0);
+    EXPECT_EQ(index->applied_sequence(), 0u);
+    EXPECT_FALSE(index->shards().at(0).available);
+    EXPECT_THAT(index->shards().at(0).message, testing::HasSubstr(why));
+  };
+  ShardedIndexOptions options = WithFiles();
+  options.oldest_sequence = 10;
+  expect_anew(options, "age");
+  expect_anew(WithFiles(/*newest_sequence=*/8), "age");
+  options = WithFiles();
+  options.metric = Metric::kDotProduct;
+  expect_anew(options, "another collection");
+  options = WithFiles();
+  options.shards = 3;
+  expect_anew(options, "2 shards instead of 3");
+  options = WithFiles();
+  options.fields.clear();
+  expect_anew(options, "payload fields");
+  fs::remove(Files("fields-").at(0));
+  expect_anew(WithFiles(), "fields-");
+  for (size_t size = 0; size < good.size(); size += 7) {
+    ASSERT_THAT(WriteFileAtomically(manifest, good.substr(0, size)), IsOk());
+    expect_anew(WithFiles(), "damaged");
+  }
+}
+
+TEST_F(ShardedIndexFilesTest, ASegmentOfAnEarlierGenerationIsRefused) {
+  MakeFiles();
+  const std::string mine = Files("segment-").at(0);
+  const std::string theirs = ValueOrDie(ReadFile(mine));
+  fs::remove_all(directory_.File("index"));
+  MakeFiles();
+  ASSERT_EQ(Files("segment-").at(0), mine);
+  ASSERT_THAT(WriteFileAtomically(mine, theirs), IsOk());
+  EXPECT_TRUE(Create(WithFiles())->incomplete());
+}
+
+TEST_F(ShardedIndexFilesTest, LinkedFilesOpenElsewhere) {
+  const auto before = MakeFiles();
+  {
+    const auto index = Create(WithFiles());
+    ASSERT_THAT(index->LinkFiles(directory_.File("copy")), IsOk());
+    Write(*index, 0, 100);
+    Optimize(*index);
+  }
+  ShardedIndexOptions options = WithFiles();
+  options.directory = directory_.File("copy");
+  ExpectEqual(SearchAll(*Create(std::move(options))), before);
+}
+
+// Checksums do not stop whoever makes files on purpose: what a search relies on
+// is checked as well.
+TEST_F(ShardedIndexTest, HostileSegmentsAreRefusedOrSearchedSafely) {
+  ShardedIndexOptions options = Options(IndexKind::kHnsw, VectorStorage::kInt8);
+  options.directory = directory_.File("index");
+  Write(*Create(options), 0, 1);
+  const auto index = Create(options);
+  Write(*index, 0, 1200);
+  Optimize(*index);
+  std::string good;
+  for (const auto& entry : fs::directory_iterator(options.directory)) {
+    if (absl::StrContains(entry.path().string(), "segment-")) {
+      good = ValueOrDie(ReadFile(entry.path().string()));
+    }
+  }
+  ASSERT_FALSE(good.empty());
+  std::mt19937 random(6);
+  const RequestContext context(&kClock, "test");
+  int refused = 0;
+  for (int i = 0; i < 400; ++i) {
+    std::string bad = good;
+    for (int flips = 1 + i % 3; flips > 0; --flips) {
+      const size_t limit = i % 2 == 0 ? sizeof(SegmentHeader) : bad.size();
+      bad[random() % limit] = static_cast<char>(random());
+    }
+    HugeBuffer image = ValueOrDie(HugeBuffer::Create(bad.size()));
+    std::copy(bad.begin(), bad.end(), image.data());
+    const auto segment = Segment::Parse(std::move(image));
+    if (!segment.ok()) {
+      ++refused;
+      continue;
+    }
+    const IndexPart part{.segment = *segment, .rows = (*segment)->rows()};
+    const EncodedQuery query(queries_.row(0));
+    if ((*segment)->header().dimension != kDimension) continue;
+    Candidates candidates(10, {&part, 1});
+    int64_t wanted = 0;
+    if (!(*segment)->graph().empty()) {
+      EXPECT_THAT(SearchGraph(context, query, Metric::kCosine, part, 0, nullptr,
+                              50, candidates, &wanted),
+                  IsOk());
+    }
+    EXPECT_THAT(candidates.Take(query, Metric::kCosine, nullptr), IsOk());
+    (void)(*segment)->Find("17");
+    (void)(*segment)->PointFor(0.9F);
+  }
+  EXPECT_GT(refused, 100);
+}
+
+// Writers, searches, and merges side by side; then everything is as if it had
+// been written in one go.
+TEST_F(ShardedIndexTest, WritesAndSearchesGoOnWhileSegmentsAreMade) {
+  ShardedIndexOptions options = Options(IndexKind::kHnsw, VectorStorage::kInt8);
+  options.shards = 2;
+  options.seal_rows = 300;
+  options.min_ann_rows = 600;
+  options.directory = directory_.File("index");
+  options.background = std::make_shared<ThreadPool>(
+      ThreadPoolOptions{.name = "index", .threads = 2});
+  const auto index = Create(options);
+  constexpr int64_t kWritten = 2000;
+  std::atomic<bool> stop = false;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 2; ++t) {
+    threads.emplace_back([&, t] {
+      const RequestContext context(&kClock, "test");
+      while (!stop) {
+        SearchStats stats;
+        const auto results = index->Search(
+            context,
+            {.data = queries_.row(t).data(), .rows = 1, .columns = kDimension},
+            {.k = 20}, &stats);
+        ASSERT_THAT(results, IsOk());
+        std::set<std::string> ids;
+        for (const ScoredId& hit : results->front()) {
+          EXPECT_TRUE(ids.insert(hit.id).second) << hit.id << " came twice";
+        }
+      }
+    });
+  }
+  for (int64_t i = 0; i < kWritten; i += 50) {
+    Write(*index, i, i + 50);
+    // Replace some of what came before, and take one away.
+    Write(*index, i / 2, i / 2 + 10);
+    ASSERT_THAT(index->Remove({absl::StrCat(i)}), IsOk());
+  }
+  for (int64_t i = 0; i < kWritten; i += 50) Write(*index, i, i + 1);
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(index->size(), kWritten);
+  const auto results = SearchAll(*index, {.exact = true});
+  EXPECT_EQ(RecallOf(results, 0, kWritten), 1);
+  Optimize(*index);
+  EXPECT_EQ(index->size(), kWritten);
+  EXPECT_EQ(RecallOf(SearchAll(*index, {.exact = true}), 0, kWritten), 1);
+}
+
+}  // namespace
+}  // namespace quern
