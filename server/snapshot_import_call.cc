@@ -57,6 +57,8 @@ void SnapshotImportCall::ReadMore() {
 }
 
 void SnapshotImportCall::OnReadDone(bool ok) {
+  // It may end the call.
+  const std::shared_ptr<SnapshotImportCall> self = shared_from_this();
   bool is_first = false;
   {
     absl::MutexLock lock(&mutex_);

@@ -25,7 +25,7 @@ struct CatalogOptions {
   const Clock* clock = nullptr;  // Must outlive the catalog.
   // Not empty: the catalog has no folder and takes no changes; what is in it
   // comes by Put(), from the snapshots there.
-  std::string replica_of = "";
+  std::string replica_of;
 };
 
 // Why a replica takes no writes, with the cure.

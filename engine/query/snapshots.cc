@@ -33,7 +33,7 @@ absl::Status CopyIndex(const std::string& from, const std::string& to,
     return absl::OkStatus();
   }
   for (int attempt = 0; attempt < kIndexAttempts; ++attempt) {
-    const absl::Status copied =
+    absl::Status copied =
         CopyFolder(absl::StrCat(from, kIndex), absl::StrCat(to, kIndex),
                    Linked::kAll, context);
     if (!absl::IsNotFound(copied)) return copied;

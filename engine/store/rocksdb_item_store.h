@@ -54,7 +54,7 @@ struct RocksdbItemStoreOptions {
   // Not empty: the folder is only read, not even locked, and nothing in it may
   // change meanwhile, as in a Checkpoint(). Put() and Delete() are refused as
   // kFailedPrecondition with this for the reason.
-  std::string read_only = "";
+  std::string read_only;
   // For tests: files and threads. Must outlive the store. Null: the system's.
   rocksdb::Env* env = nullptr;
 };

@@ -76,7 +76,7 @@ TEST(SnapshotsTest, KillWhileSnapshotsAreMade) {
     ASSERT_TRUE(api.CreateCollection("c", kDimension).ok());
     Fill(api, 0, 500);
     std::thread maker([&] {
-      while (CreateSnapshot(api, absl::StrCat("s", acknowledged)).ok()) {
+      while (CreateSnapshot(api, absl::StrCat("s", acknowledged.load())).ok()) {
         ++acknowledged;
       }
     });

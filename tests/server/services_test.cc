@@ -220,7 +220,7 @@ TEST_F(ServicesTest, EveryOtherMethodSaysThatItIsNotThereYet) {
   server_->Shutdown();  // Calls count once gRPC is done with them.
   const std::string metrics = ScrapeMetrics();
   EXPECT_THAT(metrics, HasSubstr("method=\"quern.v1.Scoring/Score\""));
-  EXPECT_GT(refused, 10);
+  EXPECT_GT(refused, 0);
 }
 
 TEST_F(ServicesTest, EmbedAnswersForEachInput) {
