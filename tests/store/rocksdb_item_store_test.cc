@@ -578,8 +578,8 @@ TEST_F(RocksdbItemStoreTest, OpenForReadingOnlyChangesNothing) {
     EXPECT_EQ(reader->count(), 2);
     EXPECT_TRUE(Has(*reader, "sorted"));
     EXPECT_TRUE(Has(*another, "logged"));
-    const auto refused = StatusIs(absl::StatusCode::kFailedPrecondition,
-                                  HasSubstr("a reason"));
+    const auto refused =
+        StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("a reason"));
     EXPECT_THAT(reader->Put({MakeItem("x")}), refused);
     EXPECT_THAT(reader->Delete({"sorted"}), refused);
   }
