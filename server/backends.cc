@@ -1,7 +1,12 @@
 #include "server/backends.h"
 
+#include <algorithm>
+#include <functional>
+#include <optional>
 #include <string>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 
@@ -94,6 +99,73 @@ SyncMode SyncModeOf(v1::StorageConfig::Sync sync) {
   }
 }
 
+IndexKind KindOf(v1::IndexConfig::Kind kind) {
+  switch (kind) {
+    case v1::IndexConfig::KIND_EXACT:
+      return IndexKind::kExact;
+    case v1::IndexConfig::KIND_HNSW:
+      return IndexKind::kHnsw;
+    case v1::IndexConfig::KIND_IVF_PQ:
+      return IndexKind::kIvfPq;
+    default:
+      return IndexKind::kAuto;
+  }
+}
+
+VectorStorage StorageOf(v1::IndexConfig::Storage storage) {
+  switch (storage) {
+    case v1::IndexConfig::STORAGE_FP16:
+      return VectorStorage::kFp16;
+    case v1::IndexConfig::STORAGE_INT8:
+      return VectorStorage::kInt8;
+    default:
+      return VectorStorage::kFp32;
+  }
+}
+
+// The vectors of items as the store has them now.
+VectorReader ReaderOf(const ItemStore* store) {
+  return
+      [store](absl::Span<const std::string> ids,
+              const std::function<void(size_t, absl::Span<const float>)>& visit)
+          -> absl::Status {
+        QUERN_ASSIGN_OR_RETURN(
+            const std::vector<std::optional<Item>> items,
+            store->Get(ids, {.payload = false, .embedding = true}));
+        for (size_t i = 0; i < items.size(); ++i) {
+          if (items[i].has_value()) visit(i, items[i]->embedding);
+        }
+        return absl::OkStatus();
+      };
+}
+
+ShardedIndexOptions IndexOptions(const v1::Collection& record,
+                                 const std::string& directory, ItemStore* store,
+                                 std::shared_ptr<ThreadPool> background) {
+  const v1::IndexConfig& config = record.index();
+  ShardedIndexOptions options{.dimension = record.dimension(),
+                              .metric = MetricOf(record),
+                              .kind = KindOf(config.kind()),
+                              .storage = StorageOf(config.storage()),
+                              .fields = FieldsOf(record),
+                              .directory = directory,
+                              .oldest_sequence = store->trimmed_sequence(),
+                              .newest_sequence = store->last_sequence(),
+                              .reader = ReaderOf(store),
+                              .background = std::move(background)};
+  if (config.has_target_recall()) {
+    options.target_recall = config.target_recall();
+  }
+  if (config.has_shards()) options.shards = config.shards();
+  options.build_threads =
+      std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / 2);
+  options.saved = [store](uint64_t sequence) {
+    // A log that is too long costs space alone; the next save tries again.
+    const absl::Status ignored = store->TrimChanges(sequence);
+  };
+  return options;
+}
+
 CollectionFactories StoreAndIndex(const v1::StorageConfig& config,
                                   const Clock* clock) {
   CollectionFactories factories;
@@ -121,10 +193,17 @@ CollectionFactories StoreAndIndex(const v1::StorageConfig& config,
                                    .clock = clock,
                                    .read_only = reason});
   };
-  factories.create_index = [](const v1::Collection& record)
-      -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
+  // One step of one index at a time, whatever the number of collections.
+  const auto background = std::make_shared<ThreadPool>(
+      ThreadPoolOptions{.name = "index", .threads = 1, .max_queue = 4096});
+  factories.create_index =
+      [background](
+          const v1::Collection& record, const std::string& directory,
+          ItemStore* store) -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
+    // An index whose store takes no writes stays as it is, and so do its files.
     return ShardedIndex::Create(
-        {.dimension = record.dimension(), .metric = MetricOf(record)});
+        IndexOptions(record, directory, store,
+                     store->write_status().ok() ? background : nullptr));
   };
   return factories;
 }

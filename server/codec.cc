@@ -28,10 +28,10 @@ using ::google::protobuf::FieldDescriptor;
 using ::google::protobuf::Message;
 
 constexpr int64_t kDefaultHits = 10;
+constexpr int32_t kMaxShards = 64;
 constexpr absl::string_view kPageTokenVersion = "1";
 constexpr size_t kRequestHashCharacters = 32;
 
-// Limits such as target_recall, which an exact search fulfils by itself.
 absl::Status CheckShare(float share, absl::string_view field) {
   if (share > 0 && share <= 1) return absl::OkStatus();
   return InvalidField(
@@ -134,10 +134,23 @@ absl::Status DecodeSearchToken(const v1::SearchRequest& request,
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::vector<int32_t>> DecodeModalities(
+    const google::protobuf::RepeatedField<int>& modalities) {
+  for (int i = 0; i < modalities.size(); ++i) {
+    if (modalities[i] != v1::MODALITY_UNSPECIFIED &&
+        v1::Modality_IsValid(modalities[i])) {
+      continue;
+    }
+    return InvalidField(
+        absl::StrCat("modalities[", i, "]"),
+        absl::StrCat("is ", modalities[i], "; it must name a kind of item"));
+  }
+  return std::vector<int32_t>(modalities.begin(), modalities.end());
+}
+
 absl::Status RefuseUnknownSearchFields(const v1::SearchRequest& request) {
   QUERN_RETURN_IF_ERROR(
-      RefuseFields(request, {"filter", "rerank", "min_probability", "category",
-                             "explain", "modalities"}));
+      RefuseFields(request, {"rerank", "min_probability", "category"}));
   if (request.granularity() != v1::GRANULARITY_UNSPECIFIED &&
       request.granularity() != v1::GRANULARITY_ITEM) {
     return NotInThisVersion("granularity");
@@ -428,7 +441,13 @@ absl::StatusOr<SearchQuery> DecodeSearch(const v1::SearchRequest& request,
   }
   if (request.has_recall()) {
     QUERN_RETURN_IF_ERROR(CheckShare(request.recall(), "recall"));
+    query.recall = request.recall();
   }
+  query.filter = request.filter();
+  query.exact = request.exact();
+  query.explain = request.explain();
+  QUERN_ASSIGN_OR_RETURN(query.modalities,
+                         DecodeModalities(request.modalities()));
   query.parts.reserve(request.query().parts_size());
   for (int i = 0; i < request.query().parts_size(); ++i) {
     QUERN_ASSIGN_OR_RETURN(QueryPart part,
@@ -456,8 +475,13 @@ absl::Status EncodeSearch(const SearchResult& result,
   report.mutable_model()->set_name(result.model_name);
   report.mutable_model()->set_version(result.model_version);
   report.mutable_model()->set_fingerprint(result.model_fingerprint);
-  report.set_shards_asked(1);
-  report.set_shards_answered(1);
+  report.set_shards_asked(result.index.shards_asked);
+  report.set_shards_answered(result.index.shards_answered);
+  report.set_degraded(!result.index.degraded_reasons.empty());
+  for (const std::string& reason : result.index.degraded_reasons) {
+    report.add_degraded_reasons(reason);
+  }
+  report.set_explanation(result.index.plan);
   report.set_index_version(result.index_version);
   report.set_item_count(result.item_count);
   report.set_query_truncated(result.query_truncated);
@@ -519,20 +543,22 @@ void EncodeSnapshot(const SnapshotInfo& snapshot, v1::Snapshot* out) {
 
 absl::Status CheckNewCollection(const v1::Collection& collection) {
   const v1::IndexConfig& index = collection.index();
-  if (index.kind() != v1::IndexConfig::KIND_UNSPECIFIED &&
-      index.kind() != v1::IndexConfig::KIND_EXACT) {
-    return NotInThisVersion("collection.index.kind");
+  if (!v1::IndexConfig::Kind_IsValid(index.kind())) {
+    return InvalidField("collection.index.kind",
+                        absl::StrCat("is ", static_cast<int>(index.kind()),
+                                     "; it must be EXACT, HNSW or IVF_PQ"));
   }
-  if (index.storage() != v1::IndexConfig::STORAGE_UNSPECIFIED &&
-      index.storage() != v1::IndexConfig::STORAGE_FP32) {
-    return NotInThisVersion("collection.index.storage");
+  if (!v1::IndexConfig::Storage_IsValid(index.storage())) {
+    return InvalidField("collection.index.storage",
+                        absl::StrCat("is ", static_cast<int>(index.storage()),
+                                     "; it must be FP32, FP16 or INT8"));
   }
-  if (index.has_shards() && index.shards() < 1) {
+  if (index.has_shards() &&
+      (index.shards() < 1 || index.shards() > kMaxShards)) {
     return InvalidField(
         "collection.index.shards",
-        absl::StrCat("is ", index.shards(), "; it must be 1 to 64"));
+        absl::StrCat("is ", index.shards(), "; it must be 1 to ", kMaxShards));
   }
-  if (index.shards() > 1) return NotInThisVersion("collection.index.shards");
   if (index.has_target_recall()) {
     QUERN_RETURN_IF_ERROR(
         CheckShare(index.target_recall(), "collection.index.target_recall"));

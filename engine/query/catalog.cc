@@ -191,6 +191,7 @@ absl::StatusOr<std::shared_ptr<Collection>> Catalog::Get(
 absl::StatusOr<v1::Collection> Catalog::Update(
     absl::string_view name,
     const std::function<absl::Status(v1::Collection&)>& change) {
+  QUERN_RETURN_IF_ERROR(CheckWritable());
   absl::MutexLock create_lock(&create_mutex_);
   QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<Collection> collection,
                          Get(name));

@@ -7,16 +7,12 @@
 #include "absl/strings/str_cat.h"
 
 #include "engine/base/error.h"
-#include "engine/base/matrix.h"
 #include "engine/base/status_macros.h"
 #include "engine/filter/field_values.h"
 #include "engine/index/check_vector.h"
 
 namespace quern {
 namespace {
-
-// Rows handed to the index at once while it is built from the store.
-constexpr int64_t kLoadBatchRows = 4096;
 
 // Items deleted, or removed because they have expired, in one step: bounds how
 // long other writes wait.
@@ -32,48 +28,26 @@ absl::StatusOr<bool> ItemMatches(const Item& item, const Filter& filter) {
   return Matches(filter, *values);
 }
 
-// Collects items row by row and gives them to an index in batches.
-class IndexLoader {
- public:
-  IndexLoader(VectorIndex* index, int64_t dimension)
-      : index_(index), dimension_(dimension) {}
-
-  absl::Status Add(Item item) {
-    ids_.push_back(std::move(item.id));
-    values_.insert(values_.end(), item.embedding.begin(), item.embedding.end());
-    return static_cast<int64_t>(ids_.size()) < kLoadBatchRows ? absl::OkStatus()
-                                                              : Flush();
+v1::IndexConfig::Kind EncodeKind(IndexKind kind) {
+  switch (kind) {
+    case IndexKind::kHnsw:
+      return v1::IndexConfig::KIND_HNSW;
+    case IndexKind::kIvfPq:
+      return v1::IndexConfig::KIND_IVF_PQ;
+    default:
+      return v1::IndexConfig::KIND_EXACT;
   }
+}
 
-  absl::Status Flush() {
-    if (ids_.empty()) return absl::OkStatus();
-    QUERN_RETURN_IF_ERROR(index_->Upsert(
-        ids_, MatrixView{.data = values_.data(),
-                         .rows = static_cast<int64_t>(ids_.size()),
-                         .columns = dimension_}));
-    ids_.clear();
-    values_.clear();
-    return absl::OkStatus();
+void DescribeShard(const ShardInfo& info, v1::ShardStatus* shard) {
+  shard->set_item_count(info.item_count);
+  shard->set_kind(EncodeKind(info.kind));
+  if (info.measured_recall.has_value()) {
+    shard->set_measured_recall(*info.measured_recall);
   }
-
- private:
-  VectorIndex* const index_;
-  const int64_t dimension_;
-  std::vector<std::string> ids_;
-  std::vector<float> values_;  // ids_.size() x dimension_
-};
-
-absl::Status LoadIndex(const ItemStore& store, int64_t dimension,
-                       VectorIndex* index) {
-  IndexLoader loader(index, dimension);
-  absl::Status status;
-  QUERN_RETURN_IF_ERROR(
-      store.Scan("", {.payload = false, .embedding = true}, [&](Item item) {
-        status = loader.Add(std::move(item));
-        return status.ok();
-      }));
-  QUERN_RETURN_IF_ERROR(status);
-  return loader.Flush();
+  shard->set_device(info.device);
+  shard->set_available(info.available);
+  shard->set_message(info.message);
 }
 
 }  // namespace
@@ -85,12 +59,16 @@ absl::StatusOr<std::unique_ptr<Collection>> Collection::Open(
   QUERN_ASSIGN_OR_RETURN(
       std::unique_ptr<ItemStore> store,
       factories.open_store(absl::StrCat(directory, "/items"), record));
-  QUERN_ASSIGN_OR_RETURN(std::unique_ptr<VectorIndex> index,
-                         factories.create_index(record));
-  QUERN_RETURN_IF_ERROR(LoadIndex(*store, record.dimension(), index.get()));
-  return std::unique_ptr<Collection>(
+  QUERN_ASSIGN_OR_RETURN(
+      std::unique_ptr<VectorIndex> index,
+      factories.create_index(record, absl::StrCat(directory, "/index"),
+                             store.get()));
+  std::unique_ptr<Collection> collection(
       new Collection(directory, std::move(record), std::move(settings),
                      std::move(store), std::move(index)));
+  QUERN_RETURN_IF_ERROR(collection->sync_->CatchUp());
+  collection->sync_->StartRepair();
+  return collection;
 }
 
 Collection::Collection(std::string directory, v1::Collection record,
@@ -102,7 +80,9 @@ Collection::Collection(std::string directory, v1::Collection record,
       store_(std::move(store)),
       index_(std::move(index)),
       settings_(
-          std::make_shared<const CollectionSettings>(std::move(settings))) {}
+          std::make_shared<const CollectionSettings>(std::move(settings))),
+      sync_(std::make_unique<IndexSync>(store_.get(), index_.get(), record_,
+                                        &write_mutex_)) {}
 
 Collection::~Collection() {
   bool dropped = false;
@@ -110,6 +90,8 @@ Collection::~Collection() {
     absl::MutexLock lock(&write_mutex_);
     dropped = dropped_;
   }
+  sync_.reset();
+  index_.reset();
   store_.reset();
   if (!dropped) return;
   // Without its record the folder counts as deleted; what cannot be removed now
@@ -131,15 +113,12 @@ v1::Collection Collection::Describe() const {
                                : v1::CollectionStatus::STATE_READ_ONLY);
   status.set_message(std::string(writes.message()));
   status.set_item_count(index_->size());
-  status.set_disk_bytes(store_->disk_bytes());
+  status.set_disk_bytes(store_->disk_bytes() + index_->disk_bytes());
   status.set_memory_bytes(index_->memory_bytes());
   status.set_index_version(index_version());
-  v1::ShardStatus& shard = *status.add_shards();
-  shard.set_item_count(index_->size());
-  shard.set_kind(v1::IndexConfig::KIND_EXACT);
-  shard.set_measured_recall(1);
-  shard.set_device("cpu");
-  shard.set_available(true);
+  for (const ShardInfo& info : index_->shards()) {
+    DescribeShard(info, status.add_shards());
+  }
   return described;
 }
 
@@ -160,23 +139,15 @@ absl::StatusOr<std::vector<PutResult>> Collection::Upsert(
   absl::MutexLock lock(&write_mutex_);
   if (dropped_) return NotFound("collection", name());
   QUERN_ASSIGN_OR_RETURN(std::vector<PutResult> results, store_->Put(items));
-  std::vector<std::string> ids;
-  std::vector<float> values;
-  ids.reserve(items.size());
-  values.reserve(items.size() * dimension());
+  std::vector<const Item*> taken;
   for (size_t i = 0; i < items.size(); ++i) {
-    if (!results[i].status.ok()) continue;
-    ids.push_back(items[i].id);
-    values.insert(values.end(), items[i].embedding.begin(),
-                  items[i].embedding.end());
+    if (results[i].status.ok()) taken.push_back(&items[i]);
   }
-  if (ids.empty()) return results;
+  if (taken.empty()) return results;
   // The store took these vectors, so only memory can fail here; the index is
   // then behind the store until the next start.
-  QUERN_RETURN_IF_ERROR(
-      index_->Upsert(ids, MatrixView{.data = values.data(),
-                                     .rows = static_cast<int64_t>(ids.size()),
-                                     .columns = dimension()}));
+  QUERN_RETURN_IF_ERROR(sync_->Add(taken));
+  index_->MarkApplied(store_->last_sequence());
   ++index_version_;
   return results;
 }
@@ -186,6 +157,8 @@ absl::StatusOr<Item> Collection::Update(
   absl::MutexLock lock(&write_mutex_);
   if (dropped_) return NotFound("collection", name());
   QUERN_ASSIGN_OR_RETURN(Item item, store_->Update(id, change));
+  QUERN_RETURN_IF_ERROR(sync_->TakePayload(id));
+  index_->MarkApplied(store_->last_sequence());
   ++index_version_;
   return item;
 }
@@ -248,7 +221,8 @@ absl::StatusOr<bool> Collection::RemoveExpired() {
   QUERN_ASSIGN_OR_RETURN(const std::vector<std::string> ids,
                          store_->RemoveExpired(kRemoveItems));
   if (ids.empty()) return false;
-  QUERN_RETURN_IF_ERROR(index_->Remove(ids));
+  QUERN_RETURN_IF_ERROR(sync_->Remove(ids));
+  index_->MarkApplied(store_->last_sequence());
   ++index_version_;
   return ids.size() == kRemoveItems;
 }
@@ -262,7 +236,8 @@ absl::StatusOr<int64_t> Collection::DeleteHeld(
     absl::Span<const std::string> ids) {
   if (dropped_) return NotFound("collection", name());
   QUERN_ASSIGN_OR_RETURN(const int64_t deleted, store_->Delete(ids));
-  QUERN_RETURN_IF_ERROR(index_->Remove(ids));
+  QUERN_RETURN_IF_ERROR(sync_->Remove(ids));
+  index_->MarkApplied(store_->last_sequence());
   if (deleted > 0) ++index_version_;
   return deleted;
 }

@@ -18,6 +18,7 @@
 #include "engine/filter/filter.h"
 #include "engine/index/vector_index.h"
 #include "engine/query/collection_settings.h"
+#include "engine/query/index_sync.h"
 #include "engine/store/item_store.h"
 #include "quern/v1/collections.pb.h"
 
@@ -34,8 +35,10 @@ struct CollectionFactories {
       const std::string& path, const v1::Collection& record,
       const std::string& reason)>
       open_read_only;
+  // The index's files are in `directory`; `store` outlives the index.
   std::function<absl::StatusOr<std::unique_ptr<VectorIndex>>(
-      const v1::Collection& record)>
+      const v1::Collection& record, const std::string& directory,
+      ItemStore* store)>
       create_index;
 };
 
@@ -45,7 +48,8 @@ Metric MetricOf(const v1::Collection& record);
 // kept in step. Thread-safe.
 class Collection {
  public:
-  // Opens the store in `directory` and builds the index from it.
+  // Opens the store and the index in `directory` and gives the index what the
+  // store has since it was saved.
   // Errors: those of the factories and of reading the store.
   static absl::StatusOr<std::unique_ptr<Collection>> Open(
       const std::string& directory, v1::Collection record,
@@ -104,6 +108,7 @@ class Collection {
 
   const ItemStore& store() const { return *store_; }
   const VectorIndex& index() const { return *index_; }
+  VectorIndex& mutable_index() { return *index_; }
 
   // Counts up with every change that a search can see.
   int64_t index_version() const { return index_version_; }
@@ -123,8 +128,8 @@ class Collection {
 
   const std::string directory_;
   const v1::Collection record_;
-  std::unique_ptr<ItemStore> store_;  // Set once; closed before the files go.
-  const std::unique_ptr<VectorIndex> index_;
+  std::unique_ptr<ItemStore> store_;    // Set once; closed before the files go.
+  std::unique_ptr<VectorIndex> index_;  // Likewise; it reads the store.
 
   mutable absl::Mutex settings_mutex_;
   std::shared_ptr<const CollectionSettings> settings_
@@ -134,6 +139,7 @@ class Collection {
   // the same order.
   mutable absl::Mutex write_mutex_;
   bool dropped_ ABSL_GUARDED_BY(write_mutex_) = false;
+  std::unique_ptr<IndexSync> sync_;  // Set once.
   // Read without the mutex: a search must not wait for a write's fsync.
   std::atomic<int64_t> index_version_ = 0;
 };

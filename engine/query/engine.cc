@@ -159,6 +159,12 @@ class Engine::SearchCall {
         model.ok()) {
       result_.model_version = (*model)->info().version;
     }
+    options_ = {.recall = query_.recall,
+                .exact = query_.exact,
+                .modalities = query_.modalities,
+                .explain = query_.explain};
+    QUERN_ASSIGN_OR_RETURN(options_.filter,
+                           ParseFilter(query_.filter, FieldsOf(record)));
     result_.index_version = collection_->index_version();
     result_.item_count = collection_->index().size();
     for (size_t i = 0; i < query_.parts.size(); ++i) {
@@ -335,11 +341,10 @@ class Engine::SearchCall {
     StageTimer timer(context_, "search");
     const MatrixView queries{
         .data = vector.data(), .rows = 1, .columns = collection_->dimension()};
-    QUERN_ASSIGN_OR_RETURN(
-        std::vector<std::vector<ScoredId>> lists,
-        collection_->index().Search(
-            context_, queries,
-            {.k = k + static_cast<int64_t>(excluded_.size())}));
+    options_.k = k + static_cast<int64_t>(excluded_.size());
+    QUERN_ASSIGN_OR_RETURN(std::vector<std::vector<ScoredId>> lists,
+                           collection_->index().Search(
+                               context_, queries, options_, &result_.index));
     std::vector<ScoredId> found = std::move(lists.front());
     std::erase_if(found, [&](const ScoredId& hit) {
       return std::find(excluded_.begin(), excluded_.end(), hit.id) !=
@@ -424,6 +429,7 @@ class Engine::SearchCall {
   std::vector<size_t> part_of_input_;
   // Of a grouped search, by id; no value for an item that has none.
   absl::flat_hash_map<std::string, std::optional<std::string>> group_keys_;
+  VectorSearchOptions options_;
   SearchResult result_;
 };
 

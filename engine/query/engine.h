@@ -63,7 +63,12 @@ struct SearchQuery {
   std::string group_by;
   int64_t group_size = 1;
   std::optional<float> min_score;
-  ItemParts read;  // What comes with the hits.
+  ItemParts read;      // What comes with the hits.
+  std::string filter;  // In the language of engine/filter; empty: everything.
+  std::vector<int32_t> modalities;  // Only of these; empty: all.
+  bool exact = false;               // Compare with every vector.
+  std::optional<float> recall;      // Null: the collection's target.
+  bool explain = false;             // SearchResult::index.plan is wanted.
 };
 
 struct SearchHit {
@@ -85,6 +90,7 @@ struct SearchResult {
   bool has_more = false;
   int64_t next_offset = 0;
   PageState page_state;
+  SearchStats index;  // What the index did.
 };
 
 // What an upsert says of one item.
@@ -130,10 +136,9 @@ class Engine {
   // fetch. `context`, whose stage times it writes, and `query` must live until
   // `done` is called, once. Errors:
   //   kNotFound            no such collection; a stored item of the query
-  //   kInvalidArgument     a part, the number of parts, k, group_by, or a page
-  //                        whose state has passed (with field paths
-  //   as
-  //                        in quern.v1.SearchRequest)
+  //   kInvalidArgument     a part, the number of parts, k, recall, the filter,
+  //                        group_by, or a page whose state has passed (with
+  //                        field paths as in quern.v1.SearchRequest)
   //   kFailedPrecondition  the collection's model is not loaded, is another
   //                        version, or lacks the tower
   void Search(RequestContext& context, const SearchQuery& query,

@@ -20,26 +20,15 @@ namespace fs = std::filesystem;
 
 constexpr absl::string_view kItems = "/items";
 constexpr absl::string_view kIndex = "/index";
-// Swaps of an index that may come between the reading of its manifest and the
-// linking of its files.
-constexpr int kIndexAttempts = 5;
 
-// The index is derived: one that changes faster than it can be copied is left
-// out, and made anew of the items where the snapshot is opened.
 absl::Status CopyIndex(const std::string& from, const std::string& to,
                        const RequestContext& context) {
   std::error_code ignored;
   if (!fs::is_directory(from + std::string(kIndex), ignored)) {
     return absl::OkStatus();
   }
-  for (int attempt = 0; attempt < kIndexAttempts; ++attempt) {
-    absl::Status copied =
-        CopyFolder(absl::StrCat(from, kIndex), absl::StrCat(to, kIndex),
-                   Linked::kAll, context);
-    if (!absl::IsNotFound(copied)) return copied;
-    fs::remove_all(absl::StrCat(to, kIndex), ignored);
-  }
-  return absl::OkStatus();
+  return CopyFolder(absl::StrCat(from, kIndex), absl::StrCat(to, kIndex),
+                    Linked::kAll, context);
 }
 
 }  // namespace
@@ -79,7 +68,8 @@ absl::StatusOr<SnapshotInfo> Snapshots::Create(const RequestContext& context,
   const std::string& directory = draft->directory();
   // The index first: it may be behind the items, which hold what it lacks, but
   // not before them.
-  QUERN_RETURN_IF_ERROR(CopyIndex(source->directory(), directory, context));
+  QUERN_RETURN_IF_ERROR(
+      source->index().LinkFiles(absl::StrCat(directory, kIndex)));
   QUERN_RETURN_IF_ERROR(
       source->store().Checkpoint(absl::StrCat(directory, kItems)));
   // As it is now: settings may have changed since it was opened.

@@ -1241,6 +1241,9 @@ uint64_t RocksdbItemStore::trimmed_sequence() const {
 }
 
 absl::Status RocksdbItemStore::write_status() const {
+  if (!options_.read_only.empty()) {
+    return absl::FailedPreconditionError(options_.read_only);
+  }
   absl::MutexLock lock(&mutex_);
   return database_ == nullptr ? closed_ : database_->write_status();
 }

@@ -314,11 +314,11 @@ TEST_F(BadInputTest, PayloadOverTheLimit) {
 
 TEST_F(BadInputTest, WhatIsNotThereYetIsNamedAndNotIgnored) {
   v1::SearchRequest request = TextSearch("photos", "red");
-  request.set_filter("year > 2020");
+  request.mutable_group_by()->set_field("year");
   v1::SearchResponse response;
   const grpc::Status status = api_.Search(request, &response);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
-  EXPECT_THAT(status.error_message(), HasSubstr("filter"));
+  EXPECT_THAT(status.error_message(), HasSubstr("group_by"));
 }
 
 TEST_F(BadInputTest, EmbedReportsEachInputAndFailsOnlyWhenAllDo) {

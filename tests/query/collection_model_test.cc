@@ -305,8 +305,9 @@ class Subject {
                                           .write_buffer_bytes = 64 << 10,
                                           .clock = &clock_});
          },
-         .create_index = [](const v1::Collection&)
-             -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
+         .create_index =
+             [](const v1::Collection&, const std::string&,
+                ItemStore*) -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
            return std::make_unique<FakeVectorIndex>(kDimension);
          }}));
   }

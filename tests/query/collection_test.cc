@@ -1,14 +1,19 @@
 #include "engine/query/collection.h"
 
 #include <cmath>
+#include <filesystem>
+#include <functional>
 #include <limits>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
+#include "google/protobuf/struct.pb.h"
 #include "gtest/gtest.h"
 
+#include "engine/index/sharded_index.h"
 #include "engine/query/catalog.h"
 #include "engine/query/expiry_sweep.h"
 #include "tests/query/fake_collection.h"
@@ -211,6 +216,123 @@ TEST_F(CollectionTest, TheSweepRemovesWhatExpired) {
   clock.Advance(absl::Seconds(100));
   while ((*collection)->index().size() > 0) std::this_thread::yield();
   EXPECT_EQ((*collection)->store().count(), 0);
+}
+
+// With the real index and its files over a store in memory.
+class IndexedCollectionTest : public ::testing::Test {
+ protected:
+  static constexpr int kItems = 600;
+
+  IndexedCollectionTest() {
+    record_ = Record("c", 2);
+    v1::PayloadField& field = *record_.add_payload_fields();
+    field.set_path("n");
+    field.set_type(v1::PayloadField::TYPE_NUMBER);
+  }
+
+  std::unique_ptr<Collection> Open() {
+    CollectionFactories factories = disk_.Factories();
+    factories.create_index =
+        [](const v1::Collection& record, const std::string& directory,
+           ItemStore* store) -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
+      return ShardedIndex::Create({.dimension = record.dimension(),
+                                   .shards = 2,
+                                   .fields = FieldsOf(record),
+                                   .directory = directory,
+                                   .oldest_sequence = store->trimmed_sequence(),
+                                   .newest_sequence = store->last_sequence(),
+                                   .saved = [store](uint64_t sequence) {
+                                     EXPECT_TRUE(
+                                         store->TrimChanges(sequence).ok());
+                                   }});
+    };
+    auto collection = Collection::Open(directory_.path(), record_, factories);
+    EXPECT_TRUE(collection.ok()) << collection.status();
+    return *std::move(collection);
+  }
+
+  static Item NumberedItem(int i) {
+    google::protobuf::Struct payload;
+    (*payload.mutable_fields())["n"].set_number_value(i);
+    Item item =
+        MakeItem(absl::StrCat("item", i), {1, static_cast<float>(i) / kItems});
+    item.payload = payload.SerializeAsString();
+    item.modality = v1::MODALITY_IMAGE;
+    return item;
+  }
+
+  static void Fill(Collection& collection) {
+    std::vector<Item> items;
+    for (int i = 0; i < kItems; ++i) items.push_back(NumberedItem(i));
+    ASSERT_TRUE(collection.Upsert(items).ok());
+    ASSERT_TRUE(collection.mutable_index().Optimize([](float) {}).ok());
+  }
+
+  std::vector<std::string> Matching(const Collection& collection,
+                                    const std::string& filter) {
+    RequestContext context(&kClock, "test");
+    const std::vector<float> query = {1, 0};
+    const auto lists = collection.index().Search(
+        context, {.data = query.data(), .rows = 1, .columns = 2},
+        {.k = kItems,
+         .filter = *ParseFilter(filter, FieldsOf(collection.record()))});
+    EXPECT_TRUE(lists.ok()) << lists.status();
+    std::vector<std::string> ids;
+    for (const ScoredId& hit : lists->front()) ids.push_back(hit.id);
+    return ids;
+  }
+
+  v1::Collection record_;
+  TemporaryDirectory directory_;
+  FakeDisk disk_;
+};
+
+TEST_F(IndexedCollectionTest, CatchesUpWithWhatWasWrittenSinceItWasSaved) {
+  auto collection = Open();
+  Fill(*collection);
+  ASSERT_TRUE(collection->Delete({"item3"}).ok());
+  ASSERT_TRUE(collection->Upsert({NumberedItem(kItems)}).ok());
+  Item changed = NumberedItem(5);
+  changed.payload = NumberedItem(-5).payload;
+  ASSERT_TRUE(collection->Upsert({changed}).ok());
+  collection.reset();
+
+  collection = Open();
+  EXPECT_FALSE(collection->index().incomplete());
+  EXPECT_EQ(collection->index().size(), kItems);
+  EXPECT_THAT(Matching(*collection, "n < 5"),
+              ElementsAre("item0", "item1", "item2", "item4", "item5"));
+  EXPECT_THAT(Matching(*collection, "n >= 599"),
+              ElementsAre("item599", "item600"));
+}
+
+TEST_F(IndexedCollectionTest, FilesThatAreMissingOrDamagedAreMadeAgain) {
+  auto collection = Open();
+  Fill(*collection);
+  collection.reset();
+  const std::string index = directory_.File("index");
+  const std::vector<std::function<void()>> damages = {
+      [&] { std::filesystem::remove_all(index); },
+      [&] { std::filesystem::resize_file(index + "/manifest", 20); },
+      [&] { std::filesystem::resize_file(index + "/segment-1", 200); }};
+  for (const auto& damage : damages) {
+    damage();
+    collection = Open();
+    while (collection->index().incomplete()) {
+      // Searches go on meanwhile.
+      EXPECT_FALSE(collection->Describe().status().shards().empty());
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    EXPECT_EQ(collection->index().size(), kItems);
+    EXPECT_EQ(Matching(*collection, "n < 100").size(), 100u);
+    ASSERT_TRUE(collection->mutable_index().Optimize([](float) {}).ok());
+    collection.reset();
+    // As good as new, so that the next damage is met alone.
+    std::filesystem::remove_all(index);
+    collection = Open();
+    ASSERT_TRUE(collection->mutable_index().Optimize([](float) {}).ok());
+    collection.reset();
+  }
 }
 
 TEST(CheckVectorTest, NamesWhatIsWrong) {

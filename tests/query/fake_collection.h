@@ -83,7 +83,9 @@ class FakeDisk {
               }
               return std::make_unique<ForwardingItemStore>(store);
             },
-            .create_index = [](const v1::Collection& record)
+            .create_index = [](const v1::Collection& record,
+                               const std::string& /*directory*/,
+                               ItemStore* /*store*/)
                 -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
               return std::make_unique<FakeVectorIndex>(record.dimension(),
                                                        Metric::kCosine);

@@ -172,7 +172,9 @@ class ServerTest : public ::testing::Test {
           std::make_shared<FakeItemStore>(record.dimension(), clock_, path),
           reason);
     };
-    backends.collections.create_index = [](const v1::Collection& record)
+    backends.collections.create_index = [](const v1::Collection& record,
+                                           const std::string& /*directory*/,
+                                           ItemStore* /*store*/)
         -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
       return std::make_unique<FakeVectorIndex>(record.dimension());
     };

@@ -1,5 +1,6 @@
 // Every method over a real connection, with fakes below the engine.
 
+#include <cmath>
 #include <functional>
 #include <limits>
 #include <set>
@@ -136,14 +137,11 @@ TEST_F(ServicesTest, SearchRefusesWhatIsNotThereYet) {
   FillCollection();
   using Change = std::function<void(v1::SearchRequest&)>;
   const std::vector<std::pair<std::string, Change>> changes = {
-      {"filter", [](auto& r) { r.set_filter("x"); }},
       {"granularity",
        [](auto& r) { r.set_granularity(v1::GRANULARITY_REGION); }},
       {"rerank", [](auto& r) { r.mutable_rerank(); }},
       {"min_probability", [](auto& r) { r.set_min_probability(0.5F); }},
       {"category", [](auto& r) { r.mutable_category(); }},
-      {"explain", [](auto& r) { r.set_explain(true); }},
-      {"modalities", [](auto& r) { r.add_modalities(v1::MODALITY_TEXT); }},
       {"query.feedback",
        [](auto& r) { r.mutable_query()->mutable_feedback(); }},
       {"query.parts[0].audio",
@@ -789,16 +787,6 @@ TEST_F(ServicesTest, CollectionsAreListedInPages) {
 TEST_F(ServicesTest, CreateRefusesWhatIsNotThereYet) {
   using Change = std::function<void(v1::Collection&)>;
   const std::vector<std::pair<std::string, Change>> changes = {
-      {"collection.index.kind",
-       [](auto& c) {
-         c.mutable_index()->set_kind(v1::IndexConfig::KIND_HNSW);
-       }},
-      {"collection.index.storage",
-       [](auto& c) {
-         c.mutable_index()->set_storage(v1::IndexConfig::STORAGE_INT8);
-       }},
-      {"collection.index.shards",
-       [](auto& c) { c.mutable_index()->set_shards(2); }},
       {"collection.parts.dense",
        [](auto& c) {
          c.mutable_parts()->set_dense(v1::PartsConfig::DENSE_7X7);
@@ -821,6 +809,61 @@ TEST_F(ServicesTest, CreateRefusesWhatIsNotThereYet) {
   plain.mutable_index()->set_target_recall(1);
   plain.mutable_index()->set_shards(1);
   EXPECT_TRUE(Create(plain).ok());
+}
+
+TEST_F(ServicesTest, CreateTakesEveryKindOfIndexAndRefusesWhatIsOutOfRange) {
+  v1::Collection good;
+  good.set_name("good");
+  good.mutable_index()->set_kind(v1::IndexConfig::KIND_IVF_PQ);
+  good.mutable_index()->set_storage(v1::IndexConfig::STORAGE_INT8);
+  good.mutable_index()->set_shards(64);
+  good.mutable_index()->set_target_recall(0.99F);
+  EXPECT_TRUE(Create(good).ok());
+  using Change = std::function<void(v1::IndexConfig&)>;
+  const std::vector<std::pair<std::string, Change>> changes = {
+      {"kind",
+       [](auto& i) { i.set_kind(static_cast<v1::IndexConfig::Kind>(9)); }},
+      {"storage",
+       [](auto& i) {
+         i.set_storage(static_cast<v1::IndexConfig::Storage>(9));
+       }},
+      {"shards", [](auto& i) { i.set_shards(0); }},
+      {"shards", [](auto& i) { i.set_shards(65); }},
+      {"target_recall", [](auto& i) { i.set_target_recall(0); }},
+      {"target_recall", [](auto& i) { i.set_target_recall(1.5F); }},
+      {"target_recall", [](auto& i) { i.set_target_recall(std::nanf("")); }}};
+  for (const auto& [field, change] : changes) {
+    v1::Collection bad;
+    bad.set_name("bad");
+    change(*bad.mutable_index());
+    const grpc::Status status = Create(bad);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << field;
+    EXPECT_EQ(ViolatedField(status.error_details()),
+              absl::StrCat("collection.index.", field));
+  }
+}
+
+TEST_F(ServicesTest, SearchesForKindsOfItemsAndSaysHow) {
+  FillCollection();
+  v1::SearchRequest request = TextSearch("c", "red");
+  request.add_modalities(v1::MODALITY_TEXT);
+  request.set_exact(true);
+  request.set_recall(0.9F);
+  request.set_explain(true);
+  v1::SearchResponse response;
+  ASSERT_TRUE(Search(request, &response).ok());
+  for (const v1::Hit& hit : response.hits()) {
+    EXPECT_EQ(hit.item().modality(), v1::MODALITY_TEXT);
+  }
+  EXPECT_FALSE(response.report().explanation().empty());
+  EXPECT_FALSE(response.report().degraded());
+  EXPECT_EQ(response.report().shards_answered(),
+            response.report().shards_asked());
+  request.add_modalities(v1::MODALITY_UNSPECIFIED);
+  ExpectRefused(request, grpc::StatusCode::INVALID_ARGUMENT, "modalities[1]");
+  request.mutable_modalities()->RemoveLast();
+  request.set_filter("year > 2020");
+  ExpectRefused(request, grpc::StatusCode::INVALID_ARGUMENT, "filter");
 }
 
 TEST_F(ServicesTest, ModelsAreDescribed) {
