@@ -346,5 +346,85 @@ TEST_F(EmbedderTest, ManyCallersLoseNothing) {
   EXPECT_EQ(good, 180);
 }
 
+// A model that looks for things in pictures of twice its size.
+std::shared_ptr<const Model> ModelWithDenseSide(int64_t side) {
+  ModelInfo info = MakeFakeModel()->info();
+  info.size_multiple = FakeEncoder::kStride;
+  info.dense_side = side;
+  ImagePreprocessing preprocessing;
+  preprocessing.mode = ResizeMode::kCenterCrop;
+  preprocessing.width = preprocessing.height = 2 * FakeEncoder::kStride;
+  return std::make_shared<const Model>(info, preprocessing,
+                                       std::make_unique<FakeTokenizer>(),
+                                       std::make_unique<FakeEncoder>());
+}
+
+// Reads "3:1" as a picture of 240 x 80 that was 480 x 160.
+class WideDecoder final : public ImageDecoder {
+  absl::StatusOr<Image> DoDecode(absl::string_view encoded, int64_t,
+                                 int64_t) const override {
+    const bool is_line = encoded == "line";
+    Image image{.width = is_line ? 4000 : 240, .height = is_line ? 1 : 80};
+    image.rgb.resize(3 * image.width * image.height, 255);
+    if (!is_line) {
+      image.original_width = 480;
+      image.original_height = 160;
+    }
+    return image;
+  }
+};
+
+TEST_F(EmbedderTest, LooksAtAllOfAPictureInItsOwnShape) {
+  const WideDecoder wide;
+  Embedder embedder({}, &wide, nullptr, &calls_);
+  const RequestContext context(&clock_, "test");
+  const auto grid = [&](int64_t side, absl::string_view picture) {
+    Results results = Await<Results>([&](const auto& done) {
+      embedder.Embed(context, ModelWithDenseSide(side), {ImageInput{picture}},
+                     {.embedding = false, .dense = true, .whole_picture = true},
+                     done);
+    });
+    EXPECT_THAT(results[0], IsOk());
+    return *std::move(results[0]);
+  };
+  // 32 * sqrt(3) is 55.4, 32 / sqrt(3) is 18.5: 7 and 2 cells of 8 pixels.
+  const Embedded found = grid(32, "3:1");
+  EXPECT_EQ(found.dense.grid_width, 7);
+  EXPECT_EQ(found.dense.grid_height, 2);
+  EXPECT_EQ(found.width, 480);
+  EXPECT_EQ(found.height, 160);
+  // No longer than twice the side, whatever the picture.
+  const Embedded line = grid(32, "line");
+  EXPECT_EQ(line.dense.grid_width, 8);
+  EXPECT_EQ(line.dense.grid_height, 2);
+  EXPECT_EQ(line.width, 4000);
+  EXPECT_EQ(line.height, 1);
+  // A model that takes one size: squashed to it, though it would be cropped.
+  const Embedded own = grid(0, "3:1");
+  EXPECT_EQ(own.dense.grid_width, 2);
+  EXPECT_EQ(own.dense.grid_height, 2);
+}
+
+TEST_F(EmbedderTest, RunsPicturesOfManySizesTogether) {
+  const WideDecoder wide;
+  Embedder embedder({}, &wide, nullptr, &calls_);
+  const RequestContext context(&clock_, "test");
+  const Results results = Await<Results>([&](const auto& done) {
+    embedder.Embed(context, ModelWithDenseSide(32),
+                   {ImageInput{"3:1"}, ImageInput{"line"}, ImageInput{"3:1"}},
+                   {.embedding = false, .dense = true, .whole_picture = true},
+                   done);
+  });
+  std::vector<int64_t> widths;
+  for (const auto& result : results) {
+    ASSERT_THAT(result, IsOk());
+    widths.push_back(result->dense.grid_width);
+    EXPECT_EQ(result->dense.values.size(), result->dense.grid_width *
+                                               result->dense.grid_height *
+                                               result->dense.dimension);
+  }
+  EXPECT_THAT(widths, ElementsAre(7, 8, 7));
+}
+
 }  // namespace
 }  // namespace quern

@@ -52,6 +52,28 @@ TEST(ModelPackageTest, ReadsEverything) {
             folder.PathOf("canary/image.png"));
 }
 
+TEST(ModelPackageTest, ReadsHowThingsAreFound) {
+  Json model = TinyModelJson();
+  model["image"]["dense_side"] = 32;
+  model["calibration"]["regions"] = {{"bias", -2.5},
+                                     {"peak", 8},
+                                     {"mean", -1},
+                                     {"deviation", 0.5},
+                                     {"threshold", 0.25}};
+  const TemporaryFolder folder;
+  WriteTinyPackage(folder.path(), model);
+  const absl::StatusOr<ModelPackage> package = ReadModelPackage(folder.path());
+  ASSERT_TRUE(package.ok()) << package.status();
+  EXPECT_EQ(package->spec.image->dense_side, 32);
+  ASSERT_TRUE(package->spec.regions.has_value());
+  EXPECT_EQ(package->spec.regions->bias, -2.5);
+  EXPECT_EQ(package->spec.regions->peak, 8);
+  EXPECT_EQ(package->spec.regions->mean, -1);
+  EXPECT_EQ(package->spec.regions->deviation, 0.5);
+  EXPECT_EQ(package->spec.regions->threshold, 0.25);
+  EXPECT_FALSE(package->spec.segments.has_value());
+}
+
 // A package with another tokeniser; its files hold what model_package never
 // looks at.
 void WriteWithTokenizer(const std::string& folder, const Json& tokenizer,
@@ -168,6 +190,18 @@ INSTANTIATE_TEST_SUITE_P(
                 "/image/colour",
                 "1",
                 {"image.\"colour\"", "preprocess"}},
+        Mistake{"DenseSideOfNoMultiple",
+                "/image/dense_side",
+                "33",
+                {"image.dense_side", "33", "multiple of size_multiple"}},
+        Mistake{"DenseSideOfNothing",
+                "/image/dense_side",
+                "0",
+                {"image.dense_side", "1 to 2048"}},
+        Mistake{"CalibrationOfHalf",
+                "/calibration/segments",
+                R"({"bias": 1})",
+                {"calibration.segments.peak is missing"}},
         Mistake{"UnknownKeyAtTheTop", "/nmae", "1", {"\"nmae\"", "name"}},
         Mistake{"UnknownKeyDeepDown",
                 "/text/tokenizer/lower",

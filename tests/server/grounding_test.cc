@@ -1,5 +1,6 @@
 // quern.v1.Grounding over a real connection, with fakes below the engine.
 
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <string>
@@ -22,6 +23,7 @@ class GroundingTest : public ServerTest {
  protected:
   void SetUp() override {
     config_.mutable_media()->add_roots(media_.path());
+    config_.mutable_models()->add_roots(media_.path());
     StartServer();
   }
 
@@ -188,7 +190,8 @@ TEST_F(GroundingTest, RefusesBadRegionRequestsByName) {
 
 TEST_F(GroundingTest, NamesTheCapabilityThatAModelLacks) {
   v1::LoadModelRequest load;
-  load.set_path("no-dense");
+  load.set_path(media_.path() + "/no-dense");
+  std::filesystem::create_directory(load.path());
   v1::Model model;
   const grpc::Status loaded = Call(v1::Models::NewStub(channel_),
                                    &v1::Models::Stub::Load, load, &model);
