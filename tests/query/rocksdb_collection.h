@@ -27,8 +27,9 @@ inline CollectionFactories RocksdbFactories() {
     return RocksdbItemStore::Open(
         {.path = path, .dimension = record.dimension(), .read_only = reason});
   };
-  factories.create_index = [](const v1::Collection& record)
-      -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
+  factories.create_index =
+      [](const v1::Collection& record, const std::string& /*directory*/,
+         ItemStore* /*store*/) -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
     return std::make_unique<FakeVectorIndex>(record.dimension());
   };
   return factories;

@@ -102,10 +102,20 @@ class ReadOnlyItemStore final : public ForwardingItemStore {
   ReadOnlyItemStore(std::shared_ptr<ItemStore> store, std::string reason)
       : ForwardingItemStore(std::move(store)), reason_(std::move(reason)) {}
 
-  absl::StatusOr<std::vector<bool>> Put(absl::Span<const Item>) override {
+  absl::StatusOr<std::vector<PutResult>> Put(absl::Span<const Item>) override {
+    return absl::FailedPreconditionError(reason_);
+  }
+  absl::StatusOr<Item> Update(
+      const std::string&, const std::function<absl::Status(Item&)>&) override {
+    return absl::FailedPreconditionError(reason_);
+  }
+  absl::StatusOr<std::vector<std::string>> RemoveExpired(int64_t) override {
     return absl::FailedPreconditionError(reason_);
   }
   absl::StatusOr<int64_t> Delete(absl::Span<const std::string>) override {
+    return absl::FailedPreconditionError(reason_);
+  }
+  absl::Status write_status() const override {
     return absl::FailedPreconditionError(reason_);
   }
 
