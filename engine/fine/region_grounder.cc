@@ -211,6 +211,7 @@ std::vector<PlaceCandidate> Probabilities(
     best = std::max(best, region.score);
   }
   std::vector<PlaceCandidate> places;
+  places.reserve(regions.size());
   double total = 0;
   for (const GroundedRegion& region : regions) {
     const double weight =
@@ -272,6 +273,7 @@ std::vector<GroundedRegion> RegionGrounder::Candidates(
       query.object == nullptr ? regions : Candidates(*query.object);
   const std::vector<PlaceCandidate> objects = Probabilities(others);
   std::vector<Box> boxes;
+  boxes.reserve(regions.size());
   for (const GroundedRegion& region : regions) boxes.push_back(region.box);
   const std::vector<double> support =
       RelationSupport(query.relation, boxes, objects);
@@ -288,6 +290,7 @@ std::vector<GroundedRegion> RegionGrounder::Ground(const PhraseQuery& query,
                                                    double nms_iou) const {
   const std::vector<GroundedRegion> regions = Candidates(query);
   std::vector<Scored<Box>> boxes;
+  boxes.reserve(regions.size());
   for (const GroundedRegion& region : regions) {
     boxes.push_back({.where = region.box, .score = region.score});
   }

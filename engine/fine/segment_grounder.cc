@@ -125,6 +125,7 @@ GroundedMoments SegmentGrounder::Ground(absl::Span<const float> sentence,
   CosineMap(video_.frames, sentence, absl::MakeSpan(moments.saliency));
   const std::vector<Proposal> proposals = Propose(moments.saliency);
   std::vector<WeightedRun> voters;
+  voters.reserve(proposals.size());
   for (const Proposal& proposal : proposals) {
     voters.push_back({.run = proposal.run, .weight = proposal.weight});
   }

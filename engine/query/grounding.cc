@@ -93,6 +93,7 @@ class EmbedBoth {
 
   absl::StatusOr<Result> Take() {
     Result result;
+    result.texts.reserve(texts_.size());
     QUERN_RETURN_IF_ERROR(media_.status());
     result.media = *std::move(media_);
     for (absl::StatusOr<Embedded>& text : texts_) {
@@ -362,6 +363,7 @@ class SegmentCall {
         calibration_,
         CheckedCalibration(*target_.model, target_.model->info().segments,
                            query_.min_probability));
+    texts_.reserve(query_.sentences.size());
     for (const GroundText& sentence : query_.sentences) {
       texts_.push_back(TextInput{sentence.text});
     }
@@ -378,6 +380,7 @@ class SegmentCall {
     if (target_.is_stored) result.degraded_reasons.emplace_back(kDecodedAgain);
     TellOfTruncation(embedded.texts, result.degraded_reasons);
     std::vector<double> seconds;
+    seconds.reserve(result.times.size());
     for (const absl::Duration time : result.times) {
       seconds.push_back(absl::ToDoubleSeconds(time));
     }
