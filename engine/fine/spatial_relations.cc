@@ -118,8 +118,12 @@ struct Phrase {
 
   size_t size() const { return plain.size(); }
   Phrase Part(size_t begin, size_t end) const {
-    return {{written.begin() + begin, written.begin() + end},
-            {plain.begin() + begin, plain.begin() + end}};
+    const auto part = [&](const Words& words) {
+      const WordSpan span =
+          absl::MakeConstSpan(words).subspan(begin, end - begin);
+      return Words(span.begin(), span.end());
+    };
+    return {part(written), part(plain)};
   }
   std::string Text() const { return absl::StrJoin(written, " "); }
 };
