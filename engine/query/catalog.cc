@@ -202,7 +202,7 @@ absl::StatusOr<v1::Collection> Catalog::Update(
   }
   QUERN_RETURN_IF_ERROR(change(entry.record));
   QUERN_ASSIGN_OR_RETURN(CollectionSettings settings, SettingsOf(entry.record));
-  QUERN_RETURN_IF_ERROR(WriteRecord(RecordPath(entry.directory), entry.record));
+  QUERN_RETURN_IF_ERROR(WriteRecord(entry.directory, entry.record));
   collection->set_settings(std::move(settings));
   absl::MutexLock lock(&mutex_);
   entries_.find(name)->second.record = std::move(entry.record);

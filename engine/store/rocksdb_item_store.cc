@@ -1182,7 +1182,12 @@ template <typename Work>
 auto RocksdbItemStore::Write(Work work)
     -> std::invoke_result_t<Work, Database&> {
   QUERN_RETURN_IF_ERROR(PrepareToWrite());
-  return With(std::move(work));
+  return With([&](Database& database) -> std::invoke_result_t<Work, Database&> {
+    // Also of a write that would change nothing: an earlier one that failed may
+    // be found in the log at the next start.
+    QUERN_RETURN_IF_ERROR(database.write_status());
+    return work(database);
+  });
 }
 
 absl::StatusOr<std::vector<PutResult>> RocksdbItemStore::Put(

@@ -314,11 +314,11 @@ TEST_F(BadInputTest, PayloadOverTheLimit) {
 
 TEST_F(BadInputTest, WhatIsNotThereYetIsNamedAndNotIgnored) {
   v1::SearchRequest request = TextSearch("photos", "red");
-  request.mutable_group_by()->set_field("year");
+  request.mutable_category()->set_taxonomy("animals");
   v1::SearchResponse response;
   const grpc::Status status = api_.Search(request, &response);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
-  EXPECT_THAT(status.error_message(), HasSubstr("group_by"));
+  EXPECT_THAT(status.error_message(), HasSubstr("category"));
 }
 
 TEST_F(BadInputTest, EmbedReportsEachInputAndFailsOnlyWhenAllDo) {

@@ -78,8 +78,8 @@ class FakeDisk {
               }
               std::shared_ptr<FakeItemStore>& store = stores_[path];
               if (store == nullptr) {
-                store =
-                    std::make_shared<FakeItemStore>(record.dimension(), nullptr, path);
+                store = std::make_shared<FakeItemStore>(record.dimension(),
+                                                        nullptr, path);
               }
               return std::make_unique<ForwardingItemStore>(store);
             },

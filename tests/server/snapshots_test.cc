@@ -350,7 +350,9 @@ class ReplicaCallsTest : public SnapshotCallsTest {
   void StartReplica() {
     config_.mutable_storage()->set_replica_of(data_.path() + "/snapshots");
     config_.mutable_storage()->set_path("/nowhere/at/all");
+    FakeClock* const clock = clock_;
     Backends backends = MakeBackends();
+    clock_ = clock;
     // Its own clock goes on.
     backends.clock = std::make_unique<RealClock>();
     replica_ = ValueOrDie(Server::Create(config_, std::move(backends)));

@@ -36,13 +36,14 @@ class FakeItemStore final : public ItemStore {
     std::ifstream file(folder + "/items.fake", std::ios::binary);
     std::string id;
     while (ReadPiece(file, id)) {
-      std::string header, payload, vector;
-      ReadPiece(file, header);
-      ReadPiece(file, payload);
-      ReadPiece(file, vector);
+      std::string header, payload, vector, parts;
+      for (std::string* piece : {&header, &payload, &vector, &parts}) {
+        ReadPiece(file, *piece);
+      }
       Item item = DecodeHeader(header).value();
       item.id = id;
       item.payload = payload;
+      item.parts = parts;
       item.embedding = DecodeVector(vector, dimension).value();
       last_sequence_ = std::max(last_sequence_, item.sequence);
       trimmed_sequence_ = last_sequence_;
@@ -197,7 +198,7 @@ class FakeItemStore final : public ItemStore {
     for (const auto& [id, item] : items_) {
       for (const std::string& piece :
            {id, EncodeHeader(item, item.create_time, item.sequence),
-            item.payload, EncodeVector(item.embedding)}) {
+            item.payload, EncodeVector(item.embedding), item.parts}) {
         file << piece.size() << "\n" << piece;
       }
     }
