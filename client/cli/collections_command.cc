@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
@@ -20,6 +21,7 @@ constexpr char kFooter[] = R"(Examples:
   quern collections
   quern collections get photos --json
   quern collections create vectors --model none --dimension 384
+  quern collections create photos --field year:number --field tags:string[]
   quern collections delete photos --yes
 
 Which server: see --address and --local in quern --help.
@@ -30,6 +32,7 @@ struct CollectionsOptions {
   std::string name;
   std::string model;
   std::string description;
+  std::vector<std::string> fields;
   int dimension = 0;
   bool json = false;
   bool yes = false;
@@ -69,6 +72,26 @@ absl::StatusOr<ExitCode> Get(const CollectionsOptions& options, Client& client,
   return ExitCode::kOk;
 }
 
+// Of "PATH:TYPE", or "PATH:TYPE[]" for a field that holds a list.
+absl::StatusOr<v1::PayloadField> ParseField(absl::string_view text) {
+  const size_t colon = text.rfind(':');
+  absl::string_view type =
+      colon == text.npos ? absl::string_view() : text.substr(colon + 1);
+  v1::PayloadField field;
+  field.set_repeated(absl::ConsumeSuffix(&type, "[]"));
+  v1::PayloadField::Type value = v1::PayloadField::TYPE_UNSPECIFIED;
+  v1::PayloadField::Type_Parse(
+      absl::StrCat("TYPE_", absl::AsciiStrToUpper(type)), &value);
+  if (value == v1::PayloadField::TYPE_UNSPECIFIED) {
+    return UsageError(absl::StrCat(
+        "--field ", text,
+        " is not PATH:TYPE with a type of string, number, bool or timestamp"));
+  }
+  field.set_path(std::string(text.substr(0, colon)));
+  field.set_type(value);
+  return field;
+}
+
 absl::StatusOr<ExitCode> Create(const CollectionsOptions& options,
                                 Client& client, Console& console) {
   v1::Collection collection;
@@ -76,6 +99,11 @@ absl::StatusOr<ExitCode> Create(const CollectionsOptions& options,
   collection.set_model(options.model);
   collection.set_description(options.description);
   collection.set_dimension(options.dimension);
+  for (const std::string& text : options.fields) {
+    const absl::StatusOr<v1::PayloadField> field = ParseField(text);
+    if (!field.ok()) return field.status();
+    *collection.add_payload_fields() = *field;
+  }
   const auto created = client.CreateCollection(collection);
   if (options.json || !created.ok()) return Print(created, console);
   console.out << "Made \"" << TerminalSafe(created->name()) << "\".\n";
@@ -129,6 +157,11 @@ void AddCollectionsCommand(CLI::App& app, CommandLine& line) {
                    "Width of the vectors, 1 to 4096. Default: the model's")
       ->check(CLI::Range(1, 4096).description(""))
       ->type_name("N");
+  create
+      ->add_option("--field", options->fields,
+                   "A payload field that filters may name, as year:number or "
+                   "tags:string[]; may be repeated")
+      ->type_name("PATH:TYPE");
   create->add_option("--description", options->description, "For people")
       ->check(CheckUtf8)
       ->type_name("TEXT");

@@ -168,6 +168,24 @@ Json ToJson(const v1::SearchReport& report) {
 
 Json ToJson(const v1::Collection& collection) {
   const v1::CollectionStatus& status = collection.status();
+  Json fields = Json::array();
+  for (const v1::PayloadField& field : collection.payload_fields()) {
+    fields.push_back({{"path", field.path()},
+                      {"type", v1::PayloadField::Type_Name(field.type())},
+                      {"repeated", field.repeated()}});
+  }
+  Json shards = Json::array();
+  for (const v1::ShardStatus& shard : status.shards()) {
+    Json& json = shards.emplace_back(
+        Json{{"item_count", shard.item_count()},
+             {"kind", v1::IndexConfig::Kind_Name(shard.kind())},
+             {"device", shard.device()},
+             {"available", shard.available()},
+             {"message", shard.message()}});
+    if (shard.has_measured_recall()) {
+      json["measured_recall"] = shard.measured_recall();
+    }
+  }
   return {{"name", collection.name()},
           {"description", collection.description()},
           {"model", collection.model()},
@@ -178,7 +196,9 @@ Json ToJson(const v1::Collection& collection) {
           {"item_count", status.item_count()},
           {"disk_bytes", status.disk_bytes()},
           {"memory_bytes", status.memory_bytes()},
-          {"index_version", status.index_version()}};
+          {"index_version", status.index_version()},
+          {"payload_fields", std::move(fields)},
+          {"shards", std::move(shards)}};
 }
 
 Json ToJson(const v1::Snapshot& snapshot) {

@@ -54,6 +54,7 @@ struct SearchOptions {
   std::string collection = "photos";
   int limit = 10;
   std::optional<float> min_score;
+  std::string filter;
   bool json = false;
   std::string html;
 };
@@ -90,6 +91,7 @@ v1::SearchRequest MakeRequest(const SearchOptions& options,
   request.set_collection(options.collection);
   request.set_page_size(options.limit);
   if (options.min_score.has_value()) request.set_min_score(*options.min_score);
+  request.set_filter(options.filter);
   v1::Query& query = *request.mutable_query();
   if (!options.words.empty()) query.add_parts()->set_text(QueryText(options));
   if (!options.image.empty()) {
@@ -345,6 +347,12 @@ void AddSearchCommand(CLI::App& app, CommandLine& line) {
       ->add_option("--min-score", options->min_score,
                    "Leaves out hits below. Default: none")
       ->type_name("S");
+  command
+      ->add_option(
+          "--filter", options->filter,
+          "Only items whose payload fits, as 'year >= 2020'; of fields "
+          "that the collection declares")
+      ->type_name("FILTER");
   command->add_flag("--json", options->json, "Prints JSON instead of a table");
   command
       ->add_option("--html", options->html,

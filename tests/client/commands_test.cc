@@ -356,6 +356,26 @@ TEST_F(CommandsTest, CollectionsAreMadeShownAndDeleted) {
   EXPECT_EQ(Run({"collections", "get", "a"}), ExitCode::kError);
 }
 
+TEST_F(CommandsTest, ACollectionDeclaresFields) {
+  EXPECT_EQ(Run({"collections", "create", "a", "--field", "year:number",
+                 "--field", "a.tags:string[]", "--json"}),
+            ExitCode::kOk);
+  const nlohmann::json fields = Output()["payload_fields"];
+  ASSERT_EQ(fields.size(), 2);
+  EXPECT_EQ(fields[0]["path"], "year");
+  EXPECT_EQ(fields[0]["type"], "TYPE_NUMBER");
+  EXPECT_EQ(fields[1]["path"], "a.tags");
+  EXPECT_EQ(fields[1]["type"], "TYPE_STRING");
+  EXPECT_EQ(fields[1]["repeated"], true);
+  for (const char* field :
+       {"year", "year:", ":", "year:int", "year:number[", "year:unspecified"}) {
+    EXPECT_EQ(Run({"collections", "create", "b", "--field", field}),
+              ExitCode::kUsage)
+        << field;
+    EXPECT_THAT(err_.str(), HasSubstr("PATH:TYPE"));
+  }
+}
+
 TEST_F(CommandsTest, StatusShowsHealthModelsAndCollections) {
   server_.AddCollection("photos");
   EXPECT_EQ(Run({"status"}), ExitCode::kOk);

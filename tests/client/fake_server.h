@@ -224,6 +224,8 @@ class FakeServer {
       const std::string& model = request->collection().model();
       state_.collections[name].config =
           MakeCollection(name, model.empty() ? kModel : model);
+      *state_.collections[name].config.mutable_payload_fields() =
+          request->collection().payload_fields();
       *response = state_.collections[name].config;
       return grpc::Status::OK;
     }
