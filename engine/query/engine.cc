@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -15,6 +16,7 @@
 #include "engine/embed/frame_pooling.h"
 #include "engine/query/group_key.h"
 #include "engine/query/item_update.h"
+#include "engine/query/parts_settings.h"
 
 namespace quern {
 namespace {
@@ -24,6 +26,7 @@ constexpr int64_t kMaxGroupSize = 100;
 // Of a grouped search: hits looked at first, and by how much more then.
 constexpr int64_t kGroupOversampling = 4;
 constexpr float kMaxPartWeight = 10;
+constexpr int64_t kMaxRerankDepth = 10'000;
 constexpr int64_t kMaxDimension = 4096;
 // The model of a collection of ready-made embeddings.
 constexpr absl::string_view kNoModel = "none";
@@ -34,6 +37,20 @@ struct Visitor : Cases... {
 };
 template <typename... Cases>
 Visitor(Cases...) -> Visitor<Cases...>;
+
+absl::Status CheckRerank(const RerankOptions& rerank) {
+  if (rerank.depth < 1 || rerank.depth > kMaxRerankDepth) {
+    return InvalidField("rerank.depth",
+                        absl::StrCat("is ", rerank.depth, "; it must be 1 to ",
+                                     kMaxRerankDepth));
+  }
+  const float weight = rerank.weight.value_or(0);
+  if (!(weight >= 0 && weight <= 1)) {
+    return InvalidField("rerank.weight",
+                        absl::StrCat("is ", weight, "; it must be 0 to 1"));
+  }
+  return absl::OkStatus();
+}
 
 absl::Status CheckQuery(const SearchQuery& query, int64_t max_page_size) {
   if (query.parts.empty() || query.parts.size() > kMaxQueryParts) {
@@ -57,6 +74,9 @@ absl::Status CheckQuery(const SearchQuery& query, int64_t max_page_size) {
                           absl::StrCat("is ", query.group_size,
                                        "; it must be 1 to ", kMaxGroupSize));
     }
+  }
+  if (query.rerank.has_value()) {
+    QUERN_RETURN_IF_ERROR(CheckRerank(*query.rerank));
   }
   for (size_t i = 0; i < query.parts.size(); ++i) {
     const float weight = query.parts[i].weight;
@@ -139,7 +159,7 @@ class Engine::SearchCall {
     }
     SearchCall& raw = *call;
     raw.engine_.embedder_->Embed(
-        raw.context_, raw.model_, raw.inputs_, {},
+        raw.context_, raw.model_, raw.inputs_, {.tokens = raw.uses_tokens_},
         [call =
              std::move(call)](std::vector<absl::StatusOr<Embedded>> embedded) {
           call->Finish(call->TakeEmbedded(std::move(embedded)));
@@ -173,7 +193,59 @@ class Engine::SearchCall {
                      query_.parts[i].input);
       QUERN_RETURN_IF_ERROR(OfPart(i, status));
     }
-    return absl::OkStatus();
+    return query_.rerank.has_value() ? PrepareRerank() : absl::OkStatus();
+  }
+
+  // Chooses the method. What it needs of the query, the model and the
+  // collection is there, or this fails.
+  absl::Status PrepareRerank() {
+    QUERN_ASSIGN_OR_RETURN(const PartsSettings settings,
+                           PartsSettingsOf(collection_->record()));
+    if (!settings.keeps_any()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "rerank: collection ", Quoted(collection_->name()),
+          " keeps no features of its items' parts: set its `parts`, and index "
+          "its items again"));
+    }
+    const auto is_text = [](const EmbedInput& input) {
+      return std::holds_alternative<TextInput>(input);
+    };
+    const bool has_texts_alone =
+        !inputs_.empty() && inputs_.size() == query_.parts.size() &&
+        std::all_of(inputs_.begin(), inputs_.end(), is_text);
+    switch (query_.rerank->method) {
+      case RerankMethod::kBestPart:
+        return absl::OkStatus();
+      case RerankMethod::kBest:
+        uses_tokens_ = has_texts_alone && model_->info().Has("text.tokens");
+        return absl::OkStatus();
+      case RerankMethod::kLateInteraction:
+        break;
+      case RerankMethod::kMatch:
+        return RefuseMatch();
+      case RerankMethod::kRemote:
+        return absl::UnimplementedError(
+            "rerank.method: REMOTE: not available in this version; use "
+            "BEST_PART or LATE_INTERACTION");
+    }
+    if (!has_texts_alone) {
+      return InvalidField("rerank.method",
+                          "is LATE_INTERACTION, which takes a query of texts "
+                          "alone; use BEST_PART");
+    }
+    uses_tokens_ = true;
+    return Annotate(model_->Require("text.tokens"),
+                    "rerank.method LATE_INTERACTION");
+  }
+
+  absl::Status RefuseMatch() const {
+    QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model,
+                           engine_.ModelOf(*collection_));
+    QUERN_RETURN_IF_ERROR(
+        Annotate(model->Require("match"), "rerank.method MATCH"));
+    return absl::UnimplementedError(
+        "rerank.method: MATCH: not available in this version; use BEST_PART or "
+        "LATE_INTERACTION");
   }
 
   static std::string PathOfPart(size_t i) {
@@ -228,6 +300,11 @@ class Engine::SearchCall {
       }
       result_.query_truncated |= embedded[i]->truncated;
       vectors_[part] = std::move(embedded[i]->embedding);
+      if (uses_tokens_ && query_.parts[part].weight > 0) {
+        const Matrix& tokens = embedded[i]->token_features;
+        token_values_.insert(token_values_.end(), tokens.data(),
+                             tokens.data() + tokens.rows() * tokens.columns());
+      }
     }
     return WeighFramesByTexts(embedded);
   }
@@ -335,8 +412,8 @@ class Engine::SearchCall {
                      "): begin with the first page again"));
   }
 
-  // The best `k` that the query may find, best first.
-  absl::StatusOr<std::vector<ScoredId>> Candidates(
+  // The coarse stage: the best `k` besides the query's own items.
+  absl::StatusOr<std::vector<ScoredId>> SearchIndex(
       const std::vector<float>& vector, int64_t k) {
     StageTimer timer(context_, "search");
     const MatrixView queries{
@@ -348,8 +425,24 @@ class Engine::SearchCall {
     std::vector<ScoredId> found = std::move(lists.front());
     std::erase_if(found, [&](const ScoredId& hit) {
       return std::find(excluded_.begin(), excluded_.end(), hit.id) !=
-                 excluded_.end() ||
-             (query_.min_score.has_value() && hit.score < *query_.min_score);
+             excluded_.end();
+    });
+    if (static_cast<int64_t>(found.size()) > k) found.resize(k);
+    return found;
+  }
+
+  // The best `k` that the query may find, best first, after all stages.
+  absl::StatusOr<std::vector<ScoredId>> Candidates(
+      const std::vector<float>& vector, int64_t k) {
+    const int64_t wanted =
+        query_.rerank.has_value() ? std::max(k, query_.rerank->depth) : k;
+    QUERN_ASSIGN_OR_RETURN(std::vector<ScoredId> found,
+                           SearchIndex(vector, wanted));
+    if (query_.rerank.has_value()) {
+      QUERN_RETURN_IF_ERROR(RerankFound(vector, k, found));
+    }
+    std::erase_if(found, [&](const ScoredId& hit) {
+      return query_.min_score.has_value() && hit.score < *query_.min_score;
     });
     if (static_cast<int64_t>(found.size()) > k) found.resize(k);
     return found;
@@ -398,6 +491,52 @@ class Engine::SearchCall {
     return grouped;
   }
 
+  // Puts `found` in its final order, with its final scores; what the stages
+  // said is kept of the first `kept` only.
+  absl::Status RerankFound(const std::vector<float>& query, int64_t kept,
+                           std::vector<ScoredId>& found) {
+    StageTimer timer(context_, "rerank");
+    const MatrixView tokens{.data = token_values_.data(),
+                            .rows = static_cast<int64_t>(token_values_.size()) /
+                                    collection_->dimension(),
+                            .columns = collection_->dimension()};
+    absl::StatusOr<PartScorer> scorer =
+        uses_tokens_ ? PartScorer::ByTokens(tokens, query)
+                     : PartScorer::BestPart(query);
+    if (!scorer.ok()) {
+      return InvalidField("query.parts", scorer.status().message());
+    }
+    scorer_ = *std::move(scorer);
+    QUERN_ASSIGN_OR_RETURN(Reranked reranked,
+                           Rerank(context_, *query_.rerank, *scorer_,
+                                  collection_->store(), found));
+    result_.degraded_reasons = std::move(reranked.degraded_reasons);
+    found.clear();
+    candidates_.clear();
+    for (Candidate& candidate : reranked.candidates) {
+      found.push_back({candidate.id, candidate.score});
+      if (static_cast<int64_t>(candidates_.size()) < kept) {
+        std::string id = candidate.id;
+        candidates_.emplace(std::move(id), std::move(candidate));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // What the stages said of a hit that was reranked.
+  void AddStages(SearchHit& hit) const {
+    const auto known = candidates_.find(hit.item.id);
+    if (known == candidates_.end()) return;
+    const Candidate& candidate = known->second;
+    hit.stage_scores.push_back({"coarse", candidate.coarse});
+    if (!candidate.fine.has_value()) return;
+    hit.stage_scores.push_back(
+        {std::string(scorer_->stage()), *candidate.fine});
+    if (const auto parts = DecodeParts(candidate.parts); parts.ok()) {
+      hit.evidence.push_back(scorer_->BestEvidence(*parts));
+    }
+  }
+
   absl::Status Fetch(const std::vector<ScoredId>& found) {
     QUERN_RETURN_IF_ERROR(context_.Check("fetch"));
     StageTimer timer(context_, "fetch");
@@ -412,6 +551,7 @@ class Engine::SearchCall {
       if (!items[i].has_value()) continue;
       result_.hits.push_back(
           {.item = *std::move(items[i]), .score = found[i].score});
+      AddStages(result_.hits.back());
     }
     return absl::OkStatus();
   }
@@ -430,6 +570,11 @@ class Engine::SearchCall {
   // Of a grouped search, by id; no value for an item that has none.
   absl::flat_hash_map<std::string, std::optional<std::string>> group_keys_;
   VectorSearchOptions options_;
+  // Of a search that is reranked.
+  bool uses_tokens_ = false;
+  std::vector<float> token_values_;  // [tokens x dimension]
+  std::optional<PartScorer> scorer_;
+  std::map<std::string, Candidate> candidates_;  // The hits, by id.
   SearchResult result_;
 };
 
@@ -484,12 +629,18 @@ void Engine::PrepareItem(const RequestContext& context,
               },
               [](const EmbeddingInput&) -> EmbedInput { return TextInput(); }},
       input.content);
-  embedder_->Embed(context, *std::move(model), {media}, {},
-                   [prepared = std::move(prepared), done = std::move(done)](
+  const absl::StatusOr<PartsSettings> kept =
+      PartsSettingsOf(collection.record());
+  if (!kept.ok()) return done(kept.status());
+  embedder_->Embed(context, *std::move(model), {media},
+                   EmbedOptionsFor(*kept, media),
+                   [prepared = std::move(prepared), kept = *kept, media,
+                    done = std::move(done)](
                        std::vector<absl::StatusOr<Embedded>> results) mutable {
                      absl::StatusOr<Embedded>& embedded = results.front();
                      if (!embedded.ok()) return done(embedded.status());
                      prepared.item.embedding = std::move(embedded->embedding);
+                     prepared.item.parts = PartsOf(kept, media, *embedded);
                      prepared.truncated = embedded->truncated;
                      prepared.stages = std::move(embedded->stages);
                      done(std::move(prepared));
@@ -550,6 +701,15 @@ absl::Status Engine::UnloadModel(absl::string_view name, bool force) const {
   return models_->Remove(name);
 }
 
+absl::Status Engine::CheckPartsOf(const v1::Collection& record) const {
+  QUERN_ASSIGN_OR_RETURN(const PartsSettings settings, PartsSettingsOf(record));
+  std::shared_ptr<const Model> model;
+  if (record.model() != kNoModel) {
+    QUERN_ASSIGN_OR_RETURN(model, models_->Get(record.model()));
+  }
+  return CheckParts(settings, model.get());
+}
+
 absl::StatusOr<v1::Collection> Engine::CreateCollection(
     v1::Collection wanted) const {
   QUERN_RETURN_IF_ERROR(
@@ -581,6 +741,7 @@ absl::StatusOr<v1::Collection> Engine::CreateCollection(
     wanted.set_model_fingerprint(info.fingerprint);
     wanted.set_dimension(static_cast<int32_t>(info.dimension));
   }
+  QUERN_RETURN_IF_ERROR(CheckPartsOf(wanted));
   QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<Collection> collection,
                          catalog_->Create(std::move(wanted)));
   return collection->Describe();

@@ -20,6 +20,7 @@
 #include "engine/embed/embedder.h"
 #include "engine/model/model_registry.h"
 #include "engine/query/catalog.h"
+#include "engine/query/rerank.h"
 #include "quern/v1/items.pb.h"
 
 // The pipeline of a request. This and upsert_session.h are the only files that
@@ -62,7 +63,8 @@ struct SearchQuery {
   // none without one. Empty: hits are not grouped.
   std::string group_by;
   int64_t group_size = 1;
-  std::optional<float> min_score;
+  std::optional<float> min_score;  // Of the final score.
+  std::optional<RerankOptions> rerank;
   ItemParts read;      // What comes with the hits.
   std::string filter;  // In the language of engine/filter; empty: everything.
   std::vector<int32_t> modalities;  // Only of these; empty: all.
@@ -71,9 +73,17 @@ struct SearchQuery {
   bool explain = false;             // SearchResult::index.plan is wanted.
 };
 
+struct StageScore {
+  std::string stage;
+  float score = 0;
+};
+
 struct SearchHit {
   Item item;
   float score = 0;
+  // Of a search in several stages, in their order.
+  std::vector<StageScore> stage_scores = {};
+  std::vector<Evidence> evidence = {};
 };
 
 struct SearchResult {
@@ -91,6 +101,8 @@ struct SearchResult {
   int64_t next_offset = 0;
   PageState page_state;
   SearchStats index;  // What the index did.
+  // Why the hits may not be the best, a sentence each.
+  std::vector<std::string> degraded_reasons;
 };
 
 // What an upsert says of one item.
@@ -133,14 +145,15 @@ class Engine {
   using PrepareDone = std::function<void(absl::StatusOr<PreparedItem>)>;
 
   // Finds the best items of a collection. Stages: decode, encode, search,
-  // fetch. `context`, whose stage times it writes, and `query` must live until
-  // `done` is called, once. Errors:
+  // rerank, fetch. `context`, whose stage times it writes, and `query` must
+  // live until `done` is called, once. Errors:
   //   kNotFound            no such collection; a stored item of the query
   //   kInvalidArgument     a part, the number of parts, k, recall, the filter,
   //                        group_by, or a page whose state has passed (with
   //                        field paths as in quern.v1.SearchRequest)
   //   kFailedPrecondition  the collection's model is not loaded, is another
-  //                        version, or lacks the tower
+  //                        version, or lacks the tower; the collection keeps
+  //                        no parts to rerank by
   void Search(RequestContext& context, const SearchQuery& query,
               SearchDone done) const;
 
@@ -166,6 +179,11 @@ class Engine {
   absl::StatusOr<Item> UpdateItem(
       const RequestContext& context, Collection& collection,
       const v1::Item& given, const google::protobuf::FieldMask& mask) const;
+  // Whether the collection's `parts` are in range and its model makes them; for
+  // one that is made or changed. Errors: kInvalidArgument and kUnimplemented
+  // with field paths as in quern.v1.Collection; kFailedPrecondition naming the
+  // capability and the cure; kNotFound when the model is not loaded.
+  absl::Status CheckPartsOf(const v1::Collection& record) const;
 
   // Takes a model out of service; calls under way finish. Errors: kNotFound;
   // kFailedPrecondition while it is the default, or, unless `force`, while a

@@ -1,5 +1,6 @@
 #include "engine/query/engine.h"
 
+#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -30,6 +31,7 @@ class FakeDecoder final : public ImageDecoder {
   absl::StatusOr<Image> DoDecode(absl::string_view encoded, int64_t,
                                  int64_t) const override {
     std::vector<uint8_t> color;
+    if (encoded == "red and blue") return RedAndBlue();
     if (encoded == "red") color = {255, 0, 0};
     if (encoded == "blue") color = {0, 0, 255};
     if (color.empty()) return absl::InvalidArgumentError("is not a picture");
@@ -39,7 +41,33 @@ class FakeDecoder final : public ImageDecoder {
     }
     return image;
   }
+
+ private:
+  // Red on the left, blue on the right, and twice as large before it was
+  // reduced.
+  static Image RedAndBlue() {
+    Image image{
+        .width = 16, .height = 16, .original_width = 32, .original_height = 32};
+    for (int i = 0; i < 16 * 16; ++i) {
+      const bool is_red = i % 16 < 8;
+      image.rgb.push_back(is_red ? 255 : 0);
+      image.rgb.push_back(0);
+      image.rgb.push_back(is_red ? 0 : 255);
+    }
+    return image;
+  }
 };
+
+// The fake model with, or without, a capability.
+std::shared_ptr<const Model> MakeModel(const std::string& name,
+                                       std::vector<std::string> capabilities) {
+  const auto fake = MakeFakeModel(name);
+  ModelInfo info = fake->info();
+  info.capabilities = std::move(capabilities);
+  return std::make_shared<const Model>(std::move(info), fake->preprocessing(),
+                                       std::make_unique<FakeTokenizer>(),
+                                       std::make_unique<FakeEncoder>());
+}
 
 class EngineTest : public ::testing::Test {
  protected:
@@ -67,6 +95,31 @@ class EngineTest : public ::testing::Test {
                     ->Upsert({MakeItem("a", {1, 0}), MakeItem("b", {0, 1}),
                               MakeItem("c", {1, 1})}),
                 IsOk());
+  }
+
+  // Collection "parts" of a model, with a picture in two colours, a plain one
+  // and a video of each.
+  void CreateParts(const std::string& model = "fake") {
+    v1::Collection wanted;
+    wanted.set_name("parts");
+    wanted.set_model(model);
+    wanted.mutable_parts()->set_dense(v1::PartsConfig::DENSE_7X7);
+    ValueOrDie(engine_.CreateCollection(wanted));
+    const auto parts = ValueOrDie(catalog_->Get("parts"));
+    ASSERT_THAT(
+        Put(*parts, {.id = "both", .content = ImageInput{"red and blue"}}),
+        IsOk());
+    ASSERT_THAT(Put(*parts, {.id = "red", .content = ImageInput{"red"}}),
+                IsOk());
+    ASSERT_THAT(
+        Put(*parts, {.id = "video", .content = VideoInput{"red red blue red"}}),
+        IsOk());
+  }
+
+  static SearchQuery Reranked(RerankOptions rerank) {
+    return {.collection = "parts",
+            .parts = {{TextInput{"blue"}}},
+            .rerank = rerank};
   }
 
   absl::Status Put(Collection& collection, const UpsertInput& input) {
@@ -122,6 +175,139 @@ TEST_F(EngineTest, FindsPicturesByTextAndByPicture) {
               ElementsAre("b", "r"));
   EXPECT_THAT(Ids({.collection = "photos", .parts = {{ImageInput{"red"}}}}),
               ElementsAre("r", "b"));
+}
+
+TEST_F(EngineTest, KeepsTheGridOfAPictureAndTheFramesOfAVideo) {
+  CreateParts();
+  const auto items = ValueOrDie(ValueOrDie(catalog_->Get("parts"))
+                                    ->store()
+                                    .Get({"both", "video"}, {.parts = true}));
+  const PartFeatures grid = ValueOrDie(DecodeParts(items[0]->parts));
+  EXPECT_EQ(grid.shape.grid_height, 2);
+  EXPECT_EQ(grid.shape.grid_width, 2);
+  EXPECT_EQ(grid.shape.width, 32);
+  EXPECT_EQ(grid.shape.height, 32);
+  // Left and right differ, upper and lower do not.
+  EXPECT_NE(grid.features.row(0), grid.features.row(1));
+  EXPECT_EQ(grid.features.row(0), grid.features.row(2));
+  const PartFeatures video = ValueOrDie(DecodeParts(items[1]->parts));
+  EXPECT_EQ(video.shape.frames, 4);
+  EXPECT_EQ(video.shape.duration, absl::Seconds(2));
+  EXPECT_EQ(video.times[2], absl::Seconds(1));
+  EXPECT_NE(video.features.row(2), video.features.row(3));
+}
+
+TEST_F(EngineTest, A14x14GridIsThatOfThePictureAtTwiceTheInputSize) {
+  v1::Collection wanted;
+  wanted.set_name("fine");
+  wanted.mutable_parts()->set_dense(v1::PartsConfig::DENSE_14X14);
+  ValueOrDie(engine_.CreateCollection(wanted));
+  const auto fine = ValueOrDie(catalog_->Get("fine"));
+  ASSERT_THAT(Put(*fine, {.id = "a", .content = ImageInput{"red and blue"}}),
+              IsOk());
+  const auto items = ValueOrDie(fine->store().Get({"a"}, {.parts = true}));
+  EXPECT_EQ(ValueOrDie(DecodePartsShape(items[0]->parts)).grid_width, 4);
+}
+
+TEST_F(EngineTest, TheBestPartTellsWhereTheQueryIs) {
+  CreateParts();
+  const SearchResult result = ValueOrDie(
+      Search(Reranked({.method = RerankMethod::kBestPart, .weight = 1})));
+  EXPECT_THAT(result.degraded_reasons, testing::IsEmpty());
+  for (const SearchHit& hit : result.hits) {
+    ASSERT_EQ(hit.stage_scores.size(), 2u);
+    EXPECT_EQ(hit.stage_scores[0].stage, "coarse");
+    EXPECT_EQ(hit.stage_scores[1].stage, "best_part");
+    ASSERT_EQ(hit.evidence.size(), 1u);
+    if (hit.item.id == "both") {
+      // Half of it is what was asked for, and nothing less in the fine stage.
+      EXPECT_LT(hit.stage_scores[0].score, 0.9F);
+      EXPECT_GT(hit.stage_scores[1].score, 0.95F);
+      EXPECT_FLOAT_EQ(hit.evidence[0].box->left, 0.5F);
+    }
+    if (hit.item.id == "video") {
+      EXPECT_GT(hit.stage_scores[1].score, hit.stage_scores[0].score);
+      EXPECT_DOUBLE_EQ(hit.evidence[0].span->start, 1);
+      EXPECT_DOUBLE_EQ(hit.evidence[0].span->end, 1.5);
+    }
+  }
+}
+
+TEST_F(EngineTest, TheBestMethodIsTheTokensWhereTheModelHasThem) {
+  models_.Put(MakeModel(
+      "tokens", {"image.global", "image.dense", "text.global", "text.tokens"}));
+  CreateParts("tokens");
+  SearchQuery query = Reranked({});
+  EXPECT_EQ(ValueOrDie(Search(query)).hits[0].stage_scores[1].stage,
+            "late_interaction");
+  query.parts.push_back({ImageInput{"red"}});
+  EXPECT_EQ(ValueOrDie(Search(query)).hits[0].stage_scores[1].stage,
+            "best_part");
+  query.rerank->method = RerankMethod::kLateInteraction;
+  const absl::Status status = Search(query).status();
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_EQ(GetField(status), "rerank.method");
+}
+
+TEST_F(EngineTest, RefusesToRerankByWhatIsNotThere) {
+  CreateParts();
+  const auto refused = [&](RerankMethod method) {
+    return Search(Reranked({.method = method})).status();
+  };
+  EXPECT_THAT(refused(RerankMethod::kLateInteraction),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("text.tokens")));
+  EXPECT_THAT(
+      refused(RerankMethod::kMatch),
+      StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("match")));
+  EXPECT_THAT(
+      refused(RerankMethod::kRemote),
+      StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("BEST_PART")));
+  CreatePoints();
+  SearchQuery points = Points({{EmbeddingInput{{1, 0}}}});
+  points.rerank.emplace();
+  EXPECT_THAT(Search(points), StatusIs(absl::StatusCode::kFailedPrecondition,
+                                       HasSubstr("keeps no features")));
+}
+
+TEST_F(EngineTest, RefusesADepthAndAWeightOutOfRange) {
+  CreateParts();
+  for (const int64_t depth : {int64_t{0}, int64_t{-1}, int64_t{10'001}}) {
+    EXPECT_EQ(GetField(Search(Reranked({.depth = depth})).status()),
+              "rerank.depth");
+  }
+  for (const float weight : {-0.1F, 1.1F, std::nanf("")}) {
+    EXPECT_EQ(GetField(Search(Reranked({.weight = weight})).status()),
+              "rerank.weight");
+  }
+}
+
+TEST_F(EngineTest, ATextAmongThePicturesKeepsItsCoarseScore) {
+  CreateParts();
+  ASSERT_THAT(Put(*ValueOrDie(catalog_->Get("parts")),
+                  {.id = "text", .content = TextInput{"blue"}}),
+              IsOk());
+  const SearchResult result = ValueOrDie(Search(Reranked({.weight = 1})));
+  EXPECT_THAT(result.degraded_reasons, ElementsAre(HasSubstr("1 have no")));
+  const SearchHit& text = result.hits.front();
+  EXPECT_EQ(text.item.id, "text");
+  ASSERT_EQ(text.stage_scores.size(), 1u);
+  EXPECT_FLOAT_EQ(text.stage_scores[0].score, text.score);
+  EXPECT_THAT(text.evidence, testing::IsEmpty());
+}
+
+TEST_F(EngineTest, PartsNeedAModelThatMakesThem) {
+  models_.Put(MakeModel("plain", {"image.global", "text.global"}));
+  v1::Collection wanted;
+  wanted.set_name("parts");
+  wanted.mutable_parts()->set_dense(v1::PartsConfig::DENSE_7X7);
+  for (const char* model : {"plain", "none"}) {
+    wanted.set_model(model);
+    wanted.set_dimension(32);
+    EXPECT_THAT(engine_.CreateCollection(wanted),
+                StatusIs(absl::StatusCode::kFailedPrecondition,
+                         HasSubstr("image.dense")));
+  }
 }
 
 TEST_F(EngineTest, ATextChoosesAmongTheFramesOfAVideoBesideIt) {

@@ -1,0 +1,214 @@
+#include "engine/query/rerank.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "engine/base/status_macros.h"
+#include "engine/embed/frame_pooling.h"
+
+namespace quern {
+namespace {
+
+// Between two looks at the clock.
+constexpr size_t kCandidatesPerCheck = 32;
+// Of the time left to the call, what the stage may take.
+constexpr double kShareOfDeadline = 0.8;
+
+std::vector<float> RowCosines(const QuantizedFeatures& features,
+                              absl::Span<const float> query) {
+  std::vector<float> cosines(features.rows);
+  for (int64_t row = 0; row < features.rows; ++row) {
+    const absl::Span<const int8_t> values = features.row(row);
+    float sum = 0;
+    for (size_t i = 0; i < query.size(); ++i) {
+      sum += query[i] * static_cast<float>(values[i]);
+    }
+    cosines[row] = features.scales[row] * sum;
+  }
+  return cosines;
+}
+
+struct Moments {
+  double mean = 0;
+  double deviation = 0;
+};
+
+template <typename Value>
+Moments MomentsOf(absl::Span<Candidate* const> candidates, Value value) {
+  Moments moments;
+  const auto count = static_cast<double>(candidates.size());
+  for (const Candidate* candidate : candidates) {
+    moments.mean += value(*candidate) / count;
+  }
+  double squares = 0;
+  for (const Candidate* candidate : candidates) {
+    const double difference = value(*candidate) - moments.mean;
+    squares += difference * difference;
+  }
+  moments.deviation = std::sqrt(squares / count);
+  return moments;
+}
+
+void BlendKind(float weight, absl::Span<Candidate* const> candidates) {
+  if (candidates.empty()) return;
+  const Moments coarse =
+      MomentsOf(candidates, [](const Candidate& c) { return c.coarse; });
+  const Moments fine =
+      MomentsOf(candidates, [](const Candidate& c) { return *c.fine; });
+  // Rounding alone must not be blown up to an opinion.
+  constexpr double kSmallestDeviation = 1e-6;
+  if (fine.deviation < kSmallestDeviation) return;
+  const double scale = coarse.deviation / fine.deviation;
+  for (Candidate* candidate : candidates) {
+    const double moved = coarse.mean + (*candidate->fine - fine.mean) * scale;
+    candidate->score =
+        static_cast<float>((1.0 - weight) * candidate->coarse + weight * moved);
+  }
+}
+
+// Scores what has parts; returns how many of the first `depth` have none.
+// Errors: kDeadlineExceeded when `late` has come.
+absl::StatusOr<int64_t> ScoreAll(const RequestContext& context, absl::Time late,
+                                 const PartScorer& scorer,
+                                 absl::Span<Candidate> candidates) {
+  int64_t missing = 0;
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    if (i % kCandidatesPerCheck == 0) {
+      QUERN_RETURN_IF_ERROR(context.Check("rerank"));
+      if (context.clock().Now() > late) {
+        return absl::DeadlineExceededError("rerank");
+      }
+    }
+    Candidate& candidate = candidates[i];
+    const absl::StatusOr<PartFeatures> parts = DecodeParts(candidate.parts);
+    if (parts.ok()) {
+      candidate.is_video = parts->shape.frames > 0;
+      if (const auto score = scorer.Score(*parts); score.ok()) {
+        candidate.fine = *score;
+      }
+    }
+    if (!candidate.fine.has_value()) ++missing;
+  }
+  return missing;
+}
+
+}  // namespace
+
+absl::StatusOr<PartScorer> PartScorer::BestPart(std::vector<float> query) {
+  PartScorer scorer;
+  double squares = 0;
+  for (const float value : query) squares += double{value} * value;
+  if (!(squares > 0)) return absl::InvalidArgumentError("the query is zero");
+  for (float& value : query) {
+    value = static_cast<float>(value / std::sqrt(squares));
+  }
+  scorer.query_ = std::move(query);
+  return scorer;
+}
+
+absl::StatusOr<PartScorer> PartScorer::ByTokens(MatrixView tokens,
+                                                std::vector<float> query) {
+  QUERN_ASSIGN_OR_RETURN(PartScorer scorer, BestPart(std::move(query)));
+  QUERN_ASSIGN_OR_RETURN(scorer.tokens_, LateInteraction::Create(tokens));
+  return scorer;
+}
+
+absl::string_view PartScorer::stage() const {
+  return tokens_.has_value() ? "late_interaction" : "best_part";
+}
+
+float PartScorer::default_weight() const {
+  return tokens_.has_value() ? kDefaultLateInteractionWeight
+                             : kDefaultBestPartWeight;
+}
+
+absl::StatusOr<float> PartScorer::Score(const PartFeatures& parts) const {
+  if (parts.features.columns != static_cast<int64_t>(query_.size())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the features have ", parts.features.columns,
+                     " dimensions; the query has ", query_.size()));
+  }
+  if (tokens_.has_value()) return tokens_->Score(parts.features);
+  const Matrix rows = Dequantize(parts.features);
+  const std::vector<int64_t> once(parts.samples.empty() ? rows.rows() : 0, 1);
+  QUERN_ASSIGN_OR_RETURN(
+      const std::vector<float> pooled,
+      PoolFramesForQuery(rows.view(),
+                         parts.samples.empty() ? once : parts.samples, query_));
+  double cosine = 0;
+  for (size_t i = 0; i < query_.size(); ++i) {
+    cosine += double{pooled[i]} * query_[i];
+  }
+  return static_cast<float>(cosine);
+}
+
+Evidence PartScorer::BestEvidence(const PartFeatures& parts) const {
+  const std::vector<float> cosines = RowCosines(parts.features, query_);
+  const auto best = std::max_element(cosines.begin(), cosines.end());
+  Evidence evidence = EvidenceOf(parts, best - cosines.begin());
+  evidence.score = *best;
+  return evidence;
+}
+
+void BlendScores(float weight, absl::Span<Candidate> candidates) {
+  std::vector<Candidate*> pictures;
+  std::vector<Candidate*> videos;
+  for (Candidate& candidate : candidates) {
+    candidate.score = candidate.coarse;
+    if (!candidate.fine.has_value()) continue;
+    (candidate.is_video ? videos : pictures).push_back(&candidate);
+  }
+  BlendKind(weight, pictures);
+  BlendKind(weight, videos);
+}
+
+absl::StatusOr<Reranked> Rerank(const RequestContext& context,
+                                const RerankOptions& options,
+                                const PartScorer& scorer,
+                                const ItemStore& store,
+                                absl::Span<const ScoredId> found) {
+  const absl::Time now = context.clock().Now();
+  const absl::Time late = now + (context.deadline() - now) * kShareOfDeadline;
+  Reranked result;
+  for (const ScoredId& hit : found) {
+    result.candidates.push_back(
+        {.id = hit.id, .coarse = hit.score, .score = hit.score});
+  }
+  const auto pool =
+      absl::MakeSpan(result.candidates)
+          .first(std::min<size_t>(options.depth, result.candidates.size()));
+  std::vector<std::string> ids;
+  ids.reserve(pool.size());
+  for (const Candidate& candidate : pool) ids.push_back(candidate.id);
+  QUERN_ASSIGN_OR_RETURN(std::vector<std::optional<Item>> items,
+                         store.Get(ids, {.payload = false, .parts = true}));
+  for (size_t i = 0; i < pool.size(); ++i) {
+    if (items[i].has_value()) pool[i].parts = std::move(items[i]->parts);
+  }
+  const absl::StatusOr<int64_t> missing = ScoreAll(context, late, scorer, pool);
+  if (absl::IsDeadlineExceeded(missing.status())) {
+    for (Candidate& candidate : pool) candidate.fine.reset();
+    result.degraded_reasons.push_back(
+        "rerank: there was no time for it; the hits are those of the coarse "
+        "search");
+    return result;
+  }
+  QUERN_RETURN_IF_ERROR(missing.status());
+  if (*missing > 0) {
+    result.degraded_reasons.push_back(absl::StrCat(
+        "rerank: of ", pool.size(), " candidates, ", *missing,
+        " have no features of their parts and keep their coarse scores: index "
+        "them again"));
+  }
+  BlendScores(options.weight.value_or(scorer.default_weight()), pool);
+  std::sort(result.candidates.begin(), result.candidates.end(),
+            [](const Candidate& a, const Candidate& b) {
+              return a.score != b.score ? a.score > b.score : a.id < b.id;
+            });
+  return result;
+}
+
+}  // namespace quern

@@ -1,0 +1,119 @@
+#include "engine/query/parts_settings.h"
+
+#include <cmath>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "engine/base/error.h"
+#include "engine/fine/item_parts.h"
+#include "tests/support/fake_encoder.h"
+#include "tests/support/status_matchers.h"
+
+namespace quern {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+using Config = v1::PartsConfig;
+
+v1::Collection With(void (*change)(Config&)) {
+  v1::Collection record;
+  change(*record.mutable_parts());
+  return record;
+}
+
+TEST(PartsSettingsTest, NothingIsKeptUnlessItIsAskedFor) {
+  EXPECT_FALSE(ValueOrDie(PartsSettingsOf(v1::Collection())).keeps_any());
+  const PartsSettings none =
+      ValueOrDie(PartsSettingsOf(With([](Config& config) {
+        config.set_dense(Config::DENSE_OFF);
+        config.set_frames_per_second(0);
+      })));
+  EXPECT_FALSE(none.keeps_any());
+}
+
+TEST(PartsSettingsTest, DefaultsAreThoseOfTheContract) {
+  const PartsSettings settings = ValueOrDie(PartsSettingsOf(
+      With([](Config& config) { config.set_dense(Config::DENSE_7X7); })));
+  EXPECT_EQ(settings.grid, 7);
+  EXPECT_DOUBLE_EQ(settings.frames_per_second, 2);
+  EXPECT_EQ(settings.max_frames, 256);
+}
+
+TEST(PartsSettingsTest, RefusesWhatIsOutOfRangeByName) {
+  const auto field_of = [](void (*change)(Config&)) {
+    const absl::Status status = PartsSettingsOf(With(change)).status();
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument));
+    return GetField(status);
+  };
+  EXPECT_EQ(field_of([](Config& c) { c.set_dense(Config::Dense(9)); }),
+            "collection.parts.dense");
+  EXPECT_EQ(field_of([](Config& c) { c.set_encoding(Config::Encoding(9)); }),
+            "collection.parts.encoding");
+  for (const auto change : {+[](Config& c) { c.set_frames_per_second(-1); },
+                            +[](Config& c) { c.set_frames_per_second(60.1F); },
+                            +[](Config& c) { c.set_frames_per_second(NAN); }}) {
+    EXPECT_EQ(field_of(change), "collection.parts.frames_per_second");
+  }
+  EXPECT_EQ(field_of([](Config& c) { c.set_max_frames(0); }),
+            "collection.parts.max_frames");
+  EXPECT_EQ(field_of([](Config& c) { c.set_max_frames(4097); }),
+            "collection.parts.max_frames");
+}
+
+TEST(PartsSettingsTest, RefusesWhatIsNotThereYetByName) {
+  EXPECT_THAT(PartsSettingsOf(With([](Config& c) { c.set_searchable(true); })),
+              StatusIs(absl::StatusCode::kUnimplemented,
+                       HasSubstr("collection.parts.searchable")));
+  EXPECT_THAT(PartsSettingsOf(With([](Config& c) { c.set_keep_media(true); })),
+              StatusIs(absl::StatusCode::kUnimplemented,
+                       HasSubstr("collection.parts.keep_media")));
+}
+
+TEST(PartsSettingsTest, NamesTheCapabilityThatTheModelLacks) {
+  const PartsSettings grids{.grid = 7};
+  const PartsSettings frames{.frames_per_second = 1};
+  EXPECT_THAT(CheckParts(grids, MakeFakeModel().get()), IsOk());
+  EXPECT_THAT(CheckParts(grids, nullptr),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("image.dense")));
+  EXPECT_THAT(CheckParts({}, nullptr), IsOk());
+  ModelInfo info = MakeFakeModel()->info();
+  info.capabilities = {"image.global", "text.global"};
+  const Model without(info, MakeFakeModel()->preprocessing(),
+                      std::make_unique<FakeTokenizer>(),
+                      std::make_unique<FakeEncoder>());
+  EXPECT_THAT(CheckParts(grids, &without),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       AllOf(HasSubstr("collection.parts.dense"),
+                             HasSubstr("image.dense"))));
+  // A frame is kept as its embedding.
+  EXPECT_THAT(CheckParts(frames, &without), IsOk());
+}
+
+TEST(PartsSettingsTest, AFinerGridIsAveragedCellByCell) {
+  // 3 x 2 cells to 2 x 2: the middle row counts on both sides. Lengths do not.
+  const DenseMaps maps{.rows = 1,
+                       .grid_height = 3,
+                       .grid_width = 2,
+                       .dimension = 2,
+                       .values = {5, 0, 0, 1,  //
+                                  1, 0, 0, 2,  //
+                                  0, 3, 0, 4}};
+  const DenseMaps pooled = PoolGrid(maps, 2);
+  EXPECT_EQ(pooled.grid_height, 2);
+  EXPECT_EQ(pooled.grid_width, 2);
+  EXPECT_THAT(pooled.values, ElementsAre(2, 0, 0, 2, 1, 1, 0, 2));
+  EXPECT_EQ(PoolGrid(maps, 3).values, maps.values);
+}
+
+TEST(PartsSettingsTest, ATextKeepsNothing) {
+  const PartsSettings settings{.grid = 7, .frames_per_second = 2};
+  EXPECT_EQ(PartsOf(settings, TextInput{"a"}, Embedded{}), "");
+  EXPECT_FALSE(EmbedOptionsFor(settings, TextInput{"a"}).dense);
+}
+
+}  // namespace
+}  // namespace quern
