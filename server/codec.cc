@@ -18,6 +18,7 @@
 #include "engine/base/error.h"
 #include "engine/base/sha256.h"
 #include "engine/base/status_macros.h"
+#include "engine/fine/item_parts.h"
 #include "engine/query/item_update.h"
 #include "server/grpc_status.h"
 
@@ -148,9 +149,74 @@ absl::StatusOr<std::vector<int32_t>> DecodeModalities(
   return std::vector<int32_t>(modalities.begin(), modalities.end());
 }
 
+absl::StatusOr<RerankOptions> DecodeRerank(const v1::Rerank& rerank) {
+  RerankOptions options;
+  switch (rerank.method()) {
+    case v1::Rerank::METHOD_UNSPECIFIED:
+      options.method = RerankMethod::kBest;
+      break;
+    case v1::Rerank::METHOD_LATE_INTERACTION:
+      options.method = RerankMethod::kLateInteraction;
+      break;
+    case v1::Rerank::METHOD_MATCH:
+      options.method = RerankMethod::kMatch;
+      break;
+    case v1::Rerank::METHOD_REMOTE:
+      options.method = RerankMethod::kRemote;
+      break;
+    case v1::Rerank::METHOD_BEST_PART:
+      options.method = RerankMethod::kBestPart;
+      break;
+    default:
+      return InvalidField(
+          "rerank.method",
+          absl::StrCat("is ", static_cast<int>(rerank.method()),
+                       "; it must be LATE_INTERACTION, MATCH, REMOTE or "
+                       "BEST_PART"));
+  }
+  if (rerank.has_depth()) options.depth = rerank.depth();
+  if (rerank.has_weight()) options.weight = rerank.weight();
+  return options;
+}
+
+void EncodeEvidence(const Evidence& evidence, v1::Evidence* out) {
+  out->set_score(evidence.score);
+  if (evidence.box.has_value()) {
+    out->mutable_box()->set_left(evidence.box->left);
+    out->mutable_box()->set_top(evidence.box->top);
+    out->mutable_box()->set_right(evidence.box->right);
+    out->mutable_box()->set_bottom(evidence.box->bottom);
+  }
+  if (evidence.span.has_value()) {
+    *out->mutable_span()->mutable_start() =
+        EncodeDuration(absl::Seconds(evidence.span->start));
+    *out->mutable_span()->mutable_end() =
+        EncodeDuration(absl::Seconds(evidence.span->end));
+  }
+}
+
+// Of bytes that the store keeps; nothing for none.
+absl::Status EncodePartsInfo(const Item& item, v1::Item* out) {
+  if (item.parts.empty()) return absl::OkStatus();
+  const absl::StatusOr<PartsShape> shape = DecodePartsShape(item.parts);
+  if (!shape.ok()) {
+    return absl::DataLossError(
+        absl::StrCat("item ", Quoted(item.id), ": ", shape.status().message()));
+  }
+  v1::PartsInfo& info = *out->mutable_parts();
+  info.set_grid_height(static_cast<int32_t>(shape->grid_height));
+  info.set_grid_width(static_cast<int32_t>(shape->grid_width));
+  info.set_frame_count(static_cast<int32_t>(shape->frames));
+  if (shape->frames > 0) {
+    *info.mutable_duration() = EncodeDuration(shape->duration);
+  }
+  info.set_width(static_cast<int32_t>(shape->width));
+  info.set_height(static_cast<int32_t>(shape->height));
+  return absl::OkStatus();
+}
+
 absl::Status RefuseUnknownSearchFields(const v1::SearchRequest& request) {
-  QUERN_RETURN_IF_ERROR(
-      RefuseFields(request, {"rerank", "min_probability", "category"}));
+  QUERN_RETURN_IF_ERROR(RefuseFields(request, {"min_probability", "category"}));
   if (request.granularity() != v1::GRANULARITY_UNSPECIFIED &&
       request.granularity() != v1::GRANULARITY_ITEM) {
     return NotInThisVersion("granularity");
@@ -252,7 +318,8 @@ absl::StatusOr<ItemMask> ItemMask::FromPaths(
 
 ItemParts ItemMask::parts() const {
   return {.payload = Has(v1::Item::kPayloadFieldNumber),
-          .embedding = Has(v1::Item::kEmbeddingFieldNumber)};
+          .embedding = Has(v1::Item::kEmbeddingFieldNumber),
+          .parts = Has(v1::Item::kPartsFieldNumber)};
 }
 
 absl::Status EncodeItem(const Item& item, const ItemMask& mask, v1::Item* out) {
@@ -284,6 +351,9 @@ absl::Status EncodeItem(const Item& item, const ItemMask& mask, v1::Item* out) {
   if (mask.Has(v1::Item::kExpireTimeFieldNumber) &&
       item.expire_time.has_value()) {
     *out->mutable_expire_time() = EncodeTime(*item.expire_time);
+  }
+  if (mask.Has(v1::Item::kPartsFieldNumber)) {
+    QUERN_RETURN_IF_ERROR(EncodePartsInfo(item, out));
   }
   return absl::OkStatus();
 }
@@ -439,6 +509,9 @@ absl::StatusOr<SearchQuery> DecodeSearch(const v1::SearchRequest& request,
     }
     query.min_score = request.min_score();
   }
+  if (request.has_rerank()) {
+    QUERN_ASSIGN_OR_RETURN(query.rerank, DecodeRerank(request.rerank()));
+  }
   if (request.has_recall()) {
     QUERN_RETURN_IF_ERROR(CheckShare(request.recall(), "recall"));
     query.recall = request.recall();
@@ -467,6 +540,14 @@ absl::Status EncodeSearch(const SearchResult& result,
     v1::Hit& out = *response->add_hits();
     out.set_score(hit.score);
     QUERN_RETURN_IF_ERROR(EncodeItem(hit.item, mask, out.mutable_item()));
+    for (const StageScore& stage : hit.stage_scores) {
+      v1::StageScore& score = *out.add_stage_scores();
+      score.set_stage(stage.stage);
+      score.set_score(stage.score);
+    }
+    for (const Evidence& evidence : hit.evidence) {
+      EncodeEvidence(evidence, out.add_evidence());
+    }
   }
   if (result.has_more) {
     response->set_next_page_token(EncodeSearchToken(request, result));
@@ -485,6 +566,10 @@ absl::Status EncodeSearch(const SearchResult& result,
   report.set_index_version(result.index_version);
   report.set_item_count(result.item_count);
   report.set_query_truncated(result.query_truncated);
+  report.set_degraded(!result.degraded_reasons.empty());
+  for (const std::string& reason : result.degraded_reasons) {
+    report.add_degraded_reasons(reason);
+  }
   EncodeStages(context, report.mutable_stages());
   return absl::OkStatus();
 }
@@ -563,13 +648,7 @@ absl::Status CheckNewCollection(const v1::Collection& collection) {
     QUERN_RETURN_IF_ERROR(
         CheckShare(index.target_recall(), "collection.index.target_recall"));
   }
-  if (collection.parts().dense() > v1::PartsConfig::DENSE_OFF) {
-    return NotInThisVersion("collection.parts.dense");
-  }
-  return RefuseFields(collection.parts(),
-                      {"frames_per_second", "max_frames", "encoding",
-                       "searchable", "keep_media"},
-                      "collection.parts.");
+  return absl::OkStatus();
 }
 
 }  // namespace quern

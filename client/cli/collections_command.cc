@@ -10,6 +10,7 @@
 
 #include "client/cli/collection_table.h"
 #include "client/cli/failure.h"
+#include "client/cli/fine_options.h"
 #include "client/cli/json_format.h"
 #include "client/cli/subcommand.h"
 #include "client/cli/text.h"
@@ -22,6 +23,7 @@ constexpr char kFooter[] = R"(Examples:
   quern collections get photos --json
   quern collections create vectors --model none --dimension 384
   quern collections create photos --field year:number --field tags:string[]
+  quern collections create photos --parts 7x7
   quern collections delete photos --yes
 
 Which server: see --address and --local in quern --help.
@@ -34,6 +36,7 @@ struct CollectionsOptions {
   std::string description;
   std::vector<std::string> fields;
   int dimension = 0;
+  std::string parts;
   bool json = false;
   bool yes = false;
 };
@@ -104,6 +107,7 @@ absl::StatusOr<ExitCode> Create(const CollectionsOptions& options,
     if (!field.ok()) return field.status();
     *collection.add_payload_fields() = *field;
   }
+  SetParts(options.parts, collection);
   const auto created = client.CreateCollection(collection);
   if (options.json || !created.ok()) return Print(created, console);
   console.out << "Made \"" << TerminalSafe(created->name()) << "\".\n";
@@ -162,6 +166,7 @@ void AddCollectionsCommand(CLI::App& app, CommandLine& line) {
                    "A payload field that filters may name, as year:number or "
                    "tags:string[]; may be repeated")
       ->type_name("PATH:TYPE");
+  AddPartsOption(*create, options->parts);
   create->add_option("--description", options->description, "For people")
       ->check(CheckUtf8)
       ->type_name("TEXT");

@@ -13,8 +13,10 @@
 #include "client/cli/command.h"
 #include "client/cli/embed_inputs.h"
 #include "client/cli/eval_commands.h"
+#include "client/cli/eval_rerank.h"
 #include "client/cli/failure.h"
 #include "client/cli/file_scan.h"
+#include "client/cli/fine_options.h"
 #include "client/cli/json_format.h"
 #include "client/cli/progress.h"
 #include "client/cli/retrieval_metrics.h"
@@ -31,9 +33,14 @@ Pictures and captions are embedded by the server and compared exactly.
   i2t   a picture finds the best of its captions among all captions
 Recalls are in percent; rsum is the sum of the six; mdr is the median rank. Ties
 count against the query. Lines said twice count once.
+With --rerank, captions are searched for in a collection that holds the pictures,
+and t2i is printed before and after the order was changed.
 
 Example:
   quern eval retrieval --images flickr8k/dev --captions captions_dev.tsv
+  quern index flickr8k/dev --collection flickr --parts 7x7
+  quern eval retrieval --images flickr8k/dev --captions captions_dev.tsv \
+      --collection flickr --rerank best-part --depth 100
 
 Which server: see --address and --local in quern --help.
 
@@ -50,6 +57,7 @@ struct EvalOptions {
   std::string captions;
   std::string collection;
   std::string model;
+  RerankFlags rerank;
   bool json = false;
 };
 
@@ -236,9 +244,45 @@ void PrintTable(const Evaluation& evaluation, Console& console) {
               << TerminalSafe(evaluation.model.version()) << "\n";
 }
 
+absl::StatusOr<ExitCode> RunRerank(const EvalOptions& options,
+                                   const CaptionSet& set, Client& client,
+                                   Console& console) {
+  const absl::StatusOr<RerankEvaluation> evaluation =
+      EvaluateRerank(options.collection, options.rerank, set, client, console);
+  if (!evaluation.ok()) return evaluation.status();
+  if (evaluation->degraded > 0) {
+    console.err << "quern: " << evaluation->degraded
+                << " searches were degraded: some pictures have no parts, or "
+                   "time was short\n";
+  }
+  if (options.json) {
+    console.out << Dump({{"t2i", ToJson(evaluation->coarse)},
+                         {"t2i_reranked", ToJson(evaluation->reranked)},
+                         {"stage", evaluation->stage},
+                         {"captions", set.captions.size()}});
+    return ExitCode::kOk;
+  }
+  constexpr auto kRight = Table::Align::kRight;
+  Table table({{""},
+               {"R@1", kRight},
+               {"R@5", kRight},
+               {"R@10", kRight},
+               {"median rank", kRight}});
+  AddRow("text to image", evaluation->coarse, table);
+  AddRow(absl::StrCat("by ", evaluation->stage), evaluation->reranked, table);
+  console.out << table.Format(console.out_width)
+              << absl::StrFormat("%d captions, model ", set.captions.size())
+              << TerminalSafe(evaluation->model.name()) << " "
+              << TerminalSafe(evaluation->model.version()) << "\n";
+  return ExitCode::kOk;
+}
+
 absl::StatusOr<ExitCode> RunEval(const EvalOptions& options,
                                  const ConnectionOptions& connection_options,
                                  Console& console) {
+  if (!options.rerank.method.empty() && options.collection.empty()) {
+    return UsageError("--rerank needs --collection, where the pictures are");
+  }
   const absl::StatusOr<CaptionSet> set = ReadCaptions(options.captions);
   if (!set.ok()) return set.status();
   for (const std::string& warning : set->warnings) {
@@ -251,6 +295,9 @@ absl::StatusOr<ExitCode> RunEval(const EvalOptions& options,
   auto connection = Connection::Open(connection_options, console,
                                      Connection::StopOn::kInterrupt);
   if (!connection.ok()) return connection.status();
+  if (!options.rerank.method.empty()) {
+    return RunRerank(options, *set, (*connection)->client(), console);
+  }
   const absl::StatusOr<Evaluation> evaluation =
       Evaluate(options, *set, (*connection)->client(), console);
   if (!evaluation.ok()) return evaluation.status();
@@ -344,6 +391,7 @@ void AddEvalCommand(CLI::App& app, CommandLine& line) {
       ->check(CheckUtf8)
       ->excludes(model)
       ->type_name("NAME");
+  AddRerankOptions(*command, options->rerank);
   command->add_flag("--json", options->json, "Prints JSON instead of a table");
   command->callback([options, &line] {
     line.run = [options, &line](Console& console) {

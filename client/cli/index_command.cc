@@ -14,6 +14,7 @@
 
 #include "client/cli/command.h"
 #include "client/cli/file_scan.h"
+#include "client/cli/fine_options.h"
 #include "client/cli/payload_file.h"
 #include "client/cli/progress.h"
 #include "client/cli/text.h"
@@ -37,7 +38,7 @@ are skipped, so running the command again resumes it.
 
 Examples:
   quern index ~/Pictures
-  quern index stamps --collection stamps --payload stamps.jsonl
+  quern index stamps --collection stamps --payload stamps.jsonl --parts 7x7
   quern --local --data ./data index ~/Pictures
 
 Which server: see --address and --local in quern --help.
@@ -55,6 +56,7 @@ struct IndexOptions {
   std::string collection = "photos";
   std::string payload_file;
   std::string model;
+  std::string parts;
   int window = 16;
   bool force = false;
 };
@@ -149,6 +151,7 @@ absl::Status EnsureCollection(const IndexOptions& options, Client& client) {
     v1::Collection collection;
     collection.set_name(options.collection);
     collection.set_model(options.model);
+    SetParts(options.parts, collection);
     existing = client.CreateCollection(collection);
     // Somebody else was faster.
     if (absl::IsAlreadyExists(existing.status())) {
@@ -161,6 +164,15 @@ absl::Status EnsureCollection(const IndexOptions& options, Client& client) {
         absl::StrCat("collection \"", options.collection, "\" is of model \"",
                      existing->model(), "\", not \"", options.model,
                      "\": choose another --collection"));
+  }
+  v1::Collection wanted;
+  SetParts(options.parts, wanted);
+  if (wanted.parts().dense() != existing->parts().dense() &&
+      !options.parts.empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("collection \"", options.collection,
+                     "\" was made with other --parts than ", options.parts,
+                     ": choose another --collection"));
   }
   return absl::OkStatus();
 }
@@ -402,6 +414,7 @@ void AddIndexCommand(CLI::App& app, CommandLine& line) {
                    "Model of a new collection. Default: the server's")
       ->check(CheckUtf8)
       ->type_name("NAME");
+  AddPartsOption(*command, options->parts);
   command
       ->add_option("--window", options->window,
                    "Files in flight, 1 to 1024. Default: 16")

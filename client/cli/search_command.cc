@@ -16,6 +16,7 @@
 #include "client/cli/command.h"
 #include "client/cli/failure.h"
 #include "client/cli/file_scan.h"
+#include "client/cli/fine_options.h"
 #include "client/cli/gallery.h"
 #include "client/cli/json_format.h"
 #include "client/cli/table.h"
@@ -35,6 +36,7 @@ Examples:
   quern search --image cat.jpg -k 5 --json
   quern search "red flowers" --html flowers.html
   quern search --id birds/wren.jpg --collection stamps
+  quern search "a red ball" --rerank best
 
 Which server: see --address and --local in quern --help.
 
@@ -55,6 +57,7 @@ struct SearchOptions {
   int limit = 10;
   std::optional<float> min_score;
   std::string filter;
+  RerankFlags rerank;
   bool json = false;
   std::string html;
 };
@@ -92,6 +95,7 @@ v1::SearchRequest MakeRequest(const SearchOptions& options,
   request.set_page_size(options.limit);
   if (options.min_score.has_value()) request.set_min_score(*options.min_score);
   request.set_filter(options.filter);
+  SetRerank(options.rerank, request);
   v1::Query& query = *request.mutable_query();
   if (!options.words.empty()) query.add_parts()->set_text(QueryText(options));
   if (!options.image.empty()) {
@@ -353,6 +357,7 @@ void AddSearchCommand(CLI::App& app, CommandLine& line) {
           "Only items whose payload fits, as 'year >= 2020'; of fields "
           "that the collection declares")
       ->type_name("FILTER");
+  AddRerankOptions(*command, options->rerank);
   command->add_flag("--json", options->json, "Prints JSON instead of a table");
   command
       ->add_option("--html", options->html,

@@ -35,7 +35,8 @@ struct RerankOptions {
   std::optional<float> weight;  // Share of the fine score, in [0, 1].
 };
 
-// Without a weight. Chosen on Flickr8k dev, see README.md of this folder.
+// Without a weight. The first was chosen on Flickr8k dev, see fine/README.md; no
+// shipped model has features for the second.
 inline constexpr float kDefaultBestPartWeight = 0.3F;
 inline constexpr float kDefaultLateInteractionWeight = 0.5F;
 

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <map>
 #include <set>
 #include <string>
 #include <thread>
@@ -133,13 +134,51 @@ TEST_F(ServicesTest, SearchRefusesBadValuesByName) {
                 "nowhere");
 }
 
+TEST_F(ServicesTest, PartsAreKeptShownAndRerankedBy) {
+  v1::Collection collection;
+  collection.set_name("c");
+  collection.mutable_parts()->set_dense(v1::PartsConfig::DENSE_7X7);
+  ASSERT_TRUE(Create(collection).ok());
+  v1::UpsertRequest red = TextItem("c", "1-red", "");
+  red.mutable_image()->set_content("red");
+  v1::UpsertRequest video = TextItem("c", "2-video", "");
+  video.mutable_video()->set_content("red blue red");
+  grpc::Status status;
+  Upsert({red, video, TextItem("c", "3-text", "blue")}, &status);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+
+  v1::SearchRequest request = TextSearch("c", "blue");
+  request.mutable_rerank()->set_method(v1::Rerank::METHOD_BEST_PART);
+  request.mutable_rerank()->set_weight(1);
+  v1::SearchResponse response;
+  ASSERT_TRUE(Search(request, &response).ok());
+  ASSERT_EQ(response.hits_size(), 3);
+  EXPECT_TRUE(response.report().degraded());
+  EXPECT_EQ(response.report().degraded_reasons_size(), 1);
+  std::map<std::string, const v1::Hit*> hits;
+  for (const v1::Hit& hit : response.hits()) hits[hit.item().id()] = &hit;
+  EXPECT_EQ(hits["1-red"]->item().parts().grid_height(), 2);
+  EXPECT_EQ(hits["1-red"]->item().parts().width(), 16);
+  EXPECT_EQ(hits["1-red"]->stage_scores(1).stage(), "best_part");
+  EXPECT_TRUE(hits["1-red"]->evidence(0).has_box());
+  EXPECT_EQ(hits["2-video"]->item().parts().frame_count(), 3);
+  EXPECT_EQ(hits["2-video"]->item().parts().duration().seconds(), 1);
+  EXPECT_EQ(hits["2-video"]->evidence(0).span().start().nanos(), 500'000'000);
+  EXPECT_FALSE(hits["3-text"]->item().has_parts());
+  EXPECT_EQ(hits["3-text"]->stage_scores_size(), 1);
+
+  request.mutable_rerank()->set_method(v1::Rerank::METHOD_LATE_INTERACTION);
+  ExpectRefused(request, grpc::StatusCode::FAILED_PRECONDITION, "text.tokens");
+  request.mutable_rerank()->set_method(v1::Rerank::Method(9));
+  ExpectRefused(request, grpc::StatusCode::INVALID_ARGUMENT, "rerank.method");
+}
+
 TEST_F(ServicesTest, SearchRefusesWhatIsNotThereYet) {
   FillCollection();
   using Change = std::function<void(v1::SearchRequest&)>;
   const std::vector<std::pair<std::string, Change>> changes = {
       {"granularity",
        [](auto& r) { r.set_granularity(v1::GRANULARITY_REGION); }},
-      {"rerank", [](auto& r) { r.mutable_rerank(); }},
       {"min_probability", [](auto& r) { r.set_min_probability(0.5F); }},
       {"category", [](auto& r) { r.mutable_category(); }},
       {"query.feedback",
@@ -789,9 +828,9 @@ TEST_F(ServicesTest, CollectionsAreListedInPages) {
 TEST_F(ServicesTest, CreateRefusesWhatIsNotThereYet) {
   using Change = std::function<void(v1::Collection&)>;
   const std::vector<std::pair<std::string, Change>> changes = {
-      {"collection.parts.dense",
+      {"collection.parts.encoding",
        [](auto& c) {
-         c.mutable_parts()->set_dense(v1::PartsConfig::DENSE_7X7);
+         c.mutable_parts()->set_encoding(v1::PartsConfig::ENCODING_COMPRESSED);
        }},
       {"collection.parts.searchable",
        [](auto& c) { c.mutable_parts()->set_searchable(true); }},

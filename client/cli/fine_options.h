@@ -1,0 +1,31 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+#include "quern/v1/collections.pb.h"
+#include "quern/v1/retrieval.pb.h"
+
+// The options of the fine stage that several commands have.
+
+namespace quern::cli {
+
+// --parts, of a collection that is made. `parts` must outlive `command`.
+void AddPartsOption(CLI::App& command, std::string& parts);
+// Nothing for "".
+void SetParts(const std::string& parts, v1::Collection& collection);
+
+struct RerankFlags {
+  std::string method;  // Empty: not.
+  std::optional<int> depth;
+  std::optional<float> weight;
+};
+
+// --rerank, --depth and --weight. `flags` must outlive `command`.
+void AddRerankOptions(CLI::App& command, RerankFlags& flags);
+// Nothing without a method.
+void SetRerank(const RerankFlags& flags, v1::SearchRequest& request);
+
+}  // namespace quern::cli
