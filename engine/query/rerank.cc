@@ -17,18 +17,51 @@ constexpr size_t kCandidatesPerCheck = 32;
 // Of the time left to the call, what the stage may take.
 constexpr double kShareOfDeadline = 0.8;
 
+// Within 0.005: `query` is quantised too, since sums of integers, unlike those
+// of floats, may be added up in any order and so several at a time.
 std::vector<float> RowCosines(const QuantizedFeatures& features,
-                              absl::Span<const float> query) {
+                              const QuantizedFeatures& query) {
   std::vector<float> cosines(features.rows);
   for (int64_t row = 0; row < features.rows; ++row) {
-    const absl::Span<const int8_t> values = features.row(row);
-    float sum = 0;
-    for (size_t i = 0; i < query.size(); ++i) {
-      sum += query[i] * static_cast<float>(values[i]);
+    const int8_t* const values = features.row(row).data();
+    const int8_t* const others = query.values.data();
+    int32_t sum = 0;
+    for (int64_t i = 0; i < features.columns; ++i) {
+      sum += int32_t{values[i]} * int32_t{others[i]};
     }
-    cosines[row] = features.scales[row] * sum;
+    cosines[row] =
+        features.scales[row] * query.scales[0] * static_cast<float>(sum);
   }
   return cosines;
+}
+
+// The cosine of `query` with PoolFramesForQuery() of the rows.
+absl::StatusOr<float> PooledCosine(const QuantizedFeatures& features,
+                                   absl::Span<const int64_t> samples,
+                                   absl::Span<const float> cosines,
+                                   absl::Span<const float> query) {
+  const float best = *std::max_element(cosines.begin(), cosines.end());
+  std::vector<float> sum(features.columns);
+  for (int64_t row = 0; row < features.rows; ++row) {
+    float weight =
+        features.scales[row] *
+        std::exp((cosines[row] - best) / static_cast<float>(kFrameTemperature));
+    if (!samples.empty()) weight *= static_cast<float>(samples[row]);
+    const int8_t* const values = features.row(row).data();
+    for (int64_t i = 0; i < features.columns; ++i) {
+      sum[i] += weight * static_cast<float>(values[i]);
+    }
+  }
+  double product = 0;
+  double squares = 0;
+  for (size_t i = 0; i < sum.size(); ++i) {
+    product += double{sum[i]} * query[i];
+    squares += double{sum[i]} * sum[i];
+  }
+  if (!(squares > 0)) {
+    return absl::InvalidArgumentError("the features cancel out");
+  }
+  return static_cast<float>(product / std::sqrt(squares));
 }
 
 struct Moments {
@@ -105,6 +138,10 @@ absl::StatusOr<PartScorer> PartScorer::BestPart(std::vector<float> query) {
   for (float& value : query) {
     value = static_cast<float>(value / std::sqrt(squares));
   }
+  scorer.quantized_ =
+      QuantizeUnitRows({.data = query.data(),
+                        .rows = 1,
+                        .columns = static_cast<int64_t>(query.size())});
   scorer.query_ = std::move(query);
   return scorer;
 }
@@ -132,21 +169,12 @@ absl::StatusOr<float> PartScorer::Score(const PartFeatures& parts) const {
                      " dimensions; the query has ", query_.size()));
   }
   if (tokens_.has_value()) return tokens_->Score(parts.features);
-  const Matrix rows = Dequantize(parts.features);
-  const std::vector<int64_t> once(parts.samples.empty() ? rows.rows() : 0, 1);
-  QUERN_ASSIGN_OR_RETURN(
-      const std::vector<float> pooled,
-      PoolFramesForQuery(rows.view(),
-                         parts.samples.empty() ? once : parts.samples, query_));
-  double cosine = 0;
-  for (size_t i = 0; i < query_.size(); ++i) {
-    cosine += double{pooled[i]} * query_[i];
-  }
-  return static_cast<float>(cosine);
+  return PooledCosine(parts.features, parts.samples,
+                      RowCosines(parts.features, quantized_), query_);
 }
 
 Evidence PartScorer::BestEvidence(const PartFeatures& parts) const {
-  const std::vector<float> cosines = RowCosines(parts.features, query_);
+  const std::vector<float> cosines = RowCosines(parts.features, quantized_);
   const auto best = std::max_element(cosines.begin(), cosines.end());
   Evidence evidence = EvidenceOf(parts, best - cosines.begin());
   evidence.score = *best;

@@ -35,8 +35,8 @@ struct RerankOptions {
   std::optional<float> weight;  // Share of the fine score, in [0, 1].
 };
 
-// Without a weight. The first was chosen on Flickr8k dev, see fine/README.md; no
-// shipped model has features for the second.
+// Without a weight. The first was chosen on Flickr8k dev, see fine/README.md;
+// no shipped model has features for the second.
 inline constexpr float kDefaultBestPartWeight = 0.3F;
 inline constexpr float kDefaultLateInteractionWeight = 0.5F;
 
@@ -68,6 +68,7 @@ class PartScorer {
  private:
   PartScorer() = default;
 
+  QuantizedFeatures quantized_;            // The query, one row.
   std::vector<float> query_;               // [dimension], length one.
   std::optional<LateInteraction> tokens_;  // Null: by the vector.
 };

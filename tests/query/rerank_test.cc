@@ -1,6 +1,7 @@
 #include "engine/query/rerank.h"
 
 #include <cmath>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "engine/embed/frame_pooling.h"
 #include "tests/support/fake_item_store.h"
 #include "tests/support/status_matchers.h"
 
@@ -103,6 +105,32 @@ TEST(PartScorerTest, FramesCountAsOftenAsTheyAreShown) {
   // Both frames fit alike, so the mean is (3, 1) and its cosine 4 / sqrt(20).
   EXPECT_NEAR(ValueOrDie(scorer.Score(Video({3, 1}, {1, 0, 0, 1}))),
               4 / std::sqrt(20.0), kTolerance);
+}
+
+TEST(PartScorerTest, IsTheCosineOfTheFramesPooledForTheQuery) {
+  std::mt19937 random(3);
+  std::normal_distribution<float> value;
+  const int64_t rows = 49;
+  const int64_t columns = 512;
+  std::vector<float> frames(rows * columns);
+  for (float& number : frames) number = value(random) + 0.3F;
+  std::vector<float> query(columns);
+  for (float& number : query) number = value(random) + 0.3F;
+  std::vector<int64_t> samples;
+  for (int64_t i = 0; i < rows; ++i) samples.push_back(1 + i % 3);
+  const PartFeatures video = Video(samples, frames);
+  const PartScorer scorer = ValueOrDie(PartScorer::BestPart(query));
+  double squares = 0;
+  for (const float number : query) squares += double{number} * number;
+  for (float& number : query) {
+    number = static_cast<float>(number / std::sqrt(squares));
+  }
+  const Matrix exact = Dequantize(video.features);
+  const std::vector<float> pooled =
+      ValueOrDie(PoolFramesForQuery(exact.view(), samples, query));
+  double cosine = 0;
+  for (int64_t i = 0; i < columns; ++i) cosine += double{pooled[i]} * query[i];
+  EXPECT_NEAR(ValueOrDie(scorer.Score(video)), cosine, 0.003);
 }
 
 TEST(PartScorerTest, TheEvidenceIsTheNearestPart) {
