@@ -175,6 +175,8 @@ TEST(VipsImageDecoderTest, HintsAreForTheUprightPicture) {
   ASSERT_TRUE(shrunk.ok()) << shrunk.status();
   EXPECT_EQ(shrunk->width, 32);
   EXPECT_EQ(shrunk->height, 24);
+  EXPECT_EQ(shrunk->original_width, 64);
+  EXPECT_EQ(shrunk->original_height, 48);
   const auto whole = MakeDecoder()->Decode(encoded, 12, 16);
   ASSERT_TRUE(whole.ok()) << whole.status();
   EXPECT_EQ(whole->width, 64);
