@@ -558,18 +558,17 @@ absl::Status EncodeSearch(const SearchResult& result,
   report.mutable_model()->set_fingerprint(result.model_fingerprint);
   report.set_shards_asked(result.index.shards_asked);
   report.set_shards_answered(result.index.shards_answered);
-  report.set_degraded(!result.index.degraded_reasons.empty());
-  for (const std::string& reason : result.index.degraded_reasons) {
-    report.add_degraded_reasons(reason);
-  }
   report.set_explanation(result.index.plan);
   report.set_index_version(result.index_version);
   report.set_item_count(result.item_count);
   report.set_query_truncated(result.query_truncated);
-  report.set_degraded(!result.degraded_reasons.empty());
-  for (const std::string& reason : result.degraded_reasons) {
-    report.add_degraded_reasons(reason);
+  for (const auto* reasons :
+       {&result.index.degraded_reasons, &result.degraded_reasons}) {
+    for (const std::string& reason : *reasons) {
+      report.add_degraded_reasons(reason);
+    }
   }
+  report.set_degraded(report.degraded_reasons_size() > 0);
   EncodeStages(context, report.mutable_stages());
   return absl::OkStatus();
 }

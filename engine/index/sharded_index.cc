@@ -751,10 +751,10 @@ absl::Status ShardedIndex::Optimize(
 absl::Status ShardedIndex::Maintain(
     bool everything, const std::function<void(float)>& progress) {
   absl::MutexLock lock(&work_mutex_);
-  FreezeDeltas();
   for (int32_t shard = 0; shard < options_.shards; ++shard) {
     QUERN_RETURN_IF_ERROR(CheckStopping());
-    const std::shared_ptr<const Snapshot> now = snapshot();
+    const std::shared_ptr<const Snapshot> now =
+        Freeze(static_cast<uint32_t>(shard));
     const std::vector<size_t> chosen =
         ChooseMerge(*now, static_cast<uint32_t>(shard), everything);
     if (!chosen.empty()) {
@@ -769,9 +769,11 @@ absl::Status ShardedIndex::Maintain(
   return Save();
 }
 
-void ShardedIndex::FreezeDeltas() {
+std::shared_ptr<const ShardedIndex::Snapshot> ShardedIndex::Freeze(
+    uint32_t shard) {
   absl::MutexLock lock(&write_mutex_);
-  for (std::shared_ptr<Delta>& active : active_) active = nullptr;
+  active_[shard] = nullptr;
+  return snapshot();
 }
 
 std::vector<size_t> ShardedIndex::ChooseMerge(const Snapshot& now,

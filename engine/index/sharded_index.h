@@ -144,7 +144,11 @@ class ShardedIndex final : public VectorIndex {
   absl::Status Maintain(bool everything,
                         const std::function<void(float)>& progress)
       ABSL_LOCKS_EXCLUDED(work_mutex_);
-  void FreezeDeltas();
+  // Ends a shard's delta: what is written from now on goes to a new one.
+  // Returns the snapshot of that moment, whose deltas of the shard never change
+  // again.
+  std::shared_ptr<const Snapshot> Freeze(uint32_t shard)
+      ABSL_LOCKS_EXCLUDED(write_mutex_);
   // Parts of a shard that are to become one segment; none: nothing to do.
   std::vector<size_t> ChooseMerge(const Snapshot& snapshot, uint32_t shard,
                                   bool everything) const;
