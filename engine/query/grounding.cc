@@ -4,12 +4,14 @@
 #include <atomic>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 
 #include "engine/base/error.h"
 #include "engine/base/status_macros.h"
+#include "engine/fine/item_parts.h"
 #include "engine/fine/presence.h"
 #include "engine/fine/region_grounder.h"
 #include "engine/fine/segment_grounder.h"
@@ -41,8 +43,8 @@ absl::Status NothingToLookAt(const ItemTarget& item, absl::string_view why) {
   return absl::FailedPreconditionError(absl::StrCat(
       "item: ", Quoted(item.id), " of collection ", Quoted(item.collection),
       " has no stored features", why,
-      ": send its media along, or upsert it with a media_uri below one of "
-      "media.roots"));
+      ": send its media along, keep features in the collection (its `parts`), "
+      "or upsert it with a media_uri below one of media.roots"));
 }
 
 PresenceCalibration CalibrationOf(const CalibrationSpec& spec) {
@@ -53,8 +55,39 @@ PresenceCalibration CalibrationOf(const CalibrationSpec& spec) {
           .threshold = spec.threshold};
 }
 
-// What a call needs besides its algorithm: the model, the media and the texts,
-// embedded. It lives until both are.
+// What the store keeps of a picture or a video, as the embedder gives it.
+absl::StatusOr<Embedded> EmbeddedOf(absl::string_view parts) {
+  QUERN_ASSIGN_OR_RETURN(PartFeatures kept, DecodeParts(parts));
+  const PartsShape& shape = kept.shape;
+  Matrix features = Dequantize(kept.features);
+  Embedded embedded;
+  embedded.width = shape.width;
+  embedded.height = shape.height;
+  embedded.duration = shape.duration;
+  embedded.times = std::move(kept.times);
+  embedded.samples = std::move(kept.samples);
+  const bool is_video = shape.frames > 0;
+  embedded.dense = {
+      .rows = is_video ? shape.frames : 1,
+      .grid_height = is_video ? 1 : shape.grid_height,
+      .grid_width = is_video ? 1 : shape.grid_width,
+      .dimension = features.columns(),
+      .values = {features.data(),
+                 features.data() + features.rows() * features.columns()}};
+  return embedded;
+}
+
+// The model and the media that a query is about.
+struct Target {
+  std::shared_ptr<const Model> model;
+  std::optional<Embedded> kept;  // What the store keeps; then no media is read.
+  EmbedInput media;
+  std::string media_uri;  // Of a stored item; `media` points into it.
+  bool is_decoded_again = false;
+};
+
+// What a call needs besides its algorithm: the media, unless its features are
+// kept, and the texts, embedded. It lives until both are.
 class EmbedBoth {
  public:
   struct Result {
@@ -63,12 +96,10 @@ class EmbedBoth {
   };
   using Done = std::function<void(absl::StatusOr<Result>)>;
 
-  // `field` is the texts' in errors ("phrases.phrases", "sentences").
   static void Start(const Engine& engine, const RequestContext& context,
-                    const std::shared_ptr<const Model>& model,
-                    const std::vector<EmbedInput>& texts,
-                    const EmbedInput& media, const EmbedOptions& options,
-                    Done done) {
+                    const std::vector<EmbedInput>& texts, Target& target,
+                    const EmbedOptions& options, Done done) {
+    const std::shared_ptr<const Model>& model = target.model;
     const auto both = std::make_shared<EmbedBoth>(std::move(done));
     engine.embedder().Embed(
         context, model, texts, {},
@@ -76,8 +107,13 @@ class EmbedBoth {
           both->texts_ = std::move(results);
           both->FinishOne();
         });
+    if (target.kept.has_value()) {
+      both->media_ = *std::move(target.kept);
+      both->FinishOne();
+      return;
+    }
     engine.embedder().Embed(
-        context, model, {media}, options,
+        context, model, {target.media}, options,
         [both](std::vector<absl::StatusOr<Embedded>> results) {
           both->media_ = std::move(results.front());
           both->FinishOne();
@@ -109,14 +145,6 @@ class EmbedBoth {
   absl::StatusOr<Embedded> media_ = absl::UnknownError("not done");
 };
 
-// The model and the media that a query is about.
-struct Target {
-  std::shared_ptr<const Model> model;
-  EmbedInput media;
-  std::string media_uri;  // Of a stored item; `media` points into it.
-  bool is_stored = false;
-};
-
 // `modality` is the kind of item that is wanted.
 template <typename MediaInput, typename Query>
 absl::Status FindTarget(const Engine& engine, const Query& query,
@@ -127,13 +155,12 @@ absl::Status FindTarget(const Engine& engine, const Query& query,
     QUERN_ASSIGN_OR_RETURN(target.model, engine.models().Get(query.model));
     return absl::OkStatus();
   }
-  target.is_stored = true;
   QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<Collection> collection,
                          engine.catalog().Get(item->collection));
   QUERN_ASSIGN_OR_RETURN(
       const std::vector<std::optional<Item>> items,
-      collection->store().Get({item->id},
-                              {.payload = false, .embedding = false}));
+      collection->store().Get(
+          {item->id}, {.payload = false, .embedding = false, .parts = true}));
   if (!items.front().has_value()) return NotFound("item", item->id);
   const Item& stored = *items.front();
   if (stored.modality != modality) {
@@ -142,14 +169,23 @@ absl::Status FindTarget(const Engine& engine, const Query& query,
                      Quoted(item->collection), " is ", KindOf(stored.modality),
                      "; this call looks at ", KindOf(modality), ": name one"));
   }
-  if (stored.media_uri.empty()) {
-    return NothingToLookAt(*item, " and no media_uri");
-  }
-  if (query.model.empty()) {
-    QUERN_ASSIGN_OR_RETURN(target.model, engine.ModelOf(*collection));
-  } else {
+  const bool is_of_other_model =
+      !query.model.empty() && query.model != collection->record().model();
+  if (is_of_other_model) {
     QUERN_ASSIGN_OR_RETURN(target.model, engine.models().Get(query.model));
+  } else {
+    QUERN_ASSIGN_OR_RETURN(target.model, engine.ModelOf(*collection));
   }
+  if (!stored.parts.empty() && !is_of_other_model) {
+    QUERN_ASSIGN_OR_RETURN(target.kept, EmbeddedOf(stored.parts));
+    return absl::OkStatus();
+  }
+  if (stored.media_uri.empty()) {
+    return NothingToLookAt(*item, is_of_other_model
+                                      ? " of that model and no media_uri"
+                                      : " and no media_uri");
+  }
+  target.is_decoded_again = true;
   target.media_uri = stored.media_uri;
   target.media = MediaInput{.uri = target.media_uri};
   return absl::OkStatus();
@@ -234,8 +270,7 @@ class RegionCall {
   static void Start(const std::shared_ptr<RegionCall>& call) {
     const absl::Status status = call->Prepare();
     if (!status.ok()) return call->done_(status);
-    EmbedBoth::Start(call->engine_, call->context_, call->target_.model,
-                     call->texts_, call->target_.media,
+    EmbedBoth::Start(call->engine_, call->context_, call->texts_, call->target_,
                      {.embedding = false, .dense = true, .whole_picture = true},
                      [call](absl::StatusOr<EmbedBoth::Result> embedded) {
                        call->done_(embedded.ok() ? call->Ground(*embedded)
@@ -277,7 +312,8 @@ class RegionCall {
     RegionResult result = {.width = embedded.media.width,
                            .height = embedded.media.height,
                            .model = target_.model};
-    if (target_.is_stored) result.degraded_reasons.emplace_back(kDecodedAgain);
+    if (target_.is_decoded_again)
+      result.degraded_reasons.emplace_back(kDecodedAgain);
     TellOfTruncation(embedded.texts, result.degraded_reasons);
     const DenseMaps& grid = embedded.media.dense;
     const RegionGrounder grounder(
@@ -344,14 +380,13 @@ class SegmentCall {
   static void Start(const std::shared_ptr<SegmentCall>& call) {
     const absl::Status status = call->Prepare();
     if (!status.ok()) return call->done_(status);
-    EmbedBoth::Start(
-        call->engine_, call->context_, call->target_.model, call->texts_,
-        call->target_.media, {.video = call->query_.sampling},
-        [call](absl::StatusOr<EmbedBoth::Result> embedded) {
-          call->done_(embedded.ok()
-                          ? call->Ground(*embedded)
-                          : OfTarget(call->query_, embedded.status()));
-        });
+    EmbedBoth::Start(call->engine_, call->context_, call->texts_, call->target_,
+                     {.video = call->query_.sampling},
+                     [call](absl::StatusOr<EmbedBoth::Result> embedded) {
+                       call->done_(embedded.ok() ? call->Ground(*embedded)
+                                                 : OfTarget(call->query_,
+                                                            embedded.status()));
+                     });
   }
 
  private:
@@ -377,7 +412,8 @@ class SegmentCall {
     SegmentResult result = {.times = embedded.media.times,
                             .duration = embedded.media.duration,
                             .model = target_.model};
-    if (target_.is_stored) result.degraded_reasons.emplace_back(kDecodedAgain);
+    if (target_.is_decoded_again)
+      result.degraded_reasons.emplace_back(kDecodedAgain);
     TellOfTruncation(embedded.texts, result.degraded_reasons);
     std::vector<double> seconds;
     seconds.reserve(result.times.size());

@@ -12,6 +12,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "quern/v1/grounding.grpc.pb.h"
 #include "tests/end_to_end/api.h"
 #include "tests/support/quernd_process.h"
 #include "tests/support/temporary_directory.h"
@@ -106,6 +107,39 @@ TEST(PartsTest, AreKeptOverARestartAndRerankedBy) {
       EXPECT_TRUE(hit.evidence(0).has_box());
     }
   }
+
+  // Grounding looks at what is kept: the items have no media that it could
+  // read.
+  const auto grounding = v1::Grounding::NewStub(api.channel());
+  v1::GroundRegionsRequest regions;
+  regions.mutable_item()->set_collection("parts");
+  regions.mutable_item()->set_id("food");
+  regions.mutable_phrases()->add_phrases("food");
+  regions.set_min_probability(0);
+  v1::GroundRegionsResponse grounded;
+  grpc::ClientContext regions_context;
+  Api::SetDeadline(regions_context);
+  ASSERT_TRUE(
+      grounding->GroundRegions(&regions_context, regions, &grounded).ok());
+  EXPECT_FALSE(grounded.degraded());
+  EXPECT_GT(grounded.width(), 0);
+  ASSERT_GT(grounded.phrases(0).regions_size(), 0);
+  EXPECT_GT(grounded.phrases(0).regions(0).pixels().width(), 0);
+
+  v1::GroundSegmentsRequest segments;
+  segments.mutable_item()->set_collection("parts");
+  segments.mutable_item()->set_id("video");
+  segments.add_sentences("a white rabbit");
+  segments.set_min_probability(0);
+  segments.set_include_saliency(true);
+  v1::GroundSegmentsResponse moments;
+  grpc::ClientContext segments_context;
+  Api::SetDeadline(segments_context);
+  ASSERT_TRUE(
+      grounding->GroundSegments(&segments_context, segments, &moments).ok());
+  EXPECT_FALSE(moments.degraded());
+  EXPECT_EQ(moments.sentences(0).saliency().values_size(), 8);
+  EXPECT_GT(moments.sentences(0).segments_size(), 0);
 
   // The default model has no vectors of tokens, and no match head.
   for (const auto& [method, capability] :
