@@ -18,7 +18,8 @@ constexpr int kMaxPayloadFields = 64;
 constexpr size_t kMaxFieldPathBytes = 256;
 // Times of expiry stay within the years that the store keeps.
 constexpr absl::Duration kMaxTtl = absl::Hours(24 * 365 * 100);
-constexpr absl::string_view kChangeable = "description, payload_fields, ttl";
+constexpr absl::string_view kChangeable =
+    "description, parts, payload_fields, ttl";
 
 absl::StatusOr<FieldType> DecodeType(v1::PayloadField::Type type) {
   switch (type) {
@@ -117,6 +118,10 @@ absl::Status MergeSettings(const v1::Collection& wanted,
   for (const std::string& path : mask.paths()) {
     if (path == "description") {
       record.set_description(wanted.description());
+    } else if (path == "parts") {
+      // Of what is upserted from now on.
+      record.clear_parts();
+      if (wanted.has_parts()) *record.mutable_parts() = wanted.parts();
     } else if (path == "payload_fields") {
       *record.mutable_payload_fields() = wanted.payload_fields();
     } else if (path == "ttl") {

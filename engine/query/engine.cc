@@ -6,6 +6,7 @@
 #include <map>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/util/time_util.h"
@@ -200,7 +201,7 @@ class Engine::SearchCall {
   // collection is there, or this fails.
   absl::Status PrepareRerank() {
     QUERN_ASSIGN_OR_RETURN(const PartsSettings settings,
-                           PartsSettingsOf(collection_->record()));
+                           PartsSettingsOf(collection_->settings()->record));
     if (!settings.keeps_any()) {
       return absl::FailedPreconditionError(absl::StrCat(
           "rerank: collection ", Quoted(collection_->name()),
@@ -630,7 +631,7 @@ void Engine::PrepareItem(const RequestContext& context,
               [](const EmbeddingInput&) -> EmbedInput { return TextInput(); }},
       input.content);
   const absl::StatusOr<PartsSettings> kept =
-      PartsSettingsOf(collection.record());
+      PartsSettingsOf(collection.settings()->record);
   if (!kept.ok()) return done(kept.status());
   embedder_->Embed(context, *std::move(model), {media},
                    EmbedOptionsFor(*kept, media),
@@ -672,6 +673,9 @@ absl::StatusOr<v1::Collection> Engine::UpdateCollection(
     const google::protobuf::FieldMask& mask) const {
   return catalog_->Update(wanted.name(), [&](v1::Collection& record) {
     QUERN_RETURN_IF_ERROR(MergeSettings(wanted, mask, record));
+    if (absl::c_linear_search(mask.paths(), "parts")) {
+      QUERN_RETURN_IF_ERROR(CheckPartsOf(record));
+    }
     return InField(SettingsOf(record).status(), "collection");
   });
 }

@@ -724,6 +724,23 @@ TEST_F(ItemsTest, ItemsDisappearWhenTheirTimeIsOver) {
   EXPECT_THAT(ListIds(), ElementsAre("b", "c", "d"));
 }
 
+TEST_F(ItemsTest, PartsOfACollectionChange) {
+  v1::Collection wanted;
+  wanted.set_name("pictures");
+  ASSERT_TRUE(Create(wanted).ok());
+  wanted.mutable_parts()->set_dense(v1::PartsConfig::DENSE_7X7);
+  v1::Collection changed;
+  ASSERT_TRUE(UpdateCollection(wanted, {"parts"}, &changed).ok());
+  EXPECT_EQ(changed.parts().dense(), v1::PartsConfig::DENSE_7X7);
+  wanted.mutable_parts()->set_max_frames(5000);
+  EXPECT_EQ(ViolatedField(
+                UpdateCollection(wanted, {"parts"}, &changed).error_details()),
+            "collection.parts.max_frames");
+  wanted.clear_parts();
+  ASSERT_TRUE(UpdateCollection(wanted, {"parts"}, &changed).ok());
+  EXPECT_FALSE(changed.has_parts());
+}
+
 TEST_F(ItemsTest, SettingsOfACollectionChange) {
   v1::Collection wanted;
   wanted.set_name("f");
