@@ -43,8 +43,10 @@ SnapshotImportCall::SnapshotImportCall(
       imports_(imports),
       scope_(environment, method, server_context, Lane::kBulk) {}
 
-SnapshotImportCall::~SnapshotImportCall() {
-  if (is_counted_) --imports_->imports;
+SnapshotImportCall::~SnapshotImportCall() { Uncount(); }
+
+void SnapshotImportCall::Uncount() {
+  if (std::exchange(is_counted_, false)) --imports_->imports;
 }
 
 void SnapshotImportCall::ReadMore() {
@@ -99,6 +101,8 @@ void SnapshotImportCall::OnCancel() {
 
 void SnapshotImportCall::Run() {
   const absl::StatusOr<SnapshotInfo> snapshot = Import();
+  // Before the caller is told: the next import may come at once.
+  Uncount();
   if (!snapshot.ok()) return End(snapshot.status());
   v1::Snapshot response;
   EncodeSnapshot(*snapshot, &response);

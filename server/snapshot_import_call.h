@@ -60,6 +60,8 @@ class SnapshotImportCall final
 
   // Asks for the next message where there is room for it.
   void ReadMore() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Makes room for another import.
+  void Uncount();
   absl::Status StartWorker();
   void End(absl::Status status);
 
