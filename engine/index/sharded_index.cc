@@ -8,6 +8,7 @@
 #include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -36,6 +37,7 @@ constexpr int64_t kSequentialGain = 2;
 constexpr int64_t kPointsOfK = 10;  // Operating points are for this k.
 constexpr size_t kRealQueries = 256;
 constexpr size_t kLoadThreads = 8;
+constexpr absl::Duration kLockPoll = absl::Milliseconds(5);
 
 absl::Status CheckColumns(MatrixView matrix, int64_t dimension,
                           absl::string_view name) {
@@ -735,7 +737,7 @@ void ShardedIndex::ScheduleWork() {
         ShardedIndex* const index = tether->index;
         if (index == nullptr) return;
         // What fails stays as it was, and is tried again after more writes.
-        const absl::Status done = index->Maintain(false, [](float) {});
+        const absl::Status done = index->MaintainInBackground();
         index->scheduled_ = false;
         if (done.ok()) index->ScheduleWork();
       },
@@ -743,22 +745,55 @@ void ShardedIndex::ScheduleWork() {
   if (!status.ok()) scheduled_ = false;  // The next write tries again.
 }
 
+absl::Status ShardedIndex::MaintainInBackground() {
+  // An Optimize() does all of this, and other indexes need the thread.
+  while (!work_mutex_.TryLock()) {
+    QUERN_RETURN_IF_ERROR(CheckStopping());
+    if (optimizing_) return absl::UnavailableError("it is being optimized");
+    absl::SleepFor(kLockPoll);
+  }
+  const absl::Status status = Maintain(
+      /*everything=*/false, [this] { return CheckStopping(); }, [](float) {});
+  work_mutex_.Unlock();
+  return status;
+}
+
 absl::Status ShardedIndex::Optimize(
-    const std::function<void(float)>& progress) {
-  return Maintain(true, progress);
+    const RequestContext& context, const std::function<void(float)>& progress) {
+  const auto check = [this, &context] {
+    QUERN_RETURN_IF_ERROR(CheckStopping());
+    return context.Check("optimize");
+  };
+  ++optimizing_;
+  absl::Status status;
+  // The background may be in the middle of a long step: whoever waits for it
+  // must still be able to leave.
+  while (!work_mutex_.TryLock()) {
+    status = check();
+    if (!status.ok()) break;
+    absl::SleepFor(kLockPoll);
+  }
+  if (status.ok()) {
+    status = Maintain(/*everything=*/true, check, progress);
+    work_mutex_.Unlock();
+  }
+  --optimizing_;
+  ScheduleWork();  // What was written meanwhile.
+  return status;
 }
 
 absl::Status ShardedIndex::Maintain(
-    bool everything, const std::function<void(float)>& progress) {
-  absl::MutexLock lock(&work_mutex_);
+    bool everything, const StopCheck& check,
+    const std::function<void(float)>& progress) {
   for (int32_t shard = 0; shard < options_.shards; ++shard) {
-    QUERN_RETURN_IF_ERROR(CheckStopping());
+    QUERN_RETURN_IF_ERROR(check());
     const std::shared_ptr<const Snapshot> now =
         Freeze(static_cast<uint32_t>(shard));
     const std::vector<size_t> chosen =
         ChooseMerge(*now, static_cast<uint32_t>(shard), everything);
     if (!chosen.empty()) {
-      QUERN_RETURN_IF_ERROR(Merge(chosen, *now, static_cast<uint32_t>(shard)));
+      QUERN_RETURN_IF_ERROR(
+          Merge(chosen, *now, static_cast<uint32_t>(shard), check));
     }
     progress(static_cast<float>(shard + 1) /
              static_cast<float>(options_.shards));
@@ -818,7 +853,8 @@ std::vector<size_t> ShardedIndex::ChooseMerge(const Snapshot& now,
 }
 
 absl::Status ShardedIndex::Merge(const std::vector<size_t>& chosen,
-                                 const Snapshot& now, uint32_t shard) {
+                                 const Snapshot& now, uint32_t shard,
+                                 const StopCheck& check) {
   std::vector<IndexPart> parts;
   int64_t live = 0;
   for (const size_t p : chosen) {
@@ -841,8 +877,7 @@ absl::Status ShardedIndex::Merge(const std::vector<size_t>& chosen,
     absl::StatusOr<std::shared_ptr<const Segment>> built = Guard(
         kLibrary, [&]() -> absl::StatusOr<std::shared_ptr<const Segment>> {
           return BuildSegment(options, parts, real_queries.view(),
-                              options_.reader,
-                              [this] { return CheckStopping(); });
+                              options_.reader, check);
         });
     QUERN_RETURN_IF_ERROR(built.status());
     segment = *std::move(built);

@@ -96,7 +96,8 @@ class ShardedIndex final : public VectorIndex {
   void MarkComplete() override;
   bool Contains(const std::string& id) const override;
   absl::Status LinkFiles(const std::string& directory) const override;
-  absl::Status Optimize(const std::function<void(float)>& progress) override;
+  absl::Status Optimize(const RequestContext& context,
+                        const std::function<void(float)>& progress) override;
 
  private:
   struct ShardState {
@@ -141,9 +142,12 @@ class ShardedIndex final : public VectorIndex {
 
   bool NeedsWork(const Snapshot& snapshot) const;
   void ScheduleWork();
-  absl::Status Maintain(bool everything,
+  absl::Status MaintainInBackground() ABSL_LOCKS_EXCLUDED(work_mutex_);
+  // Asked now and then; an error ends the work.
+  using StopCheck = std::function<absl::Status()>;
+  absl::Status Maintain(bool everything, const StopCheck& check,
                         const std::function<void(float)>& progress)
-      ABSL_LOCKS_EXCLUDED(work_mutex_);
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(work_mutex_);
   // Ends a shard's delta: what is written from now on goes to a new one.
   // Returns the snapshot of that moment, whose deltas of the shard never change
   // again.
@@ -153,7 +157,8 @@ class ShardedIndex final : public VectorIndex {
   std::vector<size_t> ChooseMerge(const Snapshot& snapshot, uint32_t shard,
                                   bool everything) const;
   absl::Status Merge(const std::vector<size_t>& chosen,
-                     const Snapshot& snapshot, uint32_t shard)
+                     const Snapshot& snapshot, uint32_t shard,
+                     const StopCheck& check)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(work_mutex_);
   void Swap(const Snapshot& before, const std::vector<size_t>& chosen,
             uint32_t shard, std::shared_ptr<const Segment> segment,
@@ -164,6 +169,7 @@ class ShardedIndex final : public VectorIndex {
   const ShardedIndexOptions options_;
   std::atomic<bool> stopping_ = false;
   std::atomic<bool> scheduled_ = false;
+  std::atomic<int> optimizing_ = 0;  // Calls of Optimize().
 
   // Held by whoever seals, merges or saves.
   mutable absl::Mutex work_mutex_;

@@ -132,9 +132,11 @@ class VectorIndex {
   virtual absl::Status LinkFiles(const std::string& directory) const = 0;
 
   // Puts everything into its best form now; `progress` gets numbers in [0, 1].
-  // Blocks the caller, not searches or writes. Errors: kResourceExhausted,
-  // kCancelled when the index is being destroyed.
+  // Blocks the caller, not searches or writes. Errors: kResourceExhausted, and
+  // what context.Check() gives: it is asked all along, and what is not in its
+  // best form by then stays as it was.
   virtual absl::Status Optimize(
+      const RequestContext& /*context*/,
       const std::function<void(float)>& /*progress*/) {
     return absl::OkStatus();
   }

@@ -205,8 +205,11 @@ class Bench {
                                   .rows = count,
                                   .columns = kDimension}));
     }
+    const RealClock clock;
+    const RequestContext context(&clock, "bench");
     Add(kind + ": build",
-        SecondsOf([&] { CheckOk(index->Optimize([](float) {})); }), "s");
+        SecondsOf([&] { CheckOk(index->Optimize(context, [](float) {})); }),
+        "s");
     const ShardInfo shard = index->shards().at(0);
     if (!shard.message.empty())
       std::cerr << kind << ": " << shard.message << "\n";
@@ -215,8 +218,6 @@ class Bench {
         static_cast<double>(index->memory_bytes()) /
             static_cast<double>(items_.rows() * kDimension * sizeof(float)),
         "of fp32");
-    const RealClock clock;
-    const RequestContext context(&clock, "bench");
     for (const float target : kTargets) {
       Answers found(queries_.rows());
       const auto search = [&](int64_t q) {

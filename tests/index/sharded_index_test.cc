@@ -75,7 +75,8 @@ class ShardedIndexTest : public testing::Test {
   }
 
   static void Optimize(ShardedIndex& index) {
-    ASSERT_THAT(index.Optimize([](float) {}), IsOk());
+    const RequestContext context(&kClock, "test");
+    ASSERT_THAT(index.Optimize(context, [](float) {}), IsOk());
   }
 
   // Of the 10 nearest rows, those of [first, last) that are in `results`.
@@ -114,6 +115,42 @@ class ShardedIndexTest : public testing::Test {
 
 // Sampling noise of a hundred queries.
 constexpr double kNoise = 0.03;
+
+TEST_F(ShardedIndexTest, OptimizeEndsInTheMiddleOfABuildAndChangesNothing) {
+  ShardedIndexOptions options = Options(IndexKind::kHnsw, VectorStorage::kInt8);
+  RequestContext context(&kClock, "test");
+  // Exact vectors are read while a built graph is calibrated.
+  options.reader = [&context, read = options.reader](const auto& ids,
+                                                     const auto& visit) {
+    context.Cancel();
+    return read(ids, visit);
+  };
+  const auto index = Create(std::move(options));
+  Write(*index, 0, kRows);
+  EXPECT_THAT(index->Optimize(context, [](float) {}),
+              StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_EQ(index->shards().at(0).kind, IndexKind::kExact);
+  EXPECT_EQ(RecallOf(SearchAll(*index), 0, kRows), 1);
+  Optimize(*index);
+  EXPECT_EQ(index->shards().at(0).kind, IndexKind::kHnsw);
+}
+
+TEST_F(ShardedIndexTest, OptimizeThatWaitsForAnotherOneCanBeCancelled) {
+  const auto index = Create(Options(IndexKind::kExact, VectorStorage::kFp32));
+  Write(*index, 0, 100);
+  const RequestContext context(&kClock, "test");
+  absl::Status second;
+  EXPECT_THAT(index->Optimize(context,
+                              [&](float) {
+                                std::thread([&] {
+                                  RequestContext gone(&kClock, "gone");
+                                  gone.Cancel();
+                                  second = index->Optimize(gone, [](float) {});
+                                }).join();
+                              }),
+              IsOk());
+  EXPECT_THAT(second, StatusIs(absl::StatusCode::kCancelled));
+}
 
 TEST_F(ShardedIndexTest, EachKindMeetsItsTargetAndReportsWhatItMeasured) {
   for (const IndexKind kind : {IndexKind::kHnsw, IndexKind::kIvfPq}) {

@@ -71,8 +71,9 @@ class IndexWithStore final : public VectorIndex {
   absl::Status LinkFiles(const std::string& directory) const override {
     return index_->LinkFiles(directory);
   }
-  absl::Status Optimize(const std::function<void(float)>& progress) override {
-    return index_->Optimize(progress);
+  absl::Status Optimize(const RequestContext& context,
+                        const std::function<void(float)>& progress) override {
+    return index_->Optimize(context, progress);
   }
 
  private:
@@ -82,7 +83,9 @@ class IndexWithStore final : public VectorIndex {
 };
 
 void Optimize(VectorIndex& index) {
-  EXPECT_THAT(index.Optimize([](float) {}), IsOk());
+  const RealClock clock;
+  const RequestContext context(&clock, "test");
+  EXPECT_THAT(index.Optimize(context, [](float) {}), IsOk());
 }
 
 // Everything in segments, and what came since in deltas; `exact` where the kind

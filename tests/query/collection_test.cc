@@ -265,7 +265,9 @@ class IndexedCollectionTest : public ::testing::Test {
     std::vector<Item> items;
     for (int i = 0; i < kItems; ++i) items.push_back(NumberedItem(i));
     ASSERT_TRUE(collection.Upsert(items).ok());
-    ASSERT_TRUE(collection.mutable_index().Optimize([](float) {}).ok());
+    const RequestContext context(&kClock, "test");
+    ASSERT_TRUE(
+        collection.mutable_index().Optimize(context, [](float) {}).ok());
   }
 
   std::vector<std::string> Matching(const Collection& collection,
@@ -315,6 +317,7 @@ TEST_F(IndexedCollectionTest, FilesThatAreMissingOrDamagedAreMadeAgain) {
       [&] { std::filesystem::remove_all(index); },
       [&] { std::filesystem::resize_file(index + "/manifest", 20); },
       [&] { std::filesystem::resize_file(index + "/segment-1", 200); }};
+  const RequestContext context(&kClock, "test");
   for (const auto& damage : damages) {
     damage();
     collection = Open();
@@ -325,12 +328,14 @@ TEST_F(IndexedCollectionTest, FilesThatAreMissingOrDamagedAreMadeAgain) {
     }
     EXPECT_EQ(collection->index().size(), kItems);
     EXPECT_EQ(Matching(*collection, "n < 100").size(), 100u);
-    ASSERT_TRUE(collection->mutable_index().Optimize([](float) {}).ok());
+    ASSERT_TRUE(
+        collection->mutable_index().Optimize(context, [](float) {}).ok());
     collection.reset();
     // As good as new, so that the next damage is met alone.
     std::filesystem::remove_all(index);
     collection = Open();
-    ASSERT_TRUE(collection->mutable_index().Optimize([](float) {}).ok());
+    ASSERT_TRUE(
+        collection->mutable_index().Optimize(context, [](float) {}).ok());
     collection.reset();
   }
 }

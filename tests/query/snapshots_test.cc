@@ -340,8 +340,9 @@ TEST_F(SnapshotsTest, ACancelledCallLeavesNothing) {
 // The index writes files that never change, and replaces its manifest.
 TEST_F(SnapshotsTest, TheFilesOfTheIndexComeAlong) {
   const auto photos = Make(site_, "photos", 3);
-  const auto save = [&photos] {
-    return photos->mutable_index().Optimize([](float /*progress*/) {});
+  const auto save = [this, &photos] {
+    return photos->mutable_index().Optimize(context_,
+                                            [](float /*progress*/) {});
   };
   ASSERT_THAT(save(), IsOk());
   const auto files = ReadTree(photos->directory() + "/index");
