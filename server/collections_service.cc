@@ -56,12 +56,13 @@ absl::StatusOr<std::vector<SnapshotInfo>::const_iterator> FindPlace(
 
 CollectionsService::CollectionsService(const RpcEnvironment* environment,
                                        const Engine* engine,
-                                       Snapshots* snapshots)
+                                       Snapshots* snapshots, Jobs* jobs)
     : RpcService(v1::Collection::descriptor()->file()->FindServiceByName(
                      "Collections"),
                  environment),
       engine_(engine),
       snapshots_(snapshots),
+      jobs_(jobs),
       workers_(std::make_unique<ThreadPool>(
           ThreadPoolOptions{.name = "snapshots",
                             .threads = kSnapshotThreads,
@@ -71,6 +72,8 @@ CollectionsService::CollectionsService(const RpcEnvironment* environment,
   Handle("List", this, &CollectionsService::List);
   Handle("Update", this, &CollectionsService::Update);
   Handle("Delete", this, &CollectionsService::Delete);
+  Handle("Optimize", this, &CollectionsService::Optimize);
+  Handle("GetJob", this, &CollectionsService::GetJob);
   Handle("CreateSnapshot", this, &CollectionsService::CreateSnapshot);
   Handle("ListSnapshots", this, &CollectionsService::ListSnapshots);
   Handle("DeleteSnapshot", this, &CollectionsService::DeleteSnapshot);
@@ -105,6 +108,7 @@ absl::Status CollectionsService::Get(RequestContext& /*context*/,
   QUERN_RETURN_IF_ERROR(RequireName(request.name(), "name"));
   QUERN_ASSIGN_OR_RETURN(*response,
                          engine_->catalog().Describe(request.name()));
+  AddJobs(response);
   return absl::OkStatus();
 }
 
@@ -121,6 +125,7 @@ absl::Status CollectionsService::List(
   const bool has_more = static_cast<int64_t>(found.size()) > page_size;
   if (has_more) found.pop_back();
   for (v1::Collection& collection : found) {
+    AddJobs(&collection);
     *response->add_collections() = std::move(collection);
   }
   if (has_more) {
@@ -138,6 +143,7 @@ absl::Status CollectionsService::Update(
   QUERN_ASSIGN_OR_RETURN(
       *response,
       engine_->UpdateCollection(request.collection(), request.update_mask()));
+  AddJobs(response);
   return absl::OkStatus();
 }
 
@@ -147,8 +153,34 @@ absl::Status CollectionsService::Delete(
   QUERN_RETURN_IF_ERROR(RequireName(request.name(), "name"));
   QUERN_ASSIGN_OR_RETURN(const int64_t deleted,
                          engine_->catalog().Delete(request.name()));
+  jobs_->EndDropped();
   response->set_deleted_item_count(deleted);
   return absl::OkStatus();
+}
+
+absl::Status CollectionsService::Optimize(
+    RequestContext& /*context*/, const v1::OptimizeCollectionRequest& request,
+    v1::Job* response) const {
+  QUERN_RETURN_IF_ERROR(RequireName(request.name(), "name"));
+  QUERN_RETURN_IF_ERROR(engine_->catalog().CheckWritable());
+  QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<Collection> collection,
+                         engine_->catalog().Get(request.name()));
+  QUERN_ASSIGN_OR_RETURN(*response, jobs_->Optimize(collection));
+  return absl::OkStatus();
+}
+
+absl::Status CollectionsService::GetJob(RequestContext& /*context*/,
+                                        const v1::GetJobRequest& request,
+                                        v1::Job* response) const {
+  QUERN_RETURN_IF_ERROR(RequireName(request.id(), "id"));
+  QUERN_ASSIGN_OR_RETURN(*response, jobs_->Get(request.id()));
+  return absl::OkStatus();
+}
+
+void CollectionsService::AddJobs(v1::Collection* collection) const {
+  for (v1::Job& job : jobs_->Unfinished(collection->name())) {
+    *collection->mutable_status()->add_jobs() = std::move(job);
+  }
 }
 
 void CollectionsService::Work(Done done,

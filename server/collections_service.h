@@ -7,6 +7,7 @@
 
 #include "engine/base/thread_pool.h"
 #include "engine/query/engine.h"
+#include "engine/query/jobs.h"
 #include "engine/query/snapshots.h"
 #include "quern/v1/collections.pb.h"
 #include "server/rpc_service.h"
@@ -19,7 +20,7 @@ class CollectionsService final : public RpcService {
  public:
   // All must outlive the service.
   CollectionsService(const RpcEnvironment* environment, const Engine* engine,
-                     Snapshots* snapshots);
+                     Snapshots* snapshots, Jobs* jobs);
 
  private:
   absl::Status Create(RequestContext& context,
@@ -37,6 +38,13 @@ class CollectionsService final : public RpcService {
   absl::Status Delete(RequestContext& context,
                       const v1::DeleteCollectionRequest& request,
                       v1::DeleteCollectionResponse* response) const;
+  absl::Status Optimize(RequestContext& context,
+                        const v1::OptimizeCollectionRequest& request,
+                        v1::Job* response) const;
+  absl::Status GetJob(RequestContext& context, const v1::GetJobRequest& request,
+                      v1::Job* response) const;
+  // Adds the jobs that have not ended to the collection's status.
+  void AddJobs(v1::Collection* collection) const;
 
   void CreateSnapshot(RequestContext& context,
                       const v1::CreateSnapshotRequest& request,
@@ -55,6 +63,7 @@ class CollectionsService final : public RpcService {
 
   const Engine* const engine_;
   Snapshots* const snapshots_;
+  Jobs* const jobs_;
   ImportEnvironment imports_;
   // Long work on files: the calls' threads go on serving meanwhile.
   const std::unique_ptr<ThreadPool> workers_;

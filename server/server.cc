@@ -117,6 +117,7 @@ absl::Status Server::Start() {
                      .replica_of = config_.storage().replica_of()}));
   QUERN_RETURN_IF_ERROR(OpenSnapshots());
   sweep_ = std::make_unique<ExpirySweep>(catalog_.get());
+  jobs_ = std::make_unique<Jobs>(JobsOptions{.clock = backends_.clock.get()});
   pool_ = std::make_unique<ThreadPool>(ThreadPoolOptions{
       .name = "server.threads",
       .threads = ThreadCount(config_.server().threads(), 1),
@@ -180,7 +181,7 @@ void Server::AddServices() {
   services_.push_back(std::make_unique<ItemsService>(
       environment, engine_.get(), config_.server().stream_window()));
   services_.push_back(std::make_unique<CollectionsService>(
-      environment, engine_.get(), snapshots_.get()));
+      environment, engine_.get(), snapshots_.get(), jobs_.get()));
   services_.push_back(std::make_unique<ModelsService>(
       environment, engine_.get(), backends_.load_model,
       ModelRoots(config_.models())));
@@ -230,6 +231,7 @@ void Server::Shutdown() {
   // Also those whose status was set by name; they cannot be set again.
   grpc_server_->GetHealthCheckService()->Shutdown();
   calls_.Close();
+  jobs_->Close();  // A call may wait for what a job holds.
   Log(LogLevel::kInfo, "draining",
       {{"calls", calls_.count()},
        {"timeout_s", absl::ToDoubleSeconds(drain_timeout_)}});

@@ -11,9 +11,10 @@
 #include "engine/base/thread_pool.h"
 #include "engine/query/catalog.h"
 #include "engine/query/engine.h"
+#include "engine/query/expiry_sweep.h"
+#include "engine/query/jobs.h"
 #include "engine/query/replica.h"
 #include "engine/query/snapshots.h"
-#include "engine/query/expiry_sweep.h"
 #include "quern/v1/config.pb.h"
 #include "server/active_calls.h"
 #include "server/backends.h"
@@ -72,6 +73,7 @@ class Server {
   std::unique_ptr<Replica> replica_;  // Null unless storage.replica_of is set.
   std::unique_ptr<Snapshots> snapshots_;
   std::unique_ptr<ExpirySweep> sweep_;
+  std::unique_ptr<Jobs> jobs_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Embedder> embedder_;
   std::unique_ptr<Engine> engine_;

@@ -85,15 +85,10 @@ Collection::Collection(std::string directory, v1::Collection record,
                                         &write_mutex_)) {}
 
 Collection::~Collection() {
-  bool dropped = false;
-  {
-    absl::MutexLock lock(&write_mutex_);
-    dropped = dropped_;
-  }
   sync_.reset();
   index_.reset();
   store_.reset();
-  if (!dropped) return;
+  if (!dropped_) return;
   // Without its record the folder counts as deleted; what cannot be removed now
   // is removed when the catalog is opened next.
   std::error_code ignored;

@@ -116,6 +116,7 @@ class Collection {
   // Refuses writes from now on; the last owner deletes the files. Searches
   // under way finish.
   void Drop();
+  bool dropped() const { return dropped_; }
 
  private:
   Collection(std::string directory, v1::Collection record,
@@ -138,8 +139,8 @@ class Collection {
   // Held over a write of the store and of the index, so that both see writes in
   // the same order.
   mutable absl::Mutex write_mutex_;
-  bool dropped_ ABSL_GUARDED_BY(write_mutex_) = false;
-  std::unique_ptr<IndexSync> sync_;  // Set once.
+  std::atomic<bool> dropped_ = false;  // Set with the mutex held.
+  std::unique_ptr<IndexSync> sync_;    // Set once.
   // Read without the mutex: a search must not wait for a write's fsync.
   std::atomic<int64_t> index_version_ = 0;
 };

@@ -31,6 +31,8 @@
 #include "tests/support/fake_item_store.h"
 #include "tests/support/fake_vector_index.h"
 #include "tests/support/fake_video_decoder.h"
+#include "tests/support/gate.h"
+#include "tests/support/gated_vector_index.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_directory.h"
 
@@ -69,12 +71,6 @@ class FakeDecoder final : public ImageDecoder {
 
   mutable absl::Notification reached_;
   absl::Notification gate_;
-};
-
-// What a test opens for somebody who waits there.
-struct Gate {
-  absl::Notification reached;
-  absl::Notification open;
 };
 
 // An empty store in which a read of the item "gate" waits at a gate.
@@ -182,11 +178,15 @@ class ServerTest : public ::testing::Test {
           std::make_shared<FakeItemStore>(record.dimension(), clock_, path),
           reason);
     };
-    backends.collections.create_index = [](const v1::Collection& record,
-                                           const std::string& /*directory*/,
-                                           ItemStore* /*store*/)
+    backends.collections.create_index = [this](const v1::Collection& record,
+                                               const std::string& /*directory*/,
+                                               ItemStore* /*store*/)
         -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
-      return std::make_unique<FakeVectorIndex>(record.dimension());
+      if (optimize_gate_ == nullptr) {
+        return std::make_unique<FakeVectorIndex>(record.dimension());
+      }
+      return std::make_unique<GatedVectorIndex>(record.dimension(),
+                                                optimize_gate_);
     };
     return backends;
   }
@@ -326,6 +326,8 @@ class ServerTest : public ::testing::Test {
   }
 
   Gate gate_;
+  // Where VectorIndex::Optimize() waits; null: nowhere.
+  Gate* optimize_gate_ = nullptr;
   TemporaryDirectory data_;
   v1::Config config_;
   // The server's.

@@ -416,6 +416,11 @@ TEST_F(ReplicaCallsTest, RefusesEveryWriteByItsMode) {
   v1::DeleteItemsResponse response;
   refused.push_back(Call(v1::Items::NewStub(channel_), &v1::Items::Stub::Delete,
                          request, &response));
+  v1::OptimizeCollectionRequest optimize;
+  optimize.set_name("photos");
+  v1::Job job;
+  refused.push_back(Call(v1::Collections::NewStub(channel_), &Stub::Optimize,
+                         optimize, &job));
   for (size_t i = 0; i < refused.size(); ++i) {
     EXPECT_EQ(refused[i].error_code(), grpc::StatusCode::FAILED_PRECONDITION)
         << i;

@@ -21,7 +21,7 @@ namespace quern {
 
 // A VectorIndex over a map that compares everything in double precision, and
 // asks Matches() of each item. Thread-safe.
-class FakeVectorIndex final : public VectorIndex {
+class FakeVectorIndex : public VectorIndex {
  public:
   explicit FakeVectorIndex(int64_t dimension, Metric metric = Metric::kCosine)
       : dimension_(dimension), metric_(metric) {}
