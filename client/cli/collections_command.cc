@@ -6,17 +6,22 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/time/time.h"
 #include "nlohmann/json.hpp"
 
 #include "client/cli/collection_table.h"
 #include "client/cli/failure.h"
 #include "client/cli/fine_options.h"
 #include "client/cli/json_format.h"
+#include "client/cli/progress.h"
 #include "client/cli/subcommand.h"
 #include "client/cli/text.h"
 
 namespace quern::cli {
 namespace {
+
+// Between two looks at a job.
+constexpr absl::Duration kJobPoll = absl::Milliseconds(200);
 
 constexpr char kFooter[] = R"(Examples:
   quern collections
@@ -24,6 +29,7 @@ constexpr char kFooter[] = R"(Examples:
   quern collections create vectors --model none --dimension 384
   quern collections create photos --field year:number --field tags:string[]
   quern collections create photos --parts 7x7
+  quern collections optimize photos --wait
   quern collections delete photos --yes
 
 Which server: see --address and --local in quern --help.
@@ -39,6 +45,7 @@ struct CollectionsOptions {
   std::string parts;
   bool json = false;
   bool yes = false;
+  bool wait = false;
 };
 
 absl::StatusOr<ExitCode> List(const CollectionsOptions& options, Client& client,
@@ -128,6 +135,49 @@ absl::StatusOr<ExitCode> Delete(const CollectionsOptions& options,
   return ExitCode::kOk;
 }
 
+bool HasEnded(const v1::Job& job) {
+  return job.state() == v1::Job::STATE_SUCCEEDED ||
+         job.state() == v1::Job::STATE_FAILED;
+}
+
+// Shows how far the job is until it has ended.
+absl::StatusOr<v1::Job> Await(v1::Job job, Client& client, Console& console) {
+  constexpr int kSteps = 100;
+  Progress progress(&console, "Optimizing %", kSteps);
+  while (true) {
+    while (static_cast<float>(progress.state().done) <
+           job.progress() * static_cast<float>(kSteps)) {
+      progress.Add(/*failed=*/false);
+    }
+    if (HasEnded(job)) return job;
+    client.options().sleep(kJobPoll);
+    auto next = client.GetJob(job.id());
+    if (!next.ok()) return next;
+    job = *std::move(next);
+  }
+}
+
+absl::StatusOr<ExitCode> Optimize(const CollectionsOptions& options,
+                                  Client& client, Console& console) {
+  auto job = client.OptimizeCollection(options.name);
+  if (job.ok() && options.wait) job = Await(*std::move(job), client, console);
+  if (!job.ok()) return job.status();
+  if (job->state() == v1::Job::STATE_FAILED) {
+    return absl::AbortedError(
+        absl::StrCat("optimizing \"", options.name, "\": ", job->message()));
+  }
+  if (options.json) {
+    console.out << Dump(ToJson(*job));
+  } else if (HasEnded(*job)) {
+    console.out << "Optimized \"" << TerminalSafe(options.name) << "\".\n";
+  } else {
+    console.out << "Optimizing \"" << TerminalSafe(options.name)
+                << "\" in the background: job " << TerminalSafe(job->id())
+                << ".\n";
+  }
+  return ExitCode::kOk;
+}
+
 }  // namespace
 
 void AddCollectionsCommand(CLI::App& app, CommandLine& line) {
@@ -170,6 +220,11 @@ void AddCollectionsCommand(CLI::App& app, CommandLine& line) {
   create->add_option("--description", options->description, "For people")
       ->check(CheckUtf8)
       ->type_name("TEXT");
+  CLI::App* optimize = AddAction(*command, "optimize",
+                                 "Seals, merges and compacts its index now",
+                                 Optimize, options, line);
+  AddName(optimize, "The collection", options->name);
+  optimize->add_flag("--wait", options->wait, "Until it is done");
   CLI::App* remove =
       AddAction(*command, "delete", "Deletes one with all of its items", Delete,
                 options, line);

@@ -211,6 +211,23 @@ Json ToJson(const v1::Snapshot& snapshot) {
           {"model_fingerprint", snapshot.model_fingerprint()}};
 }
 
+Json ToJson(const v1::Job& job) {
+  using google::protobuf::util::TimeUtil;
+  Json json = {{"id", job.id()},
+               {"kind", job.kind()},
+               {"collection", job.collection()},
+               {"state", v1::Job::State_Name(job.state())},
+               {"progress", job.progress()},
+               {"message", job.message()}};
+  if (job.has_start_time()) {
+    json["start_time"] = TimeUtil::ToString(job.start_time());
+  }
+  if (job.has_end_time()) {
+    json["end_time"] = TimeUtil::ToString(job.end_time());
+  }
+  return json;
+}
+
 Json ToJson(const v1::Model& model) {
   return {{"name", model.name()},
           {"version", model.version()},

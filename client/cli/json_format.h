@@ -28,6 +28,7 @@ Json ToJson(const v1::Hit& hit, int rank);
 Json ToJson(const v1::SearchReport& report);
 Json ToJson(const v1::Collection& collection);
 Json ToJson(const v1::Snapshot& snapshot);
+Json ToJson(const v1::Job& job);
 Json ToJson(const v1::Model& model);
 
 // Indented, ends in a line end, always valid UTF-8.

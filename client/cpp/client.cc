@@ -178,6 +178,28 @@ absl::StatusOr<v1::DeleteCollectionResponse> Client::DeleteCollection(
   return response;
 }
 
+absl::StatusOr<v1::Job> Client::OptimizeCollection(const std::string& name) {
+  v1::OptimizeCollectionRequest request;
+  request.set_name(name);
+  v1::Job response;
+  absl::Status status = Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+    return collections_->Optimize(context, request, &response);
+  });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::StatusOr<v1::Job> Client::GetJob(const std::string& id) {
+  v1::GetJobRequest request;
+  request.set_id(id);
+  v1::Job response;
+  absl::Status status = Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+    return collections_->GetJob(context, request, &response);
+  });
+  if (!status.ok()) return status;
+  return response;
+}
+
 absl::StatusOr<v1::Snapshot> Client::CreateSnapshot(
     const v1::CreateSnapshotRequest& request) {
   v1::Snapshot response;

@@ -74,6 +74,10 @@ class Client {
   absl::StatusOr<v1::DeleteCollectionResponse> DeleteCollection(
       const std::string& name);
 
+  // Begins a job, or finds the one under way: repeated on errors.
+  absl::StatusOr<v1::Job> OptimizeCollection(const std::string& name);
+  absl::StatusOr<v1::Job> GetJob(const std::string& id);
+
   // Not repeated on errors, as above.
   absl::StatusOr<v1::Snapshot> CreateSnapshot(
       const v1::CreateSnapshotRequest& request);

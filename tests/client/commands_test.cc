@@ -114,6 +114,7 @@ TEST_F(CommandsTest, WrongUsageIsTwo) {
            {"search", "a", "--data", folder},
            {"collections", "delete", "photos"},
            {"collections", "create"},
+           {"collections", "optimize"},
            {"snapshots", "fly"},
            {"snapshots", "create"},
            {"snapshots", "delete", "photos"},
@@ -583,6 +584,30 @@ TEST_F(CommandsTest, EvalMeasuresBothDirections) {
   EXPECT_EQ(output["images"], 3);
   EXPECT_EQ(output["captions"], 4);
   EXPECT_GT(server_.max_embed_inputs(), 1);
+}
+
+TEST_F(CommandsTest, OptimizesACollection) {
+  server_.AddCollection("photos");
+  server_.AddCollection("broken");
+  EXPECT_EQ(Run({"collections", "optimize", "photos"}), ExitCode::kOk);
+  EXPECT_EQ(out_.str(),
+            "Optimizing \"photos\" in the background: job job-1.\n");
+  EXPECT_EQ(Run({"collections", "optimize", "photos", "--json"}),
+            ExitCode::kOk);
+  EXPECT_EQ(Output()["state"], "STATE_PENDING");
+  EXPECT_FALSE(Output().contains("end_time"));
+  EXPECT_EQ(Run({"collections", "optimize", "photos", "--wait"}),
+            ExitCode::kOk);
+  EXPECT_EQ(out_.str(), "Optimized \"photos\".\n");
+  EXPECT_EQ(Run({"collections", "optimize", "photos", "--wait", "--json"}),
+            ExitCode::kOk);
+  EXPECT_EQ(Output()["state"], "STATE_SUCCEEDED");
+  EXPECT_EQ(Output()["progress"], 1);
+  EXPECT_EQ(Run({"collections", "optimize", "broken", "--wait"}),
+            ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("\"broken\": the disk is full"));
+  EXPECT_EQ(Run({"collections", "optimize", "nothing"}), ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("there is no collection \"nothing\""));
 }
 
 TEST_F(CommandsTest, ManagesSnapshots) {

@@ -138,6 +138,7 @@ class FakeServer {
     std::map<std::string, StoredCollection> collections;
     // Tars by (collection, name); each begins with "tar".
     std::map<std::pair<std::string, std::string>, std::string> snapshots;
+    v1::Job job;  // The latest.
     int search_failures = 0;
     grpc::Status search_failure;
     int64_t break_upsert_after = -1;
@@ -268,6 +269,43 @@ class FakeServer {
       response->set_deleted_item_count(
           static_cast<int64_t>(found->second.items.size()));
       state_.collections.erase(found);
+      return grpc::Status::OK;
+    }
+
+    // A job that ends with the third look at it; one of "broken" fails then.
+    grpc::Status Optimize(grpc::ServerContext*,
+                          const v1::OptimizeCollectionRequest* request,
+                          v1::Job* response) override {
+      absl::MutexLock lock(&state_.mutex);
+      if (state_.collections.count(request->name()) == 0) {
+        return NoCollection(request->name());
+      }
+      state_.job.Clear();
+      state_.job.set_id("job-1");
+      state_.job.set_kind("optimize");
+      state_.job.set_collection(request->name());
+      state_.job.set_state(v1::Job::STATE_PENDING);
+      *response = state_.job;
+      return grpc::Status::OK;
+    }
+
+    grpc::Status GetJob(grpc::ServerContext*, const v1::GetJobRequest* request,
+                        v1::Job* response) override {
+      absl::MutexLock lock(&state_.mutex);
+      v1::Job& job = state_.job;
+      if (request->id() != job.id()) {
+        return {grpc::StatusCode::NOT_FOUND, "there is no such job"};
+      }
+      job.set_progress(job.progress() + 0.25F);
+      job.set_state(v1::Job::STATE_RUNNING);
+      if (job.progress() == 0.75F) {
+        const bool broken = job.collection() == "broken";
+        job.set_state(broken ? v1::Job::STATE_FAILED
+                             : v1::Job::STATE_SUCCEEDED);
+        job.set_message(broken ? "the disk is full" : "");
+        job.set_progress(broken ? 0.75F : 1);
+      }
+      *response = job;
       return grpc::Status::OK;
     }
 
