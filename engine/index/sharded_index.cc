@@ -287,13 +287,10 @@ void ShardedIndex::MarkIncomplete(const std::string& why) {
 }
 
 void ShardedIndex::MarkComplete() {
-  {
-    absl::MutexLock lock(&write_mutex_);
-    Edit edit(*snapshot());
-    for (ShardState& shard : edit.next().shards) shard = {};
-    Publish(edit.Take());
-  }
-  absl::MutexLock lock(&work_mutex_);
+  absl::MutexLock lock(&write_mutex_);
+  Edit edit(*snapshot());
+  for (ShardState& shard : edit.next().shards) shard = {};
+  Publish(edit.Take());
   changed_since_save_ = true;
 }
 
@@ -798,10 +795,13 @@ absl::Status ShardedIndex::Maintain(
     progress(static_cast<float>(shard + 1) /
              static_cast<float>(options_.shards));
   }
-  if (options_.directory.empty() || !changed_since_save_) {
+  // Before the save looks: what changes meanwhile is for the next one.
+  if (options_.directory.empty() || !changed_since_save_.exchange(false)) {
     return absl::OkStatus();
   }
-  return Save();
+  const absl::Status saved = Save();
+  if (!saved.ok()) changed_since_save_ = true;
+  return saved;
 }
 
 std::shared_ptr<const ShardedIndex::Snapshot> ShardedIndex::Freeze(
@@ -981,16 +981,18 @@ absl::Status ShardedIndex::Save() {
       WriteIndexFile(
           FieldsPath(options_.directory, fields_id), fields_id,
           {reinterpret_cast<const uint8_t*>(fields.data()), fields.size()}));
-  QUERN_RETURN_IF_ERROR(WriteManifest(options_.directory, manifest));
-  changed_since_save_ = false;
-  RemoveOtherFiles(options_.directory, manifest);
+  {
+    absl::MutexLock lock(&files_mutex_);
+    QUERN_RETURN_IF_ERROR(WriteManifest(options_.directory, manifest));
+    RemoveOtherFiles(options_.directory, manifest);
+  }
   if (options_.saved != nullptr) options_.saved(manifest.sequence);
   return absl::OkStatus();
 }
 
 absl::Status ShardedIndex::LinkFiles(const std::string& directory) const {
   if (options_.directory.empty()) return EnsureDirectory(directory);
-  absl::MutexLock lock(&work_mutex_);  // Nothing is removed meanwhile.
+  absl::MutexLock lock(&files_mutex_);
   return LinkIndexFiles(options_.directory, directory);
 }
 

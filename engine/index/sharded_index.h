@@ -170,12 +170,16 @@ class ShardedIndex final : public VectorIndex {
   std::atomic<bool> stopping_ = false;
   std::atomic<bool> scheduled_ = false;
   std::atomic<int> optimizing_ = 0;  // Calls of Optimize().
+  std::atomic<bool> changed_since_save_ = false;
 
   // Held by whoever seals, merges or saves.
   mutable absl::Mutex work_mutex_;
   uint64_t generation_ ABSL_GUARDED_BY(work_mutex_) = 0;
   uint64_t next_file_ ABSL_GUARDED_BY(work_mutex_) = 1;
-  bool changed_since_save_ ABSL_GUARDED_BY(work_mutex_) = false;
+
+  // Held while the manifest is replaced and what it does not name is removed,
+  // which takes less than a merge.
+  mutable absl::Mutex files_mutex_ ABSL_ACQUIRED_AFTER(work_mutex_);
 
   // Held over a change of the snapshot. Before `fields_mutex_`.
   mutable absl::Mutex write_mutex_ ABSL_ACQUIRED_AFTER(work_mutex_);

@@ -152,6 +152,26 @@ TEST_F(ShardedIndexTest, OptimizeThatWaitsForAnotherOneCanBeCancelled) {
   EXPECT_THAT(second, StatusIs(absl::StatusCode::kCancelled));
 }
 
+// A snapshot of the collection does not wait for a long build.
+TEST_F(ShardedIndexTest, FilesAreLinkedWhileItIsOptimized) {
+  ShardedIndexOptions options =
+      Options(IndexKind::kExact, VectorStorage::kFp32);
+  options.directory = directory_.File("index");
+  const auto index = Create(options);
+  Write(*index, 0, 100);
+  Optimize(*index);
+  Write(*index, 100, 200);
+  const std::string copy = directory_.File("copy");
+  const RequestContext context(&kClock, "test");
+  absl::Status linked = absl::UnknownError("not called");
+  EXPECT_THAT(
+      index->Optimize(context, [&](float) { linked = index->LinkFiles(copy); }),
+      IsOk());
+  EXPECT_THAT(linked, IsOk());
+  options.directory = copy;
+  EXPECT_EQ(Create(options)->size(), 100);
+}
+
 TEST_F(ShardedIndexTest, EachKindMeetsItsTargetAndReportsWhatItMeasured) {
   for (const IndexKind kind : {IndexKind::kHnsw, IndexKind::kIvfPq}) {
     for (const VectorStorage storage :
