@@ -1,33 +1,16 @@
 #include "engine/fine/item_parts.h"
 
 #include <algorithm>
-#include <bit>
-#include <cstring>
+
+#include "engine/base/little_endian.h"
 
 namespace quern {
 namespace {
-
-static_assert(std::endian::native == std::endian::little,
-              "the records are little-endian");
 
 constexpr uint8_t kVersion = 1;
 constexpr size_t kHeadBytes =
     sizeof(uint8_t) + 5 * sizeof(uint32_t) + sizeof(int64_t);
 constexpr size_t kFrameBytes = sizeof(int64_t) + sizeof(uint32_t);
-
-template <typename Number>
-void AppendNumber(Number number, std::string& bytes) {
-  bytes.append(reinterpret_cast<const char*>(&number), sizeof(number));
-}
-
-// Takes a number off the front. `bytes` must be long enough.
-template <typename Number>
-Number TakeNumber(absl::string_view& bytes) {
-  Number number;
-  std::memcpy(&number, bytes.data(), sizeof(number));
-  bytes.remove_prefix(sizeof(number));
-  return number;
-}
 
 absl::Status Damaged() {
   return absl::DataLossError("what is kept of the parts is damaged");

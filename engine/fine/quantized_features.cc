@@ -1,12 +1,13 @@
 #include "engine/fine/quantized_features.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
 
 #include "absl/status/status.h"
+
+#include "engine/base/little_endian.h"
 
 namespace quern {
 namespace {
@@ -14,20 +15,6 @@ namespace {
 constexpr char kVersion = 1;
 constexpr size_t kHeaderBytes = 1 + 2 * sizeof(uint32_t);
 constexpr float kLargest = 127;
-
-static_assert(std::endian::native == std::endian::little,
-              "the records are little-endian");
-
-void AppendUint32(int64_t value, std::string& bytes) {
-  const auto number = static_cast<uint32_t>(value);
-  bytes.append(reinterpret_cast<const char*>(&number), sizeof(number));
-}
-
-int64_t ReadUint32(const char* bytes) {
-  uint32_t number = 0;
-  std::memcpy(&number, bytes, sizeof(number));
-  return number;
-}
 
 float Quantize(absl::Span<const float> row, int8_t* values) {
   double squares = 0;
@@ -77,8 +64,8 @@ std::string EncodeFeatures(const QuantizedFeatures& features) {
   bytes.reserve(kHeaderBytes + features.scales.size() * sizeof(float) +
                 features.values.size());
   bytes.push_back(kVersion);
-  AppendUint32(features.rows, bytes);
-  AppendUint32(features.columns, bytes);
+  AppendNumber(static_cast<uint32_t>(features.rows), bytes);
+  AppendNumber(static_cast<uint32_t>(features.columns), bytes);
   bytes.append(reinterpret_cast<const char*>(features.scales.data()),
                features.scales.size() * sizeof(float));
   bytes.append(reinterpret_cast<const char*>(features.values.data()),
@@ -89,10 +76,10 @@ std::string EncodeFeatures(const QuantizedFeatures& features) {
 absl::StatusOr<QuantizedFeatures> DecodeFeatures(absl::string_view bytes) {
   const absl::Status damaged = absl::DataLossError("the features are damaged");
   if (bytes.size() < kHeaderBytes || bytes[0] != kVersion) return damaged;
-  QuantizedFeatures features{
-      .rows = ReadUint32(bytes.data() + 1),
-      .columns = ReadUint32(bytes.data() + 1 + sizeof(uint32_t))};
-  bytes.remove_prefix(kHeaderBytes);
+  bytes.remove_prefix(1);
+  QuantizedFeatures features;
+  features.rows = TakeNumber<uint32_t>(bytes);
+  features.columns = TakeNumber<uint32_t>(bytes);
   // Neither product can overflow: both factors are below 2^32 + 4.
   const uint64_t needed =
       static_cast<uint64_t>(features.rows) *

@@ -108,6 +108,10 @@ class Collection {
 
   const ItemStore& store() const { return *store_; }
   const VectorIndex& index() const { return *index_; }
+  // What filters over the index may name.
+  const std::vector<FieldDeclaration>& index_fields() const {
+    return sync_->fields();
+  }
   VectorIndex& mutable_index() { return *index_; }
 
   // Counts up with every change that a search can see.

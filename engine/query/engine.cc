@@ -184,8 +184,9 @@ class Engine::SearchCall {
                 .exact = query_.exact,
                 .modalities = query_.modalities,
                 .explain = query_.explain};
-    QUERN_ASSIGN_OR_RETURN(options_.filter,
-                           ParseFilter(query_.filter, FieldsOf(record)));
+    QUERN_ASSIGN_OR_RETURN(
+        options_.filter,
+        ParseFilter(query_.filter, collection_->index_fields()));
     result_.index_version = collection_->index_version();
     result_.item_count = collection_->index().size();
     for (size_t i = 0; i < query_.parts.size(); ++i) {

@@ -33,6 +33,9 @@ class IndexSync {
   IndexSync(const IndexSync&) = delete;
   IndexSync& operator=(const IndexSync&) = delete;
 
+  // Those that the index was made with.
+  const std::vector<FieldDeclaration>& fields() const { return fields_; }
+
   // Gives an index that was just opened what the store has since it was saved.
   // One that must be made from the whole store is filled at once while that is
   // quick, and is otherwise left incomplete. The mutex is not needed.

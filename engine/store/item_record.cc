@@ -1,31 +1,15 @@
 #include "engine/store/item_record.h"
 
-#include <bit>
 #include <cstring>
 #include <limits>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 
+#include "engine/base/little_endian.h"
+
 namespace quern {
 namespace {
-
-static_assert(std::endian::native == std::endian::little,
-              "the records are little-endian");
-
-template <typename Number>
-void AppendNumber(Number number, std::string& bytes) {
-  bytes.append(reinterpret_cast<const char*>(&number), sizeof(number));
-}
-
-// Takes a number off the front. `bytes` must be long enough.
-template <typename Number>
-Number TakeNumber(absl::string_view& bytes) {
-  Number number;
-  std::memcpy(&number, bytes.data(), sizeof(number));
-  bytes.remove_prefix(sizeof(number));
-  return number;
-}
 
 constexpr size_t kFixedHeaderBytes =
     sizeof(int32_t) + 2 * sizeof(int64_t) + sizeof(uint32_t);
