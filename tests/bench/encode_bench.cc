@@ -1,6 +1,7 @@
 // What the server makes of the encoder: throughput, latency and behaviour under
-// load of Embed, beside the same encoder called in this process. A table, each
-// ratio from rounds that alternate within one run.
+// load of Embed, beside the same encoder called in this process, and beside
+// what LibTorch makes of the towers at its best. A table, each ratio from
+// rounds that alternate within one run.
 //
 //   encode_bench [--images DIR] [--json FILE] [--rounds N] [--seconds S]
 //                [--requests N] [--only NAME]...
@@ -33,6 +34,7 @@
 #include "engine/model/load_model.h"
 #include "engine/text/tokenizer.h"
 #include "quern/v1/embedding.grpc.pb.h"
+#include "tests/bench/bare_tower.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/load_client.h"
 #include "tests/support/quernd_process.h"
@@ -167,6 +169,9 @@ struct Workload {
   std::function<void(size_t first, int rows)> encode_sorted;
   // The tower alone, likewise.
   std::function<void(size_t first, int rows)> run_tower;
+  std::string tower_file;  // TorchScript.
+  // encode(), with LibTorch's own way to run that file.
+  std::function<void(const BareTower&, size_t first, int rows)> encode_bare;
 
   std::vector<grpc::ByteBuffer> Requests(int inputs_per_call) const {
     std::vector<grpc::ByteBuffer> requests;
@@ -182,7 +187,8 @@ struct Workload {
   }
 };
 
-Workload TextWorkload(const std::shared_ptr<const Model>& model) {
+Workload TextWorkload(const std::shared_ptr<const Model>& model,
+                      const std::string& folder) {
   const auto sentences =
       std::make_shared<const std::vector<std::string>>(MakeSentences());
   const auto shortest_first =
@@ -198,15 +204,19 @@ Workload TextWorkload(const std::shared_ptr<const Model>& model) {
   for (const std::string& sentence : *shortest_first) {
     all_tokens->push_back(model->tokenizer()->Tokenize(sentence));
   }
-  const auto encode = [model](const std::vector<std::string>& from,
-                              size_t first, int rows) {
+  const auto tokenize = [model](const std::vector<std::string>& from,
+                                size_t first, int rows) {
     std::vector<Tokens> tokens;
     tokens.reserve(rows);
     for (int i = 0; i < rows; ++i) {
       tokens.push_back(
           model->tokenizer()->Tokenize(from[(first + i) % from.size()]));
     }
-    (void)ValueOrDie(model->encoder().EncodeText(tokens));
+    return tokens;
+  };
+  const auto encode = [model, tokenize](const std::vector<std::string>& from,
+                                        size_t first, int rows) {
+    (void)ValueOrDie(model->encoder().EncodeText(tokenize(from, first, rows)));
   };
   // Short and long batches in turns.
   const auto scatter = [](size_t first, int rows, size_t size) {
@@ -232,15 +242,21 @@ Workload TextWorkload(const std::shared_ptr<const Model>& model) {
     (void)ValueOrDie(model->encoder().EncodeText(
         {all_tokens->data() + first, static_cast<size_t>(rows)}));
   };
+  work.tower_file = folder + "/text.ts";
+  work.encode_bare = [tokenize, sentences](const BareTower& tower, size_t first,
+                                           int rows) {
+    tower.Run(tokenize(*sentences, first, rows));
+  };
   return work;
 }
 
 Workload ImageWorkload(const std::shared_ptr<const Model>& model,
-                       const std::string& folder) {
+                       const std::string& folder,
+                       const std::string& picture_folder) {
   const std::shared_ptr<const ImageDecoder> decoder =
       ValueOrDie(VipsImageDecoder::Create({}));
   const auto pictures = std::make_shared<const std::vector<std::string>>(
-      MakePictures(*decoder, folder));
+      MakePictures(*decoder, picture_folder));
   Workload work;
   work.name = "image";
   work.size = pictures->size();
@@ -259,8 +275,9 @@ Workload ImageWorkload(const std::shared_ptr<const Model>& model,
             wanted);
     Normalise(picture.rgb, wanted, out);
   };
-  // `fill_row` gives each row's pixels.
-  const auto run = [model, wanted, values](int rows, const auto& fill_row) {
+  // `fill_row` gives each row's pixels, `encode` takes them all.
+  const auto run = [wanted, values](int rows, const auto& fill_row,
+                                    const auto& encode) {
     thread_local PixelBatch pixels;
     pixels.rows = rows;
     pixels.height = wanted.height;
@@ -269,20 +286,34 @@ Workload ImageWorkload(const std::shared_ptr<const Model>& model,
     for (int i = 0; i < rows; ++i) {
       fill_row(i, absl::MakeSpan(pixels.values).subspan(i * values, values));
     }
+    encode(pixels);
+  };
+  const auto encode = [model](const PixelBatch& pixels) {
     (void)ValueOrDie(model->encoder().EncodeImages(pixels));
   };
-  work.encode = [run, preprocess](size_t first, int rows) {
-    run(rows,
-        [&](int i, absl::Span<float> out) { preprocess(first + i, out); });
+  work.encode = [run, preprocess, encode](size_t first, int rows) {
+    run(
+        rows, [&](int i, absl::Span<float> out) { preprocess(first + i, out); },
+        encode);
+  };
+  work.tower_file = folder + "/image.ts";
+  work.encode_bare = [run, preprocess](const BareTower& tower, size_t first,
+                                       int rows) {
+    run(
+        rows, [&](int i, absl::Span<float> out) { preprocess(first + i, out); },
+        [&](const PixelBatch& pixels) { tower.Run(pixels); });
   };
   auto ready = std::make_shared<std::vector<std::vector<float>>>();
   for (size_t i = 0; i < 32; ++i) {
     preprocess(i, absl::MakeSpan(ready->emplace_back(values)));
   }
-  work.run_tower = [run, ready](size_t first, int rows) {
-    run(rows, [&](int i, absl::Span<float> out) {
-      absl::c_copy((*ready)[(first + i) % ready->size()], out.begin());
-    });
+  work.run_tower = [run, ready, encode](size_t first, int rows) {
+    run(
+        rows,
+        [&](int i, absl::Span<float> out) {
+          absl::c_copy((*ready)[(first + i) % ready->size()], out.begin());
+        },
+        encode);
   };
   return work;
 }
@@ -292,15 +323,17 @@ struct Rate {
   double cpu_ms = 0;  // Per input.
 };
 
-// As many threads as the server has, each with batches of `rows`.
+int Cores() { return static_cast<int>(std::thread::hardware_concurrency()); }
+
+// On `callers` threads, as many as the server has, each with batches of `rows`.
 Rate BareRate(const std::function<void(size_t, int)>& encode, int rows,
-              double seconds) {
+              double seconds, int callers = Cores()) {
   std::atomic<size_t> next = 0;
   std::atomic<int64_t> total = 0;
   std::atomic<double> rate = 0;
   const double cpu = CpuSeconds(getpid());
   std::vector<std::thread> threads;
-  for (unsigned i = 0; i < std::thread::hardware_concurrency(); ++i) {
+  for (int i = 0; i < callers; ++i) {
     threads.emplace_back([&] {
       const absl::Time start = absl::Now();
       int64_t count = 0;
@@ -341,7 +374,59 @@ int FindBestBatch(const std::string& what,
   return best;
 }
 
-// Saturation: closed loops against the encoder alone.
+// What LibTorch makes of a tower, set up as fits it best.
+struct BareCeiling {
+  BareTowerOptions options;
+  int batch = 1;
+
+  int callers() const { return Cores() / options.threads; }
+  std::string description() const {
+    return absl::StrCat(options.bf16 ? "bf16" : "fp32",
+                        options.optimized
+                            ? ", frozen and optimized for inference"
+                            : ", as exported",
+                        ", ", callers(), " passes of ", options.threads,
+                        " threads at a time, batches of ", batch);
+  }
+};
+
+// Runs batches of `work` on `tower`.
+auto EncodeBare(const Workload& work, const BareTower& tower) {
+  return [&](size_t first, int rows) { work.encode_bare(tower, first, rows); };
+}
+
+// The way that gives the highest rate; prints the best batch of each.
+BareCeiling FindBareCeiling(const Workload& work, double seconds) {
+  BareCeiling best;
+  double best_rate = 0;
+  for (const bool bf16 : {false, true}) {
+    for (const bool optimized : {false, true}) {
+      for (const int threads : std::set<int>{1, Cores()}) {
+        BareCeiling way = {{optimized, bf16, threads}};
+        const BareTower tower(work.tower_file, way.options);
+        double rate = 0;
+        for (const int rows : kBatchSizes) {
+          const double found =
+              BareRate(EncodeBare(work, tower), rows, seconds, way.callers())
+                  .inputs_per_second;
+          if (found <= rate) continue;
+          rate = found;
+          way.batch = rows;
+        }
+        absl::PrintF("%s, LibTorch, %s: %.1f inputs/s\n", work.name,
+                     way.description(), rate);
+        std::fflush(stdout);
+        if (rate <= best_rate) continue;
+        best_rate = rate;
+        best = way;
+      }
+    }
+  }
+  return best;
+}
+
+// Saturation: closed loops against the encoder alone and against LibTorch
+// alone.
 void MeasureThroughput(const Workload& work, const QuerndProcess& server,
                        const Options& options, int batch,
                        std::vector<Row>& rows) {
@@ -349,19 +434,25 @@ void MeasureThroughput(const Workload& work, const QuerndProcess& server,
     int in_flight = 0;
     int inputs = 0;
     std::vector<grpc::ByteBuffer> requests;
-    std::vector<double> rates, ratios, cpu_ms, cpu_ratios, client_ms;
+    std::vector<double> rates, ratios, torch_ratios, cpu_ms, cpu_ratios,
+        client_ms;
   };
   std::vector<Load> loads = {
       {32, 1, work.Requests(1)},
       {64, 1, work.Requests(1)},
       {8, kInputsPerGroup, work.Requests(kInputsPerGroup)}};
   LoadClient client(server.Channel(), kEmbedMethod);
-  std::vector<double> bare, bare_cpu, sorted;
+  const BareCeiling torch = FindBareCeiling(work, options.seconds / 3);
+  const BareTower tower(work.tower_file, torch.options);
+  std::vector<double> bare, bare_cpu, sorted, bare_torch;
   for (int round = 0; round < options.rounds; ++round) {
     for (Load& load : loads) {
       const Rate ceiling = BareRate(work.encode, batch, options.seconds);
       bare.push_back(ceiling.inputs_per_second);
       bare_cpu.push_back(ceiling.cpu_ms);
+      bare_torch.push_back(BareRate(EncodeBare(work, tower), torch.batch,
+                                    options.seconds, torch.callers())
+                               .inputs_per_second);
       const LoadReport report =
           client.Run(load.requests, {.in_flight = load.in_flight,
                                      .warm_up_seconds = kWarmUpSeconds,
@@ -371,6 +462,7 @@ void MeasureThroughput(const Workload& work, const QuerndProcess& server,
       const double inputs = rate * (report.end - report.begin);
       load.rates.push_back(rate);
       load.ratios.push_back(rate / bare.back());
+      load.torch_ratios.push_back(rate / bare_torch.back());
       load.cpu_ms.push_back(1e3 * report.server_cpu_seconds / inputs);
       load.cpu_ratios.push_back(load.cpu_ms.back() / bare_cpu.back());
       load.client_ms.push_back(1e3 * report.client_cpu_seconds / inputs);
@@ -380,6 +472,9 @@ void MeasureThroughput(const Workload& work, const QuerndProcess& server,
                            .inputs_per_second);
     }
   }
+  rows.push_back(
+      {absl::StrCat(work.name, ", LibTorch alone: ", torch.description()),
+       Median(bare_torch), "inputs/s", 0, true});
   rows.push_back(
       {absl::StrCat(work.name, ", encoder alone, batches of ", batch),
        Median(bare), "inputs/s", 0, true});
@@ -393,6 +488,8 @@ void MeasureThroughput(const Workload& work, const QuerndProcess& server,
     const std::string name = absl::StrCat(work.name, ", ", load.in_flight,
                                           " calls of ", load.inputs);
     rows.push_back({name, Median(load.rates), "inputs/s", 0, true});
+    rows.push_back({absl::StrCat(name, " / LibTorch alone"),
+                    Median(load.torch_ratios), "", 0.95, true});
     rows.push_back({absl::StrCat(name, " / encoder alone"), Median(load.ratios),
                     "", 0.95, true});
     rows.push_back({absl::StrCat(name, ", server's processor time"),
@@ -445,7 +542,7 @@ void MeasurePoisson(const Workload& work, const QuerndProcess& server,
   LoadClient client(server.Channel(), kEmbedMethod);
   std::vector<double> batch_ms, p50, p99, ratios;
   for (int round = 0; round < options.rounds; ++round) {
-    batch_ms.push_back(1e3 * work.batch * std::thread::hardware_concurrency() /
+    batch_ms.push_back(1e3 * work.batch * Cores() /
                        BareRate(work.encode, work.batch, options.seconds / 2)
                            .inputs_per_second);
     const double saturation = Saturate(client, requests, options).OkRate();
@@ -670,8 +767,8 @@ int Run(const Options& options) {
       absl::StrCat(std::getenv("QUERN_CACHE"), "/models/quern-lite");
   const std::shared_ptr<const Model> model =
       ValueOrDie(LoadModel({.path = package}));
-  const Workload text = TextWorkload(model);
-  const Workload image = ImageWorkload(model, options.images);
+  const Workload text = TextWorkload(model, package);
+  const Workload image = ImageWorkload(model, package, options.images);
   // Sentences come around again: answers from the cache would not tell what
   // the encoder does.
   const std::vector<std::string> uncached = {"--set", "cache.text_bytes=0"};
