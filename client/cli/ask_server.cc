@@ -8,7 +8,9 @@
 #include "absl/strings/str_cat.h"
 
 #include "client/cli/file_scan.h"
+#include "client/cli/files.h"
 #include "client/cli/progress.h"
+#include "client/cli/proto_time.h"
 
 namespace quern::cli {
 namespace {
@@ -16,8 +18,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kSentencesPerCall = 64;
-// Room in a message for everything but the media.
-constexpr int64_t kMessageOverheadBytes = 1 << 20;
 constexpr int kWindows = 10;  // As many as AP looks at.
 
 // A part of the questions that goes out in one call: one file, and the places
@@ -67,11 +67,6 @@ absl::StatusOr<std::map<std::string, fs::path>> FindVideos(
                   file.path);
   }
   return paths;
-}
-
-double Seconds(const google::protobuf::Duration& duration) {
-  return static_cast<double>(duration.seconds()) +
-         static_cast<double>(duration.nanos()) * 1e-9;
 }
 
 // The curve's mean in each clip up to `duration`.
@@ -194,8 +189,7 @@ absl::StatusOr<std::vector<Answer>> MakeCalls(
     Console& console) {
   std::vector<Answer> answers(questions.size());
   Progress progress(&console, "Grounding", static_cast<int64_t>(calls.size()));
-  const int64_t max_bytes =
-      client.options().max_message_bytes - kMessageOverheadBytes;
+  const int64_t max_bytes = MaxMediaBytes(client);
   for (const Call& call : calls) {
     auto content = ReadFile(call.path, max_bytes);
     if (!content.ok()) return content.status();

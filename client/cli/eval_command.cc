@@ -15,7 +15,7 @@
 #include "client/cli/eval_commands.h"
 #include "client/cli/eval_rerank.h"
 #include "client/cli/failure.h"
-#include "client/cli/file_scan.h"
+#include "client/cli/files.h"
 #include "client/cli/fine_options.h"
 #include "client/cli/json_format.h"
 #include "client/cli/progress.h"
@@ -49,8 +49,6 @@ used; 2 wrong usage; 130 interrupted.)";
 
 constexpr int kImagesPerCall = 8;
 constexpr int kCaptionsPerCall = 64;
-// Room in a message for everything but the picture.
-constexpr int64_t kMessageOverheadBytes = 256 << 10;
 
 struct EvalOptions {
   std::string images;
@@ -116,8 +114,7 @@ absl::StatusOr<EmbeddedInputs> EmbedImages(const EvalOptions& options,
                                            const CaptionSet& set,
                                            Client& client, Console& console) {
   const auto count = static_cast<int64_t>(set.images.size());
-  const int64_t max_bytes =
-      client.options().max_message_bytes - kMessageOverheadBytes;
+  const int64_t max_bytes = MaxMediaBytes(client);
   const auto make_input = [&](int64_t i) -> absl::StatusOr<v1::Input> {
     auto bytes = ReadFile(std::filesystem::path(options.images) /
                               set.images[static_cast<size_t>(i)],

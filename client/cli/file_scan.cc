@@ -4,7 +4,6 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <system_error>
 #include <utility>
 
@@ -142,25 +141,6 @@ absl::StatusOr<ScanResult> ScanMedia(const fs::path& folder) {
                         absl::StrCat(folder.string(), " ", status.message()));
   }
   return scanner.TakeResult();
-}
-
-absl::StatusOr<std::string> ReadFile(const fs::path& path, int64_t max_bytes) {
-  std::ifstream file(path, std::ios::binary | std::ios::ate);
-  if (!file) {
-    return absl::ErrnoToStatus(errno, "cannot be read");
-  }
-  const int64_t size = file.tellg();
-  if (size > max_bytes) {
-    return absl::DataLossError(
-        absl::StrCat("has ", size, " bytes; at most ", max_bytes));
-  }
-  std::string bytes(static_cast<size_t>(std::max<int64_t>(size, 0)), '\0');
-  file.seekg(0);
-  file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  if (!file) {
-    return absl::ErrnoToStatus(errno == 0 ? EIO : errno, "cannot be read");
-  }
-  return bytes;
 }
 
 }  // namespace quern::cli

@@ -43,8 +43,4 @@ bool IsVideoName(absl::string_view name);
 // errors. NOT_FOUND or PERMISSION_DENIED when `folder` itself cannot be read.
 absl::StatusOr<ScanResult> ScanMedia(const std::filesystem::path& folder);
 
-// The whole file. DATA_LOSS when it is longer than `max_bytes`, with the limit.
-absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path,
-                                     int64_t max_bytes);
-
 }  // namespace quern::cli

@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,7 +14,7 @@
 #include <CLI/CLI.hpp>
 
 #include "client/cli/command.h"
-#include "client/cli/file_scan.h"
+#include "client/cli/files.h"
 #include "client/cli/json_format.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
@@ -37,8 +36,6 @@ Examples:
 Exit status: 0 all good, also when nothing is there; 1 the server or a file failed;
 2 wrong usage; 130 interrupted.)";
 
-// Room in a message for everything but the picture.
-constexpr int64_t kMessageOverheadBytes = 256 << 10;
 constexpr int kJpegQuality = 90;
 
 struct GroundOptions {
@@ -84,10 +81,6 @@ v1::GroundRegionsRequest MakeRequest(const GroundOptions& options,
   return request;
 }
 
-std::string Percent(bool is_known, float probability) {
-  return is_known ? absl::StrFormat("%.0f %%", 100 * probability) : "";
-}
-
 void PrintTable(const GroundOptions& options,
                 const v1::GroundRegionsResponse& response, Console& console) {
   std::vector<Table::Column> columns = {
@@ -111,7 +104,7 @@ void PrintTable(const GroundOptions& options,
           "-",
           "-",
           "-",
-          Percent(phrase.has_presence(), phrase.presence())};
+          ProbabilityCell(phrase.has_presence(), phrase.presence())};
       if (is_drawn) cells.emplace_back("");
       table.AddRow(std::move(cells));
     }
@@ -124,7 +117,7 @@ void PrintTable(const GroundOptions& options,
           absl::StrCat(box.width()),
           absl::StrCat(box.height()),
           absl::StrFormat("%.3f", region.score()),
-          Percent(region.has_probability(), region.probability())};
+          ProbabilityCell(region.has_probability(), region.probability())};
       if (is_drawn) cells.emplace_back(ColourOf(i).name);
       table.AddRow(std::move(cells));
     }
@@ -216,12 +209,7 @@ absl::Status WriteBoxes(const std::string& path, const std::string& picture,
       absl::AsciiStrToLower(std::filesystem::path(path).extension().string());
   const auto encoded = DrawBoxes(picture, response, ending == ".png");
   if (!encoded.ok()) return encoded.status();
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file << *encoded;
-  file.close();
-  if (file) return absl::OkStatus();
-  return absl::PermissionDeniedError(
-      absl::StrCat("cannot write \"", path, "\""));
+  return WriteFile(path, *encoded);
 }
 
 absl::StatusOr<ExitCode> RunGround(const GroundOptions& options,
@@ -231,14 +219,8 @@ absl::StatusOr<ExitCode> RunGround(const GroundOptions& options,
                                      Connection::StopOn::kInterrupt);
   if (!connection.ok()) return connection.status();
   Client& client = (*connection)->client();
-  const auto picture =
-      ReadFile(options.image,
-               client.options().max_message_bytes - kMessageOverheadBytes);
-  if (!picture.ok()) {
-    return absl::Status(
-        picture.status().code(),
-        absl::StrCat(options.image, " ", picture.status().message()));
-  }
+  const auto picture = ReadMedia(client, options.image);
+  if (!picture.ok()) return picture.status();
   const auto response = client.GroundRegions(MakeRequest(options, *picture));
   if (!response.ok()) return response.status();
   if (options.json) {

@@ -14,6 +14,7 @@
 
 #include "client/cli/command.h"
 #include "client/cli/file_scan.h"
+#include "client/cli/files.h"
 #include "client/cli/fine_options.h"
 #include "client/cli/payload_file.h"
 #include "client/cli/progress.h"
@@ -48,8 +49,6 @@ usage; 3 done, but some files failed; 130 interrupted.)";
 
 constexpr size_t kMaxIdBytes = 512;  // The contract's.
 constexpr int kListPageSize = 1000;  // Likewise.
-// Room in a message for everything but the file.
-constexpr int64_t kMessageOverheadBytes = 256 << 10;
 
 struct IndexOptions {
   std::string folder;
@@ -227,8 +226,7 @@ class Uploader {
     const auto stream = client.Upsert(
         options_.collection, {.window = options_.window},
         [this](const v1::UpsertResponse& result) { OnResult(result); });
-    const int64_t max_bytes =
-        client.options().max_message_bytes - kMessageOverheadBytes;
+    const int64_t max_bytes = MaxMediaBytes(client);
     for (PlannedItem& item : items) {
       if (console_->interrupt.stop_requested()) break;
       absl::StatusOr<std::string> bytes = ReadFile(item.file.path, max_bytes);

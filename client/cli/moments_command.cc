@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -15,9 +14,10 @@
 #include <CLI/CLI.hpp>
 
 #include "client/cli/command.h"
-#include "client/cli/file_scan.h"
+#include "client/cli/files.h"
 #include "client/cli/json_format.h"
 #include "client/cli/moments_page.h"
+#include "client/cli/proto_time.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
 #include "engine/base/clock.h"
@@ -37,8 +37,6 @@ Examples:
 Exit status: 0 all good, also when nothing is there; 1 the server or a file failed;
 2 wrong usage; 130 interrupted.)";
 
-// Room in a message for everything but the video.
-constexpr int64_t kMessageOverheadBytes = 256 << 10;
 // Larger videos are left out of the page.
 constexpr size_t kMaxPageVideoBytes = 24 << 20;
 constexpr int kCurveWidth = 64;  // Columns, where the terminal's are unknown.
@@ -53,10 +51,6 @@ struct MomentsOptions {
   bool json = false;
   std::string html;
 };
-
-double Seconds(const google::protobuf::Duration& duration) {
-  return static_cast<double>(duration.seconds()) + duration.nanos() / 1e9;
-}
 
 v1::GroundSegmentsRequest MakeRequest(const MomentsOptions& options,
                                       std::string video) {
@@ -110,10 +104,6 @@ std::string Timeline(const v1::GroundedSentence& sentence, double duration,
   return absl::StrCat(curve, "\n", marks, "\n");
 }
 
-std::string Percent(bool is_known, float probability) {
-  return is_known ? absl::StrFormat("%.0f %%", 100 * probability) : "";
-}
-
 void PrintTimelines(const v1::GroundSegmentsResponse& response,
                     Console& console) {
   const double duration = Seconds(response.duration());
@@ -134,11 +124,11 @@ void PrintTimelines(const v1::GroundSegmentsResponse& response,
                  {"probability", Table::Align::kRight}});
     for (int i = 0; i < sentence.segments_size(); ++i) {
       const v1::Segment& segment = sentence.segments(i);
-      table.AddRow({absl::StrCat(i + 1),
-                    ClockTime(Seconds(segment.span().start())),
-                    ClockTime(Seconds(segment.span().end())),
-                    absl::StrFormat("%.3f", segment.score()),
-                    Percent(segment.has_probability(), segment.probability())});
+      table.AddRow(
+          {absl::StrCat(i + 1), ClockTime(Seconds(segment.span().start())),
+           ClockTime(Seconds(segment.span().end())),
+           absl::StrFormat("%.3f", segment.score()),
+           ProbabilityCell(segment.has_probability(), segment.probability())});
     }
     console.out << table.Format(console.out_width) << "\n";
   }
@@ -255,15 +245,6 @@ MomentsPage MakePage(const MomentsOptions& options, const std::string& video,
   return page;
 }
 
-absl::Status WriteFile(const std::string& path, const std::string& content) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file << content;
-  file.close();
-  if (file) return absl::OkStatus();
-  return absl::PermissionDeniedError(
-      absl::StrCat("cannot write \"", path, "\""));
-}
-
 absl::StatusOr<ExitCode> RunMoments(const MomentsOptions& options,
                                     const ConnectionOptions& connection_options,
                                     Console& console) {
@@ -271,14 +252,8 @@ absl::StatusOr<ExitCode> RunMoments(const MomentsOptions& options,
                                      Connection::StopOn::kInterrupt);
   if (!connection.ok()) return connection.status();
   Client& client = (*connection)->client();
-  const auto video =
-      ReadFile(options.video,
-               client.options().max_message_bytes - kMessageOverheadBytes);
-  if (!video.ok()) {
-    return absl::Status(
-        video.status().code(),
-        absl::StrCat(options.video, " ", video.status().message()));
-  }
+  const auto video = ReadMedia(client, options.video);
+  if (!video.ok()) return video.status();
   const auto response = client.GroundSegments(MakeRequest(options, *video));
   if (!response.ok()) return response.status();
   if (options.json) {

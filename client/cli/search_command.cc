@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <fstream>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,7 +14,7 @@
 
 #include "client/cli/command.h"
 #include "client/cli/failure.h"
-#include "client/cli/file_scan.h"
+#include "client/cli/files.h"
 #include "client/cli/fine_options.h"
 #include "client/cli/gallery.h"
 #include "client/cli/json_format.h"
@@ -45,8 +44,6 @@ Exit status: 0 all good, also without hits; 1 the server or a file failed;
 
 // Largest picture read for a thumbnail.
 constexpr int64_t kMaxThumbnailBytes = 64 << 20;
-// Room in a message for everything but the query's picture.
-constexpr int64_t kMessageOverheadBytes = 256 << 10;
 
 struct SearchOptions {
   std::vector<std::string> words;
@@ -263,15 +260,6 @@ GalleryPage MakePage(const SearchOptions& options, const std::string& picture,
   return page;
 }
 
-absl::Status WriteFile(const std::string& path, const std::string& content) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file << content;
-  file.close();
-  if (file) return absl::OkStatus();
-  return absl::PermissionDeniedError(
-      absl::StrCat("cannot write \"", path, "\""));
-}
-
 absl::StatusOr<ExitCode> RunSearch(const SearchOptions& options,
                                    const ConnectionOptions& connection_options,
                                    Console& console) {
@@ -285,16 +273,11 @@ absl::StatusOr<ExitCode> RunSearch(const SearchOptions& options,
   if (!connection.ok()) return connection.status();
   Client& client = (*connection)->client();
   QueryMedia media;
-  const int64_t max_bytes =
-      client.options().max_message_bytes - kMessageOverheadBytes;
   for (const auto& [path, bytes] : {std::pair(&options.image, &media.picture),
                                     std::pair(&options.video, &media.video)}) {
     if (path->empty()) continue;
-    auto read = ReadFile(*path, max_bytes);
-    if (!read.ok()) {
-      return absl::Status(read.status().code(),
-                          absl::StrCat(*path, " ", read.status().message()));
-    }
+    auto read = ReadMedia(client, *path);
+    if (!read.ok()) return read.status();
     *bytes = *std::move(read);
   }
   const auto response = client.Search(MakeRequest(options, media));

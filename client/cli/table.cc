@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 
 #include "client/cli/text.h"
@@ -22,6 +23,10 @@ std::vector<std::string> Titles(const std::vector<Table::Column>& columns) {
 }
 
 }  // namespace
+
+std::string ProbabilityCell(bool is_known, float probability) {
+  return is_known ? absl::StrFormat("%.0f %%", 100 * probability) : "";
+}
 
 Table::Table(std::vector<Column> columns) : columns_(std::move(columns)) {}
 

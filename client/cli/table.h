@@ -5,6 +5,9 @@
 
 namespace quern::cli {
 
+// "83 %"; empty where it is not known.
+std::string ProbabilityCell(bool is_known, float probability);
+
 // A table of text with aligned columns. Not thread-safe.
 class Table {
  public:

@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 
-#include "client/cli/file_scan.h"
+#include "client/cli/files.h"
 #include "client/cpp/rpc_status.h"
 
 namespace quern::cli {

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "client/cli/files.h"
 #include "tests/client/temp_folder.h"
 
 namespace quern::cli {
