@@ -16,7 +16,7 @@
 
 namespace quern {
 
-inline constexpr int64_t kStoreFormatVersion = 2;
+inline constexpr int64_t kStoreFormatVersion = 3;
 
 // The record "items": everything of an item but payload and embedding. Times
 // are kept to the nanosecond, within the years 1678 to 2262.

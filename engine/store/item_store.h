@@ -22,6 +22,9 @@ struct Item {
   // What is kept of its parts, opaque bytes; empty where nothing is, or where
   // it was not read.
   std::string parts = {};
+  // What was embedded, the file's bytes or the text; empty where it is not
+  // kept, or where it was not read.
+  std::string media = {};
   int32_t modality = 0;    // quern.v1.Modality of the media.
   std::string media_uri;   // Where the media lives; may be empty.
   absl::Time create_time;  // First upsert of the id.
@@ -52,6 +55,7 @@ struct ItemParts {
   bool payload = true;
   bool embedding = false;
   bool parts = false;
+  bool media = false;
 };
 
 // What became of one item of a Put().
@@ -92,8 +96,8 @@ class ItemStore {
   virtual absl::StatusOr<std::vector<PutResult>> Put(
       absl::Span<const Item> items) = 0;
 
-  // Changes an item and leaves its embedding and its parts as they are.
-  // `change` gets it without the two and may change payload, media_uri,
+  // Changes an item and leaves its embedding, its parts and its media as they
+  // are. `change` gets it without the three and may change payload, media_uri,
   // expire_time and update_time; no other write of the id comes between.
   // Returns the item as written. Errors: kNotFound; those of `change`, after
   // which nothing has changed; those of Put().
@@ -132,6 +136,19 @@ class ItemStore {
       uint64_t after,
       const std::function<bool(uint64_t sequence, absl::string_view id)>& visit)
       const = 0;
+
+  // Of a store that is made as a copy of another one, and has no other writer:
+  // takes `items` as they are there, times and sequences included, and removes
+  // `removed`; afterwards it is as the other was at `sequence`, as far as these
+  // ids go. The first call says in `sequence` up to where the copy has no log.
+  // Ids are distinct. All or none; synced as Put() is. Errors: those of Put().
+  virtual absl::Status Import(absl::Span<const Item> items,
+                              absl::Span<const std::string> removed,
+                              uint64_t sequence) = 0;
+
+  // From now on TrimChanges() leaves what came after the number; null: ends
+  // that. It is not remembered over a restart.
+  virtual void KeepChanges(std::optional<uint64_t> after) = 0;
 
   // Drops the log up to a number: an index has been saved that has seen it.
   // Errors: kInvalidArgument beyond last_sequence(); those of Put().

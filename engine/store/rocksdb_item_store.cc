@@ -62,6 +62,7 @@ enum Family {
   kParts,
   kChanges,
   kExpiries,
+  kMedia,
   kFamilies
 };
 const std::array<std::string, kFamilies> kFamilyNames = {
@@ -71,7 +72,8 @@ const std::array<std::string, kFamilies> kFamilyNames = {
     "vectors",
     "parts",
     "changes",
-    "expiries"};
+    "expiries",
+    "media"};
 
 // Keys of the family kMeta.
 constexpr absl::string_view kFormatVersionKey = "format_version";
@@ -193,10 +195,11 @@ rocksdb::ColumnFamilyOptions FamilyOptions(
   rocksdb::ColumnFamilyOptions result;
   result.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
   result.write_buffer_size = options.write_buffer_bytes;
-  // Numbers of embeddings and of features do not compress.
-  result.compression = family == kVectors || family == kParts
-                           ? rocksdb::kNoCompression
-                           : rocksdb::kLZ4Compression;
+  // Numbers of embeddings and of features do not compress, nor does media.
+  result.compression =
+      family == kVectors || family == kParts || family == kMedia
+          ? rocksdb::kNoCompression
+          : rocksdb::kLZ4Compression;
   if (family == kMeta) {
     result.merge_operator = std::make_shared<CountMergeOperator>();
   }
@@ -295,6 +298,8 @@ class RocksdbItemStore::Database {
   absl::Status ScanChanges(
       uint64_t after,
       const std::function<bool(uint64_t, absl::string_view)>& visit) const;
+  absl::Status Import(absl::Span<const Item> items,
+                      absl::Span<const std::string> removed, uint64_t sequence);
   absl::Status TrimChanges(uint64_t up_to);
   uint64_t last_sequence() const { return numbers_->last(); }
   uint64_t trimmed_sequence() const { return trimmed_; }
@@ -324,13 +329,16 @@ class RocksdbItemStore::Database {
         sync_(options.sync == SyncMode::kEveryWrite),
         expiry_(options.clock == nullptr ? &system_clock_ : options.clock) {}
 
-  // Steps of Open().
-  absl::Status CheckFamilies(const RocksdbItemStoreOptions& options) const;
-  absl::Status OpenFamilies(const RocksdbItemStoreOptions& options);
+  // Steps of Open(). The first returns the names of the families that a store
+  // has; it has none before it is made.
+  absl::StatusOr<std::vector<std::string>> CheckFamilies(
+      const RocksdbItemStoreOptions& options) const;
+  absl::Status OpenFamilies(const RocksdbItemStoreOptions& options,
+                            absl::Span<const std::string> names);
   absl::Status ReadOrCreateMeta(bool read_only);
   absl::Status CreateMeta();
   absl::Status ReadMeta(absl::string_view format_version);
-  absl::Status Upgrade();
+  absl::Status Upgrade(int64_t version);
   absl::Status ReadSequences();
   absl::StatusOr<std::string> ReadMetaValue(absl::string_view key) const;
   absl::StatusOr<int64_t> ReadMetaNumber(absl::string_view key) const;
@@ -345,6 +353,10 @@ class RocksdbItemStore::Database {
   absl::Status AddHeaderToBatch(const Item& item, absl::Time create_time,
                                 uint64_t sequence, const Known& known,
                                 rocksdb::WriteBatch& batch) const;
+  // Of a record that few items have: no bytes, no record.
+  absl::Status AddOptionalToBatch(Family family, const std::string& id,
+                                  const std::string& bytes, const Known& known,
+                                  rocksdb::WriteBatch& batch) const;
   // `item` is what is stored now; `sequence` is that of its removal.
   absl::Status AddRemovalToBatch(absl::string_view id, const Item& item,
                                  uint64_t sequence,
@@ -356,6 +368,7 @@ class RocksdbItemStore::Database {
       const std::function<bool(const Item&)>& is_wanted,
       std::vector<std::string>* removed);
   // Writes `batch` and the change of the number of records, as one.
+  absl::Status Write(rocksdb::WriteBatch& batch, int64_t count_change);
   absl::Status Write(rocksdb::WriteBatch& batch, int64_t count_change,
                      SequenceNumbers::Block& numbers);
 
@@ -400,8 +413,9 @@ RocksdbItemStore::Database::Open(const RocksdbItemStoreOptions& options) {
     QUERN_RETURN_IF_ERROR(EnsureDirectory(options.path));
   }
   auto database = std::unique_ptr<Database>(new Database(options));
-  QUERN_RETURN_IF_ERROR(database->CheckFamilies(options));
-  QUERN_RETURN_IF_ERROR(database->OpenFamilies(options));
+  QUERN_ASSIGN_OR_RETURN(const std::vector<std::string> names,
+                         database->CheckFamilies(options));
+  QUERN_RETURN_IF_ERROR(database->OpenFamilies(options, names));
   QUERN_RETURN_IF_ERROR(database->ReadOrCreateMeta(!options.read_only.empty()));
   QUERN_RETURN_IF_ERROR(database->ReadSequences());
   if (options.sync == SyncMode::kInterval && options.read_only.empty()) {
@@ -424,15 +438,16 @@ RocksdbItemStore::Database::~Database() {
 
 // RocksDB refuses to open a store with families that it is not told of; a newer
 // version may have more of them.
-absl::Status RocksdbItemStore::Database::CheckFamilies(
+absl::StatusOr<std::vector<std::string>>
+RocksdbItemStore::Database::CheckFamilies(
     const RocksdbItemStoreOptions& options) const {
+  std::vector<std::string> names;
   std::error_code ignored;
   if (!std::filesystem::exists(path_ + "/CURRENT", ignored)) {
-    if (options.read_only.empty()) return absl::OkStatus();
+    if (options.read_only.empty()) return names;
     return absl::DataLossError(
         absl::StrCat("the store at ", path_, " is damaged: it has no CURRENT"));
   }
-  std::vector<std::string> names;
   QUERN_RETURN_IF_ERROR(FromOpen(
       rocksdb::DB::ListColumnFamilies(DatabaseOptions(options), path_, &names),
       path_));
@@ -443,18 +458,23 @@ absl::Status RocksdbItemStore::Database::CheckFamilies(
                          absl::StrCat("it has records of kind ", Quoted(name)));
     }
   }
-  return absl::OkStatus();
+  return names;
 }
 
 absl::Status RocksdbItemStore::Database::OpenFamilies(
-    const RocksdbItemStoreOptions& options) {
+    const RocksdbItemStoreOptions& options,
+    absl::Span<const std::string> names) {
   RocksdbItemStoreOptions with_cache = options;
   if (with_cache.block_cache == nullptr) {
     with_cache.block_cache = CreateBlockCache(kDefaultBlockCacheBytes);
   }
   std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
   descriptors.reserve(kFamilies);
-  for (int family = 0; family < kFamilies; ++family) {
+  // A store of format 2 that is only read stays without its last family.
+  const bool lacks_media = !options.read_only.empty() &&
+                           std::find(names.begin(), names.end(),
+                                     kFamilyNames[kMedia]) == names.end();
+  for (int family = 0; family < kFamilies - (lacks_media ? 1 : 0); ++family) {
     descriptors.emplace_back(
         kFamilyNames[family],
         FamilyOptions(static_cast<Family>(family), with_cache));
@@ -523,17 +543,21 @@ absl::Status RocksdbItemStore::Database::ReadMeta(
   QUERN_ASSIGN_OR_RETURN(std::string count, ReadMetaValue(kCountKey));
   QUERN_ASSIGN_OR_RETURN(int64_t items, DecodeCount(count));
   count_ = items;
-  return version < kStoreFormatVersion ? Upgrade() : absl::OkStatus();
+  return version < kStoreFormatVersion ? Upgrade(version) : absl::OkStatus();
 }
 
 // Format 1 lacks parts, the change log, the expiries and what a header says of
 // them; its headers are read as they are until their items are written again.
-absl::Status RocksdbItemStore::Database::Upgrade() {
+// Format 2 lacks media. What is only read stays as it is.
+absl::Status RocksdbItemStore::Database::Upgrade(int64_t version) {
+  if (families_[kMedia] == nullptr) return absl::OkStatus();
   rocksdb::WriteBatch batch;
   batch.Put(families_[kMeta], ToSlice(kFormatVersionKey),
             absl::StrCat(kStoreFormatVersion));
-  batch.Put(families_[kMeta], ToSlice(kTrimmedKey),
-            absl::StrCat(kUpgradeSequence));
+  if (version == 1) {
+    batch.Put(families_[kMeta], ToSlice(kTrimmedKey),
+              absl::StrCat(kUpgradeSequence));
+  }
   rocksdb::WriteOptions synced;
   synced.sync = true;
   return FromWrite(db_->Write(synced, &batch), path_);
@@ -651,15 +675,21 @@ absl::Status RocksdbItemStore::Database::AddToBatch(
       FromWrite(batch.Put(families_[kPayloads], item.id, item.payload), path_));
   QUERN_RETURN_IF_ERROR(
       FromWrite(batch.Put(families_[kVectors], item.id, vector), path_));
-  // An item without parts has no record of them.
-  if (!item.parts.empty()) {
-    QUERN_RETURN_IF_ERROR(
-        FromWrite(batch.Put(families_[kParts], item.id, item.parts), path_));
-  } else if (known.item.has_value()) {
-    QUERN_RETURN_IF_ERROR(
-        FromWrite(batch.Delete(families_[kParts], item.id), path_));
-  }
+  QUERN_RETURN_IF_ERROR(
+      AddOptionalToBatch(kParts, item.id, item.parts, known, batch));
+  QUERN_RETURN_IF_ERROR(
+      AddOptionalToBatch(kMedia, item.id, item.media, known, batch));
   return AddHeaderToBatch(item, create_time, sequence, known, batch);
+}
+
+absl::Status RocksdbItemStore::Database::AddOptionalToBatch(
+    Family family, const std::string& id, const std::string& bytes,
+    const Known& known, rocksdb::WriteBatch& batch) const {
+  if (!bytes.empty()) {
+    return FromWrite(batch.Put(families_[family], id, bytes), path_);
+  }
+  if (!known.item.has_value()) return absl::OkStatus();
+  return FromWrite(batch.Delete(families_[family], id), path_);
 }
 
 absl::Status RocksdbItemStore::Database::AddHeaderToBatch(
@@ -669,10 +699,13 @@ absl::Status RocksdbItemStore::Database::AddHeaderToBatch(
       FromWrite(batch.Put(families_[kItems], item.id,
                           EncodeHeader(item, create_time, sequence)),
                 path_));
-  QUERN_RETURN_IF_ERROR(
-      FromWrite(batch.Put(families_[kChanges],
-                          EncodeChangeKey(sequence, item.id), rocksdb::Slice()),
-                path_));
+  // What is imported may be older than the log.
+  if (sequence > trimmed_) {
+    QUERN_RETURN_IF_ERROR(FromWrite(
+        batch.Put(families_[kChanges], EncodeChangeKey(sequence, item.id),
+                  rocksdb::Slice()),
+        path_));
+  }
   if (known.item.has_value() && known.item->expire_time.has_value()) {
     QUERN_RETURN_IF_ERROR(FromWrite(
         batch.Delete(families_[kExpiries],
@@ -786,7 +819,7 @@ absl::StatusOr<int64_t> RocksdbItemStore::Database::Remove(
 absl::Status RocksdbItemStore::Database::AddRemovalToBatch(
     absl::string_view id, const Item& item, uint64_t sequence,
     rocksdb::WriteBatch& batch) const {
-  for (Family family : {kItems, kPayloads, kVectors, kParts}) {
+  for (Family family : {kItems, kPayloads, kVectors, kParts, kMedia}) {
     QUERN_RETURN_IF_ERROR(
         FromWrite(batch.Delete(families_[family], ToSlice(id)), path_));
   }
@@ -801,9 +834,56 @@ absl::Status RocksdbItemStore::Database::AddRemovalToBatch(
                    path_);
 }
 
+absl::Status RocksdbItemStore::Database::Import(
+    absl::Span<const Item> items, absl::Span<const std::string> removed,
+    uint64_t sequence) {
+  QUERN_RETURN_IF_ERROR(CheckItems(items, dimension_));
+  rocksdb::WriteBatch batch;
+  if (last_sequence() == 0 && sequence > 0) {
+    QUERN_RETURN_IF_ERROR(
+        FromWrite(batch.Put(families_[kMeta], ToSlice(kTrimmedKey),
+                            absl::StrCat(sequence)),
+                  path_));
+    QUERN_RETURN_IF_ERROR(Write(batch, 0));
+    trimmed_ = sequence;
+    numbers_->RaiseTo(sequence);
+    batch.Clear();
+  }
+  std::vector<absl::string_view> ids;
+  ids.reserve(items.size() + removed.size());
+  for (const Item& item : items) ids.push_back(item.id);
+  ids.insert(ids.end(), removed.begin(), removed.end());
+  const IdLocks::Holder holder(locks_, ids);
+  QUERN_ASSIGN_OR_RETURN(const std::vector<Known> known, Find(ids));
+  int64_t count_change = 0;
+  uint64_t last = sequence;
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (!known[i].item.has_value()) ++count_change;
+    last = std::max(last, items[i].sequence);
+    QUERN_RETURN_IF_ERROR(AddToBatch(items[i], items[i].create_time,
+                                     items[i].sequence, known[i], batch));
+  }
+  for (size_t i = items.size(); i < ids.size(); ++i) {
+    // Also of one that was never here: the log must end where the other's does.
+    if (known[i].item.has_value()) --count_change;
+    QUERN_RETURN_IF_ERROR(AddRemovalToBatch(
+        ids[i], known[i].item.value_or(Item()), sequence, batch));
+  }
+  if (batch.Count() > 0) QUERN_RETURN_IF_ERROR(Write(batch, count_change));
+  numbers_->RaiseTo(last);
+  return absl::OkStatus();
+}
+
 absl::Status RocksdbItemStore::Database::Write(
     rocksdb::WriteBatch& batch, int64_t count_change,
     SequenceNumbers::Block& numbers) {
+  QUERN_RETURN_IF_ERROR(Write(batch, count_change));
+  numbers.set_written();
+  return absl::OkStatus();
+}
+
+absl::Status RocksdbItemStore::Database::Write(rocksdb::WriteBatch& batch,
+                                               int64_t count_change) {
   QUERN_RETURN_IF_ERROR(refusal_->status());
   if (count_change != 0) {
     QUERN_RETURN_IF_ERROR(
@@ -816,7 +896,6 @@ absl::Status RocksdbItemStore::Database::Write(
   const absl::Status status = FromWrite(db_->Write(options, &batch), path_);
   refusal_->Record(status);
   QUERN_RETURN_IF_ERROR(status);
-  numbers.set_written();
   count_.fetch_add(count_change, std::memory_order_relaxed);
   if (syncing_.joinable()) {
     absl::MutexLock lock(&sync_mutex_);
@@ -887,6 +966,7 @@ absl::StatusOr<RocksdbItemStore::Database::Values>
 RocksdbItemStore::Database::Lookup(
     const rocksdb::ReadOptions& options, Family family,
     absl::Span<const absl::string_view> ids) const {
+  if (families_[family] == nullptr) return Values(ids.size());
   std::vector<rocksdb::Slice> keys;
   keys.reserve(ids.size());
   for (absl::string_view id : ids) keys.push_back(ToSlice(id));
@@ -945,6 +1025,10 @@ RocksdbItemStore::Database::Get(absl::Span<const std::string> ids,
   if (parts.parts) {
     QUERN_ASSIGN_OR_RETURN(features, Lookup(options, kParts, keys));
   }
+  Values media;
+  if (parts.media) {
+    QUERN_ASSIGN_OR_RETURN(media, Lookup(options, kMedia, keys));
+  }
 
   std::vector<std::optional<Item>> items(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) {
@@ -967,6 +1051,9 @@ RocksdbItemStore::Database::Get(absl::Span<const std::string> ids,
     }
     if (parts.parts && features[i].has_value()) {
       items[i]->parts = features[i]->ToString();
+    }
+    if (parts.media && media[i].has_value()) {
+      items[i]->media = media[i]->ToString();
     }
   }
   return items;
@@ -1019,6 +1106,10 @@ absl::Status RocksdbItemStore::Database::Scan(
   if (parts.embedding) vectors.emplace(db_.get(), options, families_[kVectors]);
   std::optional<Follower> features;
   if (parts.parts) features.emplace(db_.get(), options, families_[kParts]);
+  std::optional<Follower> media;
+  if (parts.media && families_[kMedia] != nullptr) {
+    media.emplace(db_.get(), options, families_[kMedia]);
+  }
 
   const auto missing = [this](const Follower& follower, absl::string_view id,
                               absl::string_view record) -> absl::Status {
@@ -1048,6 +1139,10 @@ absl::Status RocksdbItemStore::Database::Scan(
     if (features.has_value()) {
       item.parts = std::string(features->Find(headers->key()).value_or(""));
       QUERN_RETURN_IF_ERROR(CheckRead(features->status()));
+    }
+    if (media.has_value()) {
+      item.media = std::string(media->Find(headers->key()).value_or(""));
+      QUERN_RETURN_IF_ERROR(CheckRead(media->status()));
     }
     if (!visit(std::move(item))) return absl::OkStatus();
   }
@@ -1211,8 +1306,22 @@ absl::StatusOr<std::vector<std::string>> RocksdbItemStore::RemoveExpired(
       [&](Database& database) { return database.RemoveExpired(limit); });
 }
 
+absl::Status RocksdbItemStore::Import(absl::Span<const Item> items,
+                                      absl::Span<const std::string> removed,
+                                      uint64_t sequence) {
+  return Write([&](Database& database) {
+    return database.Import(items, removed, sequence);
+  });
+}
+
+void RocksdbItemStore::KeepChanges(std::optional<uint64_t> after) {
+  kept_after_ = after.value_or(std::numeric_limits<uint64_t>::max());
+}
+
 absl::Status RocksdbItemStore::TrimChanges(uint64_t up_to) {
-  return Write([&](Database& database) { return database.TrimChanges(up_to); });
+  return Write([&](Database& database) {
+    return database.TrimChanges(std::min<uint64_t>(up_to, kept_after_));
+  });
 }
 
 absl::StatusOr<std::vector<std::optional<Item>>> RocksdbItemStore::Get(

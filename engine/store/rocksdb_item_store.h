@@ -1,7 +1,9 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -99,6 +101,10 @@ class RocksdbItemStore final : public ItemStore {
       uint64_t after,
       const std::function<bool(uint64_t, absl::string_view)>& visit)
       const override;
+  absl::Status Import(absl::Span<const Item> items,
+                      absl::Span<const std::string> removed,
+                      uint64_t sequence) override;
+  void KeepChanges(std::optional<uint64_t> after) override;
   absl::Status TrimChanges(uint64_t up_to) override;
   uint64_t trimmed_sequence() const override;
   absl::Status write_status() const override;
@@ -129,6 +135,8 @@ class RocksdbItemStore final : public ItemStore {
   absl::Status RecoverFromFullDisk();
 
   const RocksdbItemStoreOptions options_;
+  // What came later stays in the change log.
+  std::atomic<uint64_t> kept_after_ = std::numeric_limits<uint64_t>::max();
 
   mutable absl::Mutex mutex_;
   std::unique_ptr<Database> database_ ABSL_GUARDED_BY(mutex_);

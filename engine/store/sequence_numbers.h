@@ -43,6 +43,13 @@ class SequenceNumbers {
     bool written_ = false;
   };
 
+  // Goes on behind `last`, if that is higher; no write is under way.
+  void RaiseTo(uint64_t last) {
+    absl::MutexLock lock(&mutex_);
+    next_ = std::max(next_, last + 1);
+    written_ = std::max(written_, last);
+  }
+
   // Every write up to this one has ended, and this one is in the store: after a
   // crash the numbers go on behind it.
   uint64_t last() const {

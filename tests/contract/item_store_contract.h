@@ -7,6 +7,7 @@
 #include <optional>
 #include <ostream>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -45,7 +46,7 @@ class ItemStoreContract : public testing::TestWithParam<ItemStoreBackend> {
  protected:
   static constexpr int64_t kDimension = 4;
   static constexpr ItemParts kWhole{
-      .payload = true, .embedding = true, .parts = true};
+      .payload = true, .embedding = true, .parts = true, .media = true};
   static constexpr int kThreads = 6;
   static constexpr int kRounds = 40;  // Of each thread; divisible by 4.
 
@@ -65,6 +66,8 @@ class ItemStoreContract : public testing::TestWithParam<ItemStoreBackend> {
         .embedding = {number, -0.5F, static_cast<float>(id.size()), 1e-30F},
         // Every third version has none.
         .parts = version % 3 == 2 ? "" : absl::StrCat("parts of ", id, version),
+        // Every second one has none.
+        .media = version % 2 == 1 ? "" : absl::StrCat("media of ", id, version),
         .modality = version % 3,
         .media_uri = absl::StrCat("file:///", id),
         .create_time = absl::FromUnixSeconds(1000 + version),
@@ -138,6 +141,7 @@ inline void ExpectSameItem(const std::optional<Item>& actual,
   EXPECT_EQ(actual->payload, expected.payload) << expected.id;
   EXPECT_EQ(actual->embedding, expected.embedding) << expected.id;
   EXPECT_EQ(actual->parts, expected.parts) << expected.id;
+  EXPECT_EQ(actual->media, expected.media) << expected.id;
   EXPECT_EQ(actual->modality, expected.modality) << expected.id;
   EXPECT_EQ(actual->media_uri, expected.media_uri) << expected.id;
   EXPECT_EQ(actual->create_time, expected.create_time) << expected.id;
@@ -279,11 +283,15 @@ TEST_P(ItemStoreContract, BringsTheAskedPartsAlone) {
     for (const bool embedding : {false, true}) {
       for (const bool features : {false, true}) {
         Item expected = item;
+        const bool media = payload != features;
         if (!payload) expected.payload.clear();
         if (!embedding) expected.embedding.clear();
         if (!features) expected.parts.clear();
-        const ItemParts parts{
-            .payload = payload, .embedding = embedding, .parts = features};
+        if (!media) expected.media.clear();
+        const ItemParts parts{.payload = payload,
+                              .embedding = embedding,
+                              .parts = features,
+                              .media = media};
         ExpectSameItem(ValueOrDie(store_->Get({"a"}, parts))[0], expected);
         ASSERT_THAT(store_->Scan("", parts,
                                  [&expected](const Item& scanned) {
@@ -319,6 +327,116 @@ TEST_P(ItemStoreContract, PartsAreReplacedAndGoWithTheirItem) {
   item.parts.clear();
   ASSERT_THAT(store_->Put({item}), IsOk());
   EXPECT_EQ(parts_of("a"), "");
+}
+
+TEST_P(ItemStoreContract, MediaIsReplacedAndGoesWithItsItem) {
+  Item item = MakeItem("a");
+  item.media = std::string("\0\xff", 2) + std::string(1 << 20, 'm');
+  ASSERT_THAT(store_->Put({item}), IsOk());
+  EXPECT_EQ(GetWhole("a")->media, item.media);
+  ASSERT_THAT(store_->Update("a",
+                             [](Item& changed) {
+                               EXPECT_EQ(changed.media, "");
+                               changed.payload = "new";
+                               return absl::OkStatus();
+                             }),
+              IsOk());
+  EXPECT_EQ(GetWhole("a")->media, item.media) << "an update leaves it";
+  item.media.clear();
+  ASSERT_THAT(store_->Put({item}), IsOk());
+  EXPECT_EQ(GetWhole("a")->media, "");
+  item.media = "again";
+  ASSERT_THAT(store_->Put({item}), IsOk());
+  ASSERT_EQ(ValueOrDie(store_->Delete({"a"})), 1);
+  item.media.clear();
+  ASSERT_THAT(store_->Put({item}), IsOk());
+  EXPECT_EQ(GetWhole("a")->media, "") << "nothing is left of the deleted one";
+}
+
+// A copy that is made while the other goes on ends like it: items, sequences,
+// the end of the log.
+TEST_P(ItemStoreContract, AnImportMakesACopyThatGoesOnWhereTheOtherIs) {
+  std::unique_ptr<ItemStore> copy =
+      GetParam().open(directory_.File("copy"), kDimension, &clock_);
+  ASSERT_THAT(store_->Put(MakeItems("m", 5)), IsOk());
+  ASSERT_THAT(store_->Delete({"m00004"}), IsOk());
+  const uint64_t seen = store_->last_sequence();
+  std::vector<Item> items;
+  ASSERT_THAT(store_->Scan("", kWhole,
+                           [&](Item item) {
+                             items.push_back(std::move(item));
+                             return true;
+                           }),
+              IsOk());
+  ASSERT_THAT(copy->Import(items, {}, seen), IsOk());
+  EXPECT_EQ(copy->last_sequence(), seen);
+  EXPECT_EQ(copy->trimmed_sequence(), seen);
+
+  // What came since: one changed, one removed, one come and gone.
+  clock_.Advance(absl::Seconds(5));
+  ASSERT_THAT(
+      store_->Put({MakeExpiring("m00001", absl::FromUnixSeconds(20'000)),
+                   MakeItem("gone")}),
+      IsOk());
+  ASSERT_THAT(store_->Delete({"m00002", "gone"}), IsOk());
+  const uint64_t last = store_->last_sequence();
+  ASSERT_THAT(copy->Import({*GetWhole("m00001")}, {"m00002", "gone"}, last),
+              IsOk());
+  if (GetParam().durable) {
+    copy.reset();
+    copy = GetParam().open(directory_.File("copy"), kDimension, &clock_);
+  }
+  EXPECT_EQ(copy->last_sequence(), last);
+  EXPECT_EQ(copy->count(), store_->count());
+  std::vector<Item> expected;
+  ASSERT_THAT(store_->Scan("", kWhole,
+                           [&](Item item) {
+                             expected.push_back(std::move(item));
+                             return true;
+                           }),
+              IsOk());
+  size_t next = 0;
+  ASSERT_THAT(copy->Scan("", kWhole,
+                         [&](const Item& item) {
+                           ExpectSameItem(item, expected.at(next));
+                           EXPECT_EQ(item.sequence, expected[next].sequence);
+                           ++next;
+                           return true;
+                         }),
+              IsOk());
+  EXPECT_EQ(next, expected.size());
+  std::set<std::string> changed;
+  ASSERT_THAT(copy->ScanChanges(seen,
+                                [&](uint64_t sequence, absl::string_view id) {
+                                  EXPECT_LE(sequence, last);
+                                  changed.emplace(id);
+                                  return true;
+                                }),
+              IsOk());
+  EXPECT_EQ(changed, std::set<std::string>({"gone", "m00001", "m00002"}));
+  // An etag of before goes on to count, and no number is given twice.
+  Item asked = MakeItem("m00003", 7);
+  asked.if_sequence = GetWhole("m00003")->sequence;
+  const auto written = ValueOrDie(copy->Put({asked}));
+  EXPECT_THAT(written[0].status, IsOk());
+  EXPECT_GT(written[0].sequence, last);
+  // The time of expiry came along.
+  clock_.Advance(absl::Seconds(20'000));
+  EXPECT_THAT(ValueOrDie(copy->RemoveExpired(10)),
+              testing::ElementsAre("m00001"));
+}
+
+TEST_P(ItemStoreContract, ChangesThatSomebodyNeedsAreNotTrimmed) {
+  ASSERT_THAT(store_->Put({MakeItem("a")}), IsOk());
+  const uint64_t needed = store_->last_sequence();
+  store_->KeepChanges(needed);
+  const uint64_t last = ValueOrDie(store_->Put({MakeItem("b")}))[0].sequence;
+  ASSERT_THAT(store_->TrimChanges(last), IsOk());
+  EXPECT_EQ(store_->trimmed_sequence(), needed);
+  EXPECT_THAT(Changes(needed), testing::ElementsAre(absl::StrCat(last, ":b")));
+  store_->KeepChanges(std::nullopt);
+  ASSERT_THAT(store_->TrimChanges(last), IsOk());
+  EXPECT_EQ(store_->trimmed_sequence(), last);
 }
 
 TEST_P(ItemStoreContract, AScanFindsThePartsOfThoseThatHaveSome) {

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -48,6 +49,14 @@ class ForwardingItemStore : public ItemStore {
       const std::function<bool(uint64_t, absl::string_view)>& visit)
       const override {
     return store_->ScanChanges(after, visit);
+  }
+  absl::Status Import(absl::Span<const Item> items,
+                      absl::Span<const std::string> removed,
+                      uint64_t sequence) override {
+    return store_->Import(items, removed, sequence);
+  }
+  void KeepChanges(std::optional<uint64_t> after) override {
+    store_->KeepChanges(after);
   }
   absl::Status TrimChanges(uint64_t up_to) override {
     return store_->TrimChanges(up_to);

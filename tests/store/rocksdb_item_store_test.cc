@@ -45,7 +45,7 @@ constexpr int64_t kDimension = 3;
 constexpr int kThreads = 8;
 constexpr int kPuts = 10;  // Of each thread.
 constexpr ItemParts kWhole = {
-    .payload = true, .embedding = true, .parts = true};
+    .payload = true, .embedding = true, .parts = true, .media = true};
 
 Item MakeItem(const std::string& id) {
   return Item{.id = id,
@@ -81,7 +81,7 @@ class RocksdbItemStoreTest : public testing::Test {
                    const std::string& value) const {
     std::vector<rocksdb::ColumnFamilyDescriptor> families;
     for (const char* name : {"default", "items", "payloads", "vectors", "parts",
-                             "changes", "expiries"}) {
+                             "changes", "expiries", "media"}) {
       families.emplace_back(name, rocksdb::ColumnFamilyOptions());
     }
     std::vector<rocksdb::ColumnFamilyHandle*> handles;
@@ -131,10 +131,58 @@ TEST_F(RocksdbItemStoreTest, RefusesAnotherDimensionAndNamesBoth) {
 
 TEST_F(RocksdbItemStoreTest, RefusesANewerFormat) {
   WriteStore();
-  WriteRecord("default", "format_version", "3");
+  WriteRecord("default", "format_version", "4");
   EXPECT_THAT(RocksdbItemStore::Open(options_),
               StatusIs(absl::StatusCode::kFailedPrecondition,
-                       AllOf(HasSubstr("newer version"), HasSubstr("\"3\""))));
+                       AllOf(HasSubstr("newer version"), HasSubstr("\"4\""))));
+}
+
+// Format 2 is this one without media.
+TEST_F(RocksdbItemStoreTest, ReadsAndUpgradesAStoreOfFormat2) {
+  WriteStore();
+  WriteRecord("default", "format_version", "2");
+  {
+    rocksdb::DB* opened = nullptr;
+    std::vector<rocksdb::ColumnFamilyHandle*> handles;
+    std::vector<rocksdb::ColumnFamilyDescriptor> families;
+    for (const char* name : {"default", "items", "payloads", "vectors", "parts",
+                             "changes", "expiries", "media"}) {
+      families.emplace_back(name, rocksdb::ColumnFamilyOptions());
+    }
+    ASSERT_TRUE(rocksdb::DB::Open(rocksdb::DBOptions(), options_.path, families,
+                                  &handles, &opened)
+                    .ok());
+    const std::unique_ptr<rocksdb::DB> db(opened);
+    ASSERT_TRUE(db->DropColumnFamily(handles.back()).ok());
+    for (auto* handle : handles) db->DestroyColumnFamilyHandle(handle);
+  }
+  RocksdbItemStoreOptions read_only = options_;
+  read_only.read_only = "a reason";
+  std::vector<Item> before;
+  const auto collect = [](const ItemStore& store) {
+    std::vector<Item> items;
+    EXPECT_THAT(store.Scan("", kWhole,
+                           [&](Item item) {
+                             items.push_back(std::move(item));
+                             return true;
+                           }),
+                IsOk());
+    return items;
+  };
+  {
+    // As a replica opens a snapshot of an older server.
+    const auto store = ValueOrDie(RocksdbItemStore::Open(read_only));
+    before = collect(*store);
+    ASSERT_FALSE(before.empty());
+  }
+  const auto store = Open();
+  const std::vector<Item> after = collect(*store);
+  ASSERT_EQ(after.size(), before.size());
+  EXPECT_EQ(after[0].sequence, before[0].sequence);
+  Item item = before[0];
+  item.media = "kept";
+  ASSERT_THAT(store->Put({item}), IsOk());
+  EXPECT_EQ(ValueOrDie(store->Get({item.id}, kWhole))[0]->media, "kept");
 }
 
 TEST_F(RocksdbItemStoreTest, RefusesAFormatWithMoreKindsOfRecords) {
@@ -144,7 +192,7 @@ TEST_F(RocksdbItemStoreTest, RefusesAFormatWithMoreKindsOfRecords) {
     std::vector<rocksdb::ColumnFamilyHandle*> handles;
     std::vector<rocksdb::ColumnFamilyDescriptor> families;
     for (const char* name : {"default", "items", "payloads", "vectors", "parts",
-                             "changes", "expiries", "dense"}) {
+                             "changes", "expiries", "media", "dense"}) {
       families.emplace_back(name, rocksdb::ColumnFamilyOptions());
     }
     rocksdb::DBOptions options;

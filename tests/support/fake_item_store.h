@@ -36,14 +36,15 @@ class FakeItemStore final : public ItemStore {
     std::ifstream file(folder + "/items.fake", std::ios::binary);
     std::string id;
     while (ReadPiece(file, id)) {
-      std::string header, payload, vector, parts;
-      for (std::string* piece : {&header, &payload, &vector, &parts}) {
+      std::string header, payload, vector, parts, media;
+      for (std::string* piece : {&header, &payload, &vector, &parts, &media}) {
         ReadPiece(file, *piece);
       }
       Item item = DecodeHeader(header).value();
       item.id = id;
       item.payload = payload;
       item.parts = parts;
+      item.media = media;
       item.embedding = DecodeVector(vector, dimension).value();
       last_sequence_ = std::max(last_sequence_, item.sequence);
       trimmed_sequence_ = last_sequence_;
@@ -178,7 +179,7 @@ class FakeItemStore final : public ItemStore {
       uint64_t after,
       const std::function<bool(uint64_t, absl::string_view)>& visit)
       const override {
-    std::map<uint64_t, std::string> changes;
+    std::multimap<uint64_t, std::string> changes;
     {
       absl::MutexLock lock(&mutex_);
       changes = changes_;
@@ -198,11 +199,37 @@ class FakeItemStore final : public ItemStore {
     for (const auto& [id, item] : items_) {
       for (const std::string& piece :
            {id, EncodeHeader(item, item.create_time, item.sequence),
-            item.payload, EncodeVector(item.embedding), item.parts}) {
+            item.payload, EncodeVector(item.embedding), item.parts,
+            item.media}) {
         file << piece.size() << "\n" << piece;
       }
     }
     return absl::OkStatus();
+  }
+
+  absl::Status Import(absl::Span<const Item> items,
+                      absl::Span<const std::string> removed,
+                      uint64_t sequence) override {
+    absl::MutexLock lock(&mutex_);
+    if (last_sequence_ == 0) trimmed_sequence_ = sequence;
+    last_sequence_ = std::max(last_sequence_, sequence);
+    for (const Item& item : items) {
+      last_sequence_ = std::max(last_sequence_, item.sequence);
+      if (item.sequence > trimmed_sequence_) {
+        changes_.emplace(item.sequence, item.id);
+      }
+      items_.insert_or_assign(item.id, item);
+    }
+    for (const std::string& id : removed) {
+      items_.erase(id);
+      changes_.emplace(sequence, id);
+    }
+    return absl::OkStatus();
+  }
+
+  void KeepChanges(std::optional<uint64_t> after) override {
+    absl::MutexLock lock(&mutex_);
+    kept_after_ = after;
   }
 
   absl::Status TrimChanges(uint64_t up_to) override {
@@ -212,6 +239,7 @@ class FakeItemStore final : public ItemStore {
           "up_to",
           absl::StrCat("is ", up_to, "; the last write is ", last_sequence_));
     }
+    up_to = std::min(up_to, kept_after_.value_or(up_to));
     changes_.erase(changes_.begin(), changes_.upper_bound(up_to));
     trimmed_sequence_ = std::max(trimmed_sequence_, up_to);
     return absl::OkStatus();
@@ -245,6 +273,7 @@ class FakeItemStore final : public ItemStore {
     if (!parts.payload) item.payload.clear();
     if (!parts.embedding) item.embedding.clear();
     if (!parts.parts) item.parts.clear();
+    if (!parts.media) item.media.clear();
     return item;
   }
 
@@ -261,13 +290,13 @@ class FakeItemStore final : public ItemStore {
 
   uint64_t Write(Item item) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     item.sequence = ++last_sequence_;
-    changes_[item.sequence] = item.id;
+    changes_.emplace(item.sequence, item.id);
     items_.insert_or_assign(item.id, item);
     return item.sequence;
   }
 
   void Erase(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (items_.erase(id) > 0) changes_[++last_sequence_] = id;
+    if (items_.erase(id) > 0) changes_.emplace(++last_sequence_, id);
   }
 
   const int64_t dimension_;
@@ -275,9 +304,10 @@ class FakeItemStore final : public ItemStore {
   mutable Expiry expiry_;
   mutable absl::Mutex mutex_;
   std::map<std::string, Item> items_ ABSL_GUARDED_BY(mutex_);
-  std::map<uint64_t, std::string> changes_ ABSL_GUARDED_BY(mutex_);
+  std::multimap<uint64_t, std::string> changes_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_sequence_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t trimmed_sequence_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::optional<uint64_t> kept_after_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace quern

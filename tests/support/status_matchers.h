@@ -41,6 +41,12 @@ MATCHER_P2(StatusIs, code, message, "") {
              message, absl::StrCat(GetStatus(arg).message()), result_listener);
 }
 
+// `value` is any matcher of what the result holds.
+MATCHER_P(IsOkAndHolds, value, "") {
+  *result_listener << GetStatus(arg).ToString();
+  return arg.ok() && testing::ExplainMatchResult(value, *arg, result_listener);
+}
+
 // The value of a result that must be OK: an error ends the test binary.
 template <typename T>
 T ValueOrDie(absl::StatusOr<T> result) {
