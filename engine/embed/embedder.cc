@@ -23,6 +23,8 @@ constexpr size_t kMaxInteractiveInputs = 64;
 // Pictures admitted but not decoded yet are bounded by the batchers' queues.
 constexpr size_t kMaxQueuedDecodes = 1'000'000;
 constexpr size_t kMaxQueuedVideos = 1024;
+// Of a file that the store is to keep.
+constexpr int64_t kMaxKeptBytes = int64_t{2} << 30;
 // Frames of one video between its decoder and the model.
 constexpr int kFramesInFlight = 32;
 
@@ -552,6 +554,12 @@ Embedder::Embedder(EmbedderOptions options, const ImageDecoder* images,
                       .max_queue = kMaxQueuedVideos}) {}
 
 Embedder::~Embedder() = default;
+
+absl::StatusOr<std::string> Embedder::ReadMedia(absl::string_view uri) const {
+  QUERN_ASSIGN_OR_RETURN(const std::string path,
+                         ResolveBelow(uri, options_.media_roots));
+  return ReadFile(path, kMaxKeptBytes);
+}
 
 void Embedder::Embed(const RequestContext& context,
                      std::shared_ptr<const Model> model,

@@ -117,6 +117,10 @@ class Embedder {
              const std::vector<EmbedInput>& inputs, const EmbedOptions& options,
              Done done);
 
+  // The bytes of a picture's or a video's file below one of the media roots.
+  // Errors: as of a uri.
+  absl::StatusOr<std::string> ReadMedia(absl::string_view uri) const;
+
   TextCache::Stats cache_stats() const { return cache_.stats(); }
   // Pictures and videos that wait for a decoder.
   int64_t queued_decodes() const {

@@ -7,6 +7,7 @@
 #include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "google/protobuf/util/message_differencer.h"
 #include "google/protobuf/util/time_util.h"
 
 #include "engine/base/error.h"
@@ -52,6 +53,33 @@ absl::StatusOr<std::vector<std::string>> Subdirectories(
         absl::StrCat("cannot list ", path, ": ", error.message()));
   }
   return directories;
+}
+
+// The file that names the folder of the collection that this one replaces.
+std::string ReplacesPath(const std::string& directory) {
+  return absl::StrCat(directory, "/replaces");
+}
+
+// Ends the replacements that a crash left half done.
+absl::Status FinishReplacements(const std::vector<std::string>& directories) {
+  for (const std::string& directory : directories) {
+    absl::StatusOr<std::string> replaced = ReadFile(ReplacesPath(directory));
+    if (absl::IsNotFound(replaced.status())) continue;
+    QUERN_RETURN_IF_ERROR(replaced.status());
+    std::error_code ignored;
+    // Without a record it has replaced nothing.
+    if (!fs::exists(RecordPath(directory), ignored)) continue;
+    const std::string old_directory =
+        (fs::path(directory).parent_path() / fs::path(*replaced).filename())
+            .string();
+    if (old_directory != directory) {
+      const absl::Status removed = RemoveFileDurably(RecordPath(old_directory));
+      if (!absl::IsNotFound(removed)) QUERN_RETURN_IF_ERROR(removed);
+      RemoveDirectory(old_directory);
+    }
+    QUERN_RETURN_IF_ERROR(RemoveFileDurably(ReplacesPath(directory)));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -102,6 +130,7 @@ void Catalog::Put(std::shared_ptr<Collection> collection, std::string origin) {
 absl::Status Catalog::LoadAll() {
   QUERN_ASSIGN_OR_RETURN(const std::vector<std::string> directories,
                          Subdirectories(CollectionsPath(options_.path)));
+  QUERN_RETURN_IF_ERROR(FinishReplacements(directories));
   for (const std::string& directory : directories) {
     absl::StatusOr<v1::Collection> record = ReadRecord(directory);
     if (absl::IsNotFound(record.status())) {
@@ -176,6 +205,83 @@ absl::Status Catalog::Publish(const Entry& entry) {
   QUERN_RETURN_IF_ERROR(WriteRecord(entry.directory, entry.record));
   absl::MutexLock lock(&mutex_);
   entries_.emplace(entry.record.name(), entry);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<Collection>> Catalog::CreateShadow(
+    v1::Collection record) const {
+  QUERN_RETURN_IF_ERROR(CheckWritable());
+  const std::string directory =
+      absl::StrCat(CollectionsPath(options_.path), "/", NewUid());
+  QUERN_RETURN_IF_ERROR(EnsureDirectory(directory));
+  const Entry entry = LoadEntry(directory, std::move(record));
+  if (!entry.error.ok()) RemoveDirectory(directory);
+  QUERN_RETURN_IF_ERROR(entry.error);
+  return entry.collection;
+}
+
+absl::Status Catalog::Replace(const std::shared_ptr<Collection>& collection,
+                              const std::shared_ptr<Collection>& shadow,
+                              const std::function<absl::Status()>& last) {
+  absl::MutexLock create_lock(&create_mutex_);
+  Entry entry;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto it = entries_.find(collection->name());
+    if (it == entries_.end() || it->second.collection != collection) {
+      return NotFound("collection", collection->name());
+    }
+    entry = it->second;
+  }
+  const v1::Collection& made = shadow->record();
+  const auto same = [&](const google::protobuf::Message& now,
+                        const google::protobuf::Message& then) {
+    return google::protobuf::util::MessageDifferencer::Equals(now, then);
+  };
+  bool is_same =
+      same(entry.record.index(), made.index()) &&
+      entry.record.payload_fields_size() == made.payload_fields_size();
+  for (int i = 0; is_same && i < made.payload_fields_size(); ++i) {
+    is_same = same(entry.record.payload_fields(i), made.payload_fields(i));
+  }
+  if (!is_same) {
+    return absl::AbortedError(absl::StrCat(
+        "`index` or `payload_fields` of collection ", Quoted(made.name()),
+        " were changed meanwhile: ask again"));
+  }
+  const std::string old_directory =
+      std::exchange(entry.directory, shadow->directory());
+  entry.record.set_model(made.model());
+  entry.record.set_model_fingerprint(made.model_fingerprint());
+  entry.record.set_dimension(made.dimension());
+  entry.collection = shadow;
+  QUERN_ASSIGN_OR_RETURN(CollectionSettings settings, SettingsOf(entry.record));
+  shadow->set_settings(std::move(settings));
+  return collection->ReplaceBy(shadow, [&]() -> absl::Status {
+    QUERN_RETURN_IF_ERROR(last());
+    return PublishInPlaceOf(old_directory, entry);
+  });
+}
+
+absl::Status Catalog::PublishInPlaceOf(const std::string& old_directory,
+                                       const Entry& entry) {
+  const std::string replaces = ReplacesPath(entry.directory);
+  QUERN_RETURN_IF_ERROR(WriteFileAtomically(
+      replaces, fs::path(old_directory).filename().string()));
+  // From here on the new one counts.
+  if (const absl::Status status = WriteRecord(entry.directory, entry.record);
+      !status.ok()) {
+    const absl::Status ignored = RemoveFileDurably(RecordPath(entry.directory));
+    return status;
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    entries_.insert_or_assign(entry.record.name(), entry);
+  }
+  // Where this fails, the next start does it.
+  if (RemoveFileDurably(RecordPath(old_directory)).ok()) {
+    const absl::Status ignored = RemoveFileDurably(replaces);
+  }
   return absl::OkStatus();
 }
 

@@ -35,7 +35,10 @@ std::string ReplicaReason(absl::string_view replica_of);
 //
 // On disk: LOCK, and collections/<uid>/ with `collection.json` (the record as
 // protobuf JSON) and `items/` (the store). A folder without the record is what
-// a crash during create or delete left; it is removed at open. Thread-safe.
+// a crash during create, delete or a reindex left; it is removed at open.
+// Where a collection is replaced, the new folder has the old one's name in the
+// file `replaces` before it gets its record, so that a crash between that and
+// the removal of the old record leaves no doubt. Thread-safe.
 class Catalog {
  public:
   // Puts the files of a new collection, `items/` and what else it has, into its
@@ -63,6 +66,23 @@ class Catalog {
 
   // Errors: kFailedPrecondition on a replica.
   absl::Status CheckWritable() const;
+
+  // A collection in a folder of its own, to be given to Replace(): nobody else
+  // knows of it, it does not count, and a crash removes it. Who does not want
+  // it any more calls Drop(). Errors: those of Create().
+  absl::StatusOr<std::shared_ptr<Collection>> CreateShadow(
+      v1::Collection record) const;
+
+  // Lets `shadow` take the place of `collection`, of which it has the name,
+  // with Collection::ReplaceBy(): all at once for callers, and for a crash.
+  // With writers waiting, calls `last` before it. Settings that were changed
+  // since the shadow was made are taken over. On error nothing has changed.
+  // Errors: kNotFound when the collection is not there any more, kAborted when
+  // settings of the index have changed, those of `last`, and
+  // kResourceExhausted on a full disk.
+  absl::Status Replace(const std::shared_ptr<Collection>& collection,
+                       const std::shared_ptr<Collection>& shadow,
+                       const std::function<absl::Status()>& last);
 
   // Errors: kNotFound; the error of opening, for one that could not be opened.
   absl::StatusOr<std::shared_ptr<Collection>> Get(absl::string_view name) const;
@@ -100,6 +120,10 @@ class Catalog {
   Catalog(CatalogOptions options, std::unique_ptr<DirectoryLock> lock);
 
   absl::Status LoadAll();
+  // Puts `entry`, whose folder is complete but for the record, in the place of
+  // the one that was opened from `old_directory`.
+  absl::Status PublishInPlaceOf(const std::string& old_directory,
+                                const Entry& entry);
   // Whether a collection of this name can be added.
   absl::Status CheckFree(const std::string& name) const;
   // Makes a collection exist whose folder is complete but for the record.

@@ -4,6 +4,7 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 
 #include "engine/base/error.h"
@@ -17,6 +18,9 @@ namespace {
 // Items deleted, or removed because they have expired, in one step: bounds how
 // long other writes wait.
 constexpr size_t kRemoveItems = 256;
+
+// The mark of an error that MustWait() knows.
+constexpr absl::string_view kMustWait = "quern.must_wait";
 
 absl::StatusOr<bool> ItemMatches(const Item& item, const Filter& filter) {
   absl::StatusOr<FieldValues> values =
@@ -132,6 +136,15 @@ void Collection::set_settings(CollectionSettings settings) {
 absl::StatusOr<std::vector<PutResult>> Collection::Upsert(
     absl::Span<const Item> items) {
   absl::MutexLock lock(&write_mutex_);
+  {
+    absl::MutexLock place_lock(&place_mutex_);
+    if (holds_upserts_ || successor_ != nullptr) {
+      absl::Status status = absl::UnavailableError(
+          absl::StrCat("collection ", Quoted(name()), " changes its model"));
+      status.SetPayload(kMustWait, absl::Cord());
+      return status;
+    }
+  }
   if (dropped_) return NotFound("collection", name());
   QUERN_ASSIGN_OR_RETURN(std::vector<PutResult> results, store_->Put(items));
   std::vector<const Item*> taken;
@@ -149,13 +162,27 @@ absl::StatusOr<std::vector<PutResult>> Collection::Upsert(
 
 absl::StatusOr<Item> Collection::Update(
     const std::string& id, const std::function<absl::Status(Item&)>& change) {
-  absl::MutexLock lock(&write_mutex_);
-  if (dropped_) return NotFound("collection", name());
-  QUERN_ASSIGN_OR_RETURN(Item item, store_->Update(id, change));
-  QUERN_RETURN_IF_ERROR(sync_->TakePayload(id));
-  index_->MarkApplied(store_->last_sequence());
-  ++index_version_;
-  return item;
+  return Locked([&](Collection& it) -> absl::StatusOr<Item> {
+    QUERN_ASSIGN_OR_RETURN(Item item, it.store_->Update(id, change));
+    QUERN_RETURN_IF_ERROR(it.sync_->TakePayload(id));
+    it.index_->MarkApplied(it.store_->last_sequence());
+    ++it.index_version_;
+    return item;
+  });
+}
+
+template <typename Write>
+auto Collection::Locked(const Write& write) -> decltype(write(*this)) {
+  std::shared_ptr<Collection> next;
+  {
+    absl::MutexLock lock(&write_mutex_);
+    next = successor();
+    if (next == nullptr) {
+      if (dropped_) return NotFound("collection", name());
+      return write(*this);
+    }
+  }
+  return next->Locked(write);
 }
 
 absl::Status Collection::Scan(const RequestContext& context,
@@ -194,42 +221,53 @@ absl::StatusOr<int64_t> Collection::DeleteMatching(
     if (found.empty()) return deleted;
     after_id = found.back();
 
-    absl::MutexLock lock(&write_mutex_);
     // Written again since it was found, an item may not match any more.
-    QUERN_ASSIGN_OR_RETURN(
-        const std::vector<std::optional<Item>> items,
-        store_->Get(found, {.payload = true, .embedding = false}));
-    std::vector<std::string> ids;
-    for (const std::optional<Item>& item : items) {
-      if (!item.has_value()) continue;
-      QUERN_ASSIGN_OR_RETURN(const bool matches, ItemMatches(*item, filter));
-      if (matches) ids.push_back(item->id);
-    }
-    QUERN_ASSIGN_OR_RETURN(const int64_t gone, DeleteHeld(ids));
+    const auto delete_matching =
+        [&](Collection& it) -> absl::StatusOr<int64_t> {
+      QUERN_ASSIGN_OR_RETURN(
+          const std::vector<std::optional<Item>> items,
+          it.store_->Get(found, {.payload = true, .embedding = false}));
+      std::vector<std::string> ids;
+      for (const std::optional<Item>& item : items) {
+        if (!item.has_value()) continue;
+        QUERN_ASSIGN_OR_RETURN(const bool matches, ItemMatches(*item, filter));
+        if (matches) ids.push_back(item->id);
+      }
+      it.write_mutex_.AssertHeld();
+      return it.DeleteHeld(ids);
+    };
+    QUERN_ASSIGN_OR_RETURN(const int64_t gone, Locked(delete_matching));
     deleted += gone;
+    // What is written from now on is not found here any more.
+    if (const auto next = successor(); next != nullptr) {
+      QUERN_ASSIGN_OR_RETURN(const int64_t rest,
+                             next->DeleteMatching(context, filter));
+      return deleted + rest;
+    }
   }
 }
 
 absl::StatusOr<bool> Collection::RemoveExpired() {
-  absl::MutexLock lock(&write_mutex_);
-  if (dropped_) return NotFound("collection", name());
-  QUERN_ASSIGN_OR_RETURN(const std::vector<std::string> ids,
-                         store_->RemoveExpired(kRemoveItems));
-  if (ids.empty()) return false;
-  QUERN_RETURN_IF_ERROR(sync_->Remove(ids));
-  index_->MarkApplied(store_->last_sequence());
-  ++index_version_;
-  return ids.size() == kRemoveItems;
+  return Locked([](Collection& it) -> absl::StatusOr<bool> {
+    QUERN_ASSIGN_OR_RETURN(const std::vector<std::string> ids,
+                           it.store_->RemoveExpired(kRemoveItems));
+    if (ids.empty()) return false;
+    QUERN_RETURN_IF_ERROR(it.sync_->Remove(ids));
+    it.index_->MarkApplied(it.store_->last_sequence());
+    ++it.index_version_;
+    return ids.size() == kRemoveItems;
+  });
 }
 
 absl::StatusOr<int64_t> Collection::Delete(absl::Span<const std::string> ids) {
-  absl::MutexLock lock(&write_mutex_);
-  return DeleteHeld(ids);
+  return Locked([&](Collection& it) {
+    it.write_mutex_.AssertHeld();
+    return it.DeleteHeld(ids);
+  });
 }
 
 absl::StatusOr<int64_t> Collection::DeleteHeld(
     absl::Span<const std::string> ids) {
-  if (dropped_) return NotFound("collection", name());
   QUERN_ASSIGN_OR_RETURN(const int64_t deleted, store_->Delete(ids));
   QUERN_RETURN_IF_ERROR(sync_->Remove(ids));
   index_->MarkApplied(store_->last_sequence());
@@ -240,6 +278,74 @@ absl::StatusOr<int64_t> Collection::DeleteHeld(
 void Collection::Drop() {
   absl::MutexLock lock(&write_mutex_);
   dropped_ = true;
+}
+
+absl::Status Collection::Import(absl::Span<const Item> items,
+                                absl::Span<const std::string> removed,
+                                uint64_t sequence) {
+  std::vector<const Item*> pointers;
+  pointers.reserve(items.size());
+  for (const Item& item : items) pointers.push_back(&item);
+  absl::MutexLock lock(&write_mutex_);
+  QUERN_RETURN_IF_ERROR(store_->Import(items, removed, sequence));
+  QUERN_RETURN_IF_ERROR(sync_->Add(pointers));
+  return sync_->Remove(removed);
+}
+
+void Collection::HoldUpserts() {
+  absl::MutexLock lock(&write_mutex_);
+  absl::MutexLock place_lock(&place_mutex_);
+  holds_upserts_ = true;
+}
+
+void Collection::TakeUpserts() {
+  std::vector<std::function<void()>> waiting;
+  {
+    absl::MutexLock lock(&place_mutex_);
+    holds_upserts_ = false;
+    waiting = std::exchange(waiting_, {});
+  }
+  for (const std::function<void()>& resume : waiting) resume();
+}
+
+bool Collection::MustWait(const absl::Status& status) {
+  return status.GetPayload(kMustWait).has_value();
+}
+
+void Collection::AwaitUpserts(std::function<void()> resume) {
+  {
+    absl::MutexLock lock(&place_mutex_);
+    if (holds_upserts_) {
+      waiting_.push_back(std::move(resume));
+      return;
+    }
+  }
+  resume();
+}
+
+absl::Status Collection::ReplaceBy(
+    const std::shared_ptr<Collection>& successor,
+    const std::function<absl::Status()>& commit) {
+  absl::MutexLock lock(&write_mutex_);
+  if (dropped_) return NotFound("collection", name());
+  // A page of before must not be taken for one of the successor.
+  successor->index_version_ = index_version_ + 1;
+  QUERN_RETURN_IF_ERROR(commit());
+  dropped_ = true;
+  absl::MutexLock place_lock(&place_mutex_);
+  successor_ = successor;
+  return absl::OkStatus();
+}
+
+std::shared_ptr<Collection> Collection::successor() const {
+  absl::MutexLock lock(&place_mutex_);
+  return successor_;
+}
+
+std::shared_ptr<Collection> Collection::Newest(
+    std::shared_ptr<Collection> collection) {
+  while (auto next = collection->successor()) collection = std::move(next);
+  return collection;
 }
 
 absl::Status CheckVector(absl::Span<const float> vector, int64_t dimension,

@@ -77,7 +77,7 @@ class Collection {
   // Writes durably, then makes searchable: all items or, on error, none. Their
   // embeddings are of dimension() and have passed CheckVector(). One result per
   // item; one with an error is left as it was. Errors: those of
-  // ItemStore::Put(), and kNotFound after Drop().
+  // ItemStore::Put(), kNotFound after Drop(), and what MustWait() knows.
   absl::StatusOr<std::vector<PutResult>> Upsert(absl::Span<const Item> items);
 
   // As ItemStore::Update(). Errors: its, and kNotFound after Drop().
@@ -99,6 +99,33 @@ class Collection {
   // Errors as for Upsert().
   absl::StatusOr<bool> RemoveExpired();
 
+  // Of a collection that is made to take another one's place (reindex.h): as
+  // ItemStore::Import(), then searchable. How far the index has seen the log is
+  // the caller's to say.
+  absl::Status Import(absl::Span<const Item> items,
+                      absl::Span<const std::string> removed, uint64_t sequence);
+
+  // From now on Upsert() does nothing and returns an error of MustWait(), until
+  // TakeUpserts() or ReplaceBy(); none is under way any more.
+  void HoldUpserts();
+  void TakeUpserts();
+  static bool MustWait(const absl::Status& status);
+  // Calls `resume` once upserts are taken, here or by Newest(): now, where they
+  // are, or else at the end of the hold.
+  void AwaitUpserts(std::function<void()> resume);
+
+  // Lets `successor` take this one's place. With writers waiting, calls
+  // `commit`, which makes it so for everybody else; on its error nothing has
+  // changed. From then on this one refuses upserts by MustWait(), passes other
+  // writes on, still answers reads, and goes with its last owner as after
+  // Drop(). Errors: those of `commit`; kNotFound after Drop().
+  absl::Status ReplaceBy(const std::shared_ptr<Collection>& successor,
+                         const std::function<absl::Status()>& commit);
+  // The one that has taken the place of `collection`, or of its successor, and
+  // so on; `collection` itself where there is none.
+  static std::shared_ptr<Collection> Newest(
+      std::shared_ptr<Collection> collection);
+
   // As ItemStore::Scan(), for the items that match; a null filter takes all.
   // Errors: its, those of the context, which is asked before each item, and
   // kDataLoss for a payload that cannot be read.
@@ -107,6 +134,7 @@ class Collection {
                     const std::function<bool(Item)>& visit) const;
 
   const ItemStore& store() const { return *store_; }
+  ItemStore& mutable_store() { return *store_; }
   const VectorIndex& index() const { return *index_; }
   // What filters over the index may name.
   const std::vector<FieldDeclaration>& index_fields() const {
@@ -127,6 +155,13 @@ class Collection {
              CollectionSettings settings, std::unique_ptr<ItemStore> store,
              std::unique_ptr<VectorIndex> index);
 
+  // Calls `write(*this)` with the write mutex held; on the successor where
+  // there is one.
+  template <typename Write>
+  auto Locked(const Write& write) -> decltype(write(*this));
+
+  std::shared_ptr<Collection> successor() const;
+
   // Delete(), by a caller that holds the mutex.
   absl::StatusOr<int64_t> DeleteHeld(absl::Span<const std::string> ids)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
@@ -145,6 +180,13 @@ class Collection {
   mutable absl::Mutex write_mutex_;
   std::atomic<bool> dropped_ = false;  // Set with the mutex held.
   std::unique_ptr<IndexSync> sync_;    // Set once.
+
+  // Set with the write mutex held, too.
+  mutable absl::Mutex place_mutex_ ABSL_ACQUIRED_AFTER(write_mutex_);
+  std::shared_ptr<Collection> successor_ ABSL_GUARDED_BY(place_mutex_);
+  bool holds_upserts_ ABSL_GUARDED_BY(place_mutex_) = false;
+  std::vector<std::function<void()>> waiting_ ABSL_GUARDED_BY(place_mutex_);
+
   // Read without the mutex: a search must not wait for a write's fsync.
   std::atomic<int64_t> index_version_ = 0;
 };

@@ -135,7 +135,8 @@ absl::StatusOr<std::shared_ptr<const Model>> Engine::ModelOf(
         Quoted(record.model()), " of fingerprint ",
         record.model_fingerprint().substr(0, 16), ", but ",
         fingerprint.substr(0, 16),
-        " is loaded: load the old package, or index the collection again"));
+        " is loaded: load the old package, or index the collection again "
+        "(Collections.Reindex)"));
   }
   return model;
 }
@@ -636,17 +637,37 @@ void Engine::PrepareItem(const RequestContext& context,
   if (!kept.ok()) return done(kept.status());
   embedder_->Embed(context, *std::move(model), {media},
                    EmbedOptionsFor(*kept, media),
-                   [prepared = std::move(prepared), kept = *kept, media,
+                   [this, prepared = std::move(prepared), kept = *kept, media,
                     done = std::move(done)](
                        std::vector<absl::StatusOr<Embedded>> results) mutable {
                      absl::StatusOr<Embedded>& embedded = results.front();
                      if (!embedded.ok()) return done(embedded.status());
+                     if (kept.keep_media) {
+                       absl::StatusOr<std::string> bytes = MediaOf(media);
+                       if (!bytes.ok()) return done(bytes.status());
+                       prepared.item.media = *std::move(bytes);
+                     }
                      prepared.item.embedding = std::move(embedded->embedding);
                      prepared.item.parts = PartsOf(kept, media, *embedded);
                      prepared.truncated = embedded->truncated;
                      prepared.stages = std::move(embedded->stages);
                      done(std::move(prepared));
                    });
+}
+
+absl::StatusOr<std::string> Engine::MediaOf(const EmbedInput& input) const {
+  const auto bytes_of =
+      [this](const auto& media) -> absl::StatusOr<std::string> {
+    if (media.uri.empty()) return std::string(media.encoded);
+    return embedder_->ReadMedia(media.uri);
+  };
+  return std::visit(
+      Visitor{[](const TextInput& text) -> absl::StatusOr<std::string> {
+                return std::string(text.text);
+              },
+              [&](const ImageInput& image) { return bytes_of(image); },
+              [&](const VideoInput& video) { return bytes_of(video); }},
+      input);
 }
 
 absl::Status Engine::CheckUpsert(const Collection& collection,

@@ -202,6 +202,8 @@ class Engine {
  private:
   absl::Status CheckUpsert(const Collection& collection,
                            const UpsertInput& input) const;
+  // The bytes of what is embedded.
+  absl::StatusOr<std::string> MediaOf(const EmbedInput& input) const;
 
   class SearchCall;
 

@@ -10,13 +10,13 @@
 #include <unistd.h>
 
 #include "engine/base/error.h"
+#include "engine/base/status_macros.h"
 
 namespace quern {
 namespace {
 
 // Searches and writes go first.
 constexpr int kNiceness = 10;
-constexpr char kOptimize[] = "optimize";
 constexpr absl::Duration kTryAgainAfter = absl::Seconds(10);
 
 google::protobuf::Timestamp ToTimestamp(absl::Time time) {
@@ -24,18 +24,39 @@ google::protobuf::Timestamp ToTimestamp(absl::Time time) {
       absl::ToUnixNanos(time));
 }
 
+std::string NameOf(JobKind kind) {
+  return kind == JobKind::kReindex ? "reindex" : "optimize";
+}
+
 }  // namespace
 
 Jobs::Jobs(JobsOptions options)
-    : options_(options), thread_(&Jobs::Run, this) {}
+    : options_(options),
+      optimizing_(&Jobs::Run, this, JobKind::kOptimize),
+      reindexing_(&Jobs::Run, this, JobKind::kReindex) {}
 
 Jobs::~Jobs() {
   Close();
-  thread_.join();
+  optimizing_.join();
+  reindexing_.join();
 }
 
 absl::StatusOr<v1::Job> Jobs::Optimize(
     const std::shared_ptr<Collection>& collection) {
+  return Start(
+      collection,
+      {.kind = JobKind::kOptimize,
+       .doing = "puts the index into its best form",
+       .run = [collection](RequestContext& context, const JobReport& report)
+           -> absl::StatusOr<std::string> {
+         QUERN_RETURN_IF_ERROR(collection->mutable_index().Optimize(
+             context, [&](float progress) { report(progress, ""); }));
+         return "the index is in its best form";
+       }});
+}
+
+absl::StatusOr<v1::Job> Jobs::Start(
+    const std::shared_ptr<Collection>& collection, JobWork work) {
   if (const absl::Status writes = collection->store().write_status();
       !writes.ok()) {
     return absl::FailedPreconditionError(
@@ -47,7 +68,15 @@ absl::StatusOr<v1::Job> Jobs::Optimize(
   // With the mutex held: whoever drops it now calls EndDropped() after this.
   if (collection->dropped()) return NotFound("collection", collection->name());
   for (const Entry& entry : entries_) {
-    if (entry.collection == collection) return entry.job;
+    if (entry.collection != collection) continue;
+    if (entry.work.kind == work.kind && entry.work.subject == work.subject) {
+      return entry.job;
+    }
+    return absl::FailedPreconditionError(absl::StrCat(
+        "collection ", Quoted(collection->name()), " has a job that has not ",
+        "ended, ", Quoted(entry.job.id()), " (", entry.job.kind(),
+        entry.work.subject.empty() ? "" : " with ", entry.work.subject,
+        "): wait for its end (GetJob)"));
   }
   if (!MakeRoom()) {
     return Overloaded(
@@ -56,11 +85,13 @@ absl::StatusOr<v1::Job> Jobs::Optimize(
   }
   v1::Job job;
   job.set_id(NewId());
-  job.set_kind(kOptimize);
+  job.set_kind(NameOf(work.kind));
   job.set_collection(collection->name());
   job.set_state(v1::Job::STATE_PENDING);
   job.set_message("waits for its turn");
-  return entries_.emplace_back(options_.clock, std::move(job), collection).job;
+  return entries_
+      .emplace_back(options_.clock, std::move(job), collection, std::move(work))
+      .job;
 }
 
 std::string Jobs::NewId() const {
@@ -108,21 +139,21 @@ std::vector<v1::Job> Jobs::Unfinished(absl::string_view collection) const {
 }
 
 void Jobs::EndDropped() {
-  std::vector<std::shared_ptr<Collection>> released;
+  std::vector<Released> released;
   absl::MutexLock lock(&mutex_);
   released = Stop(/*only_dropped=*/true, "the collection was deleted");
 }
 
 void Jobs::Close() {
-  std::vector<std::shared_ptr<Collection>> released;
+  std::vector<Released> released;
   absl::MutexLock lock(&mutex_);
   closing_ = true;
   released = Stop(/*only_dropped=*/false, "the server was shut down");
 }
 
-std::vector<std::shared_ptr<Collection>> Jobs::Stop(bool only_dropped,
-                                                    absl::string_view reason) {
-  std::vector<std::shared_ptr<Collection>> released;
+std::vector<Jobs::Released> Jobs::Stop(bool only_dropped,
+                                       absl::string_view reason) {
+  std::vector<Released> released;
   for (Entry& entry : entries_) {
     if (entry.ended()) continue;
     if (only_dropped && !entry.collection->dropped()) continue;
@@ -136,64 +167,70 @@ std::vector<std::shared_ptr<Collection>> Jobs::Stop(bool only_dropped,
   return released;
 }
 
-void Jobs::Run() {
+void Jobs::Run(JobKind kind) {
   setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNiceness);
-  while (Entry* const entry = Begin()) {
-    // Nobody else changes the collection of a job that runs.
-    End(entry, entry->collection->mutable_index().Optimize(
-                   entry->context, [this, entry](float progress) {
-                     SetProgress(entry, progress);
-                   }));
+  while (Entry* const entry = Begin(kind)) {
+    // Nobody else changes the work of a job that runs.
+    End(entry,
+        entry->work.run(entry->context,
+                        [this, entry](float progress, std::string doing) {
+                          SetProgress(entry, progress, std::move(doing));
+                        }));
   }
 }
 
-bool Jobs::HasWork() const {
-  return closing_ ||
-         std::any_of(entries_.begin(), entries_.end(), [](const Entry& entry) {
-           return entry.job.state() == v1::Job::STATE_PENDING;
-         });
-}
-
-Jobs::Entry* Jobs::Begin() {
-  absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(this, &Jobs::HasWork));
-  if (closing_) return nullptr;
-  Entry& entry = *std::find_if(
-      entries_.begin(), entries_.end(), [](const Entry& candidate) {
-        return candidate.job.state() == v1::Job::STATE_PENDING;
+Jobs::Entry* Jobs::Next(JobKind kind) {
+  const auto next =
+      std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) {
+        return entry.job.state() == v1::Job::STATE_PENDING &&
+               entry.work.kind == kind;
       });
-  entry.job.set_state(v1::Job::STATE_RUNNING);
-  entry.job.set_message("puts the index into its best form");
-  *entry.job.mutable_start_time() = ToTimestamp(options_.clock->Now());
-  return &entry;
+  return next == entries_.end() ? nullptr : &*next;
 }
 
-void Jobs::SetProgress(Entry* entry, float progress) {
+Jobs::Entry* Jobs::Begin(JobKind kind) {
+  absl::MutexLock lock(&mutex_);
+  Entry* entry = nullptr;
+  const auto has_work = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    entry = Next(kind);
+    return closing_ || entry != nullptr;
+  };
+  mutex_.Await(absl::Condition(&has_work));
+  if (closing_) return nullptr;
+  entry->job.set_state(v1::Job::STATE_RUNNING);
+  entry->job.set_message(entry->work.doing);
+  *entry->job.mutable_start_time() = ToTimestamp(options_.clock->Now());
+  return entry;
+}
+
+void Jobs::SetProgress(Entry* entry, float progress, std::string doing) {
   absl::MutexLock lock(&mutex_);
   entry->job.set_progress(std::clamp(progress, entry->job.progress(), 1.0F));
+  if (!doing.empty()) entry->job.set_message(std::move(doing));
 }
 
-void Jobs::End(Entry* entry, const absl::Status& status) {
-  std::shared_ptr<Collection> released;
+void Jobs::End(Entry* entry, absl::StatusOr<std::string> result) {
+  Released released;
   absl::MutexLock lock(&mutex_);
-  const bool stopped = absl::IsCancelled(status) && !entry->stop_reason.empty();
-  released = EndHeld(
-      *entry, stopped ? absl::CancelledError(entry->stop_reason) : status);
+  if (absl::IsCancelled(result.status()) && !entry->stop_reason.empty()) {
+    result = absl::CancelledError(entry->stop_reason);
+  }
+  released = EndHeld(*entry, std::move(result));
 }
 
-std::shared_ptr<Collection> Jobs::EndHeld(Entry& entry,
-                                          const absl::Status& status) {
+Jobs::Released Jobs::EndHeld(Entry& entry, absl::StatusOr<std::string> result) {
   v1::Job& job = entry.job;
-  if (status.ok()) {
+  if (result.ok()) {
     job.set_state(v1::Job::STATE_SUCCEEDED);
     job.set_progress(1);
-    job.set_message("the index is in its best form");
+    job.set_message(*std::move(result));
   } else {
     job.set_state(v1::Job::STATE_FAILED);
-    job.set_message(std::string(status.message()));
+    job.set_message(std::string(result.status().message()));
   }
   *job.mutable_end_time() = ToTimestamp(options_.clock->Now());
-  return std::exchange(entry.collection, nullptr);
+  return {std::exchange(entry.collection, nullptr),
+          std::exchange(entry.work, {})};
 }
 
 }  // namespace quern

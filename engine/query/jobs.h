@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <list>
 #include <memory>
 #include <string>
@@ -27,9 +28,24 @@ struct JobsOptions {
   size_t max_jobs = 1000;
 };
 
-// Long work on collections: one job at a time, in the order they came, on a
-// thread of its own and at low priority. Jobs do not outlive the process.
-// Thread-safe.
+enum class JobKind { kOptimize, kReindex };
+
+// How far a job is, in [0, 1], and what it is doing; "" as before.
+using JobReport = std::function<void(float progress, std::string doing)>;
+
+// What a job does.
+struct JobWork {
+  JobKind kind = JobKind::kOptimize;
+  std::string subject;  // What tells it from others of its kind: the model.
+  std::string doing;    // A sentence, for the job's message while it runs.
+  // Returns the message of a job that succeeded. Asks its context all along.
+  std::function<absl::StatusOr<std::string>(RequestContext&, const JobReport&)>
+      run;
+};
+
+// Long work on collections: of each kind one job at a time, in the order they
+// came, on a thread of the kind's own and at low priority. Jobs do not outlive
+// the process. Thread-safe.
 class Jobs {
  public:
   explicit Jobs(JobsOptions options);
@@ -39,12 +55,17 @@ class Jobs {
   Jobs(const Jobs&) = delete;
   Jobs& operator=(const Jobs&) = delete;
 
-  // Has the collection's index put into its best form. While such a job of the
-  // collection has not ended this is that job. Errors:
-  //   kFailedPrecondition  the collection takes no writes
+  // Takes a job of the collection. While one of the same kind and subject has
+  // not ended this is that job. Errors:
+  //   kFailedPrecondition  the collection takes no writes; another job of it
+  //   has
+  //                        not ended
   //   kNotFound            it has been dropped
   //   kResourceExhausted   `max_jobs` have not ended
   //   kUnavailable         after Close()
+  absl::StatusOr<v1::Job> Start(const std::shared_ptr<Collection>& collection,
+                                JobWork work);
+  // Has the collection's index put into its best form.
   absl::StatusOr<v1::Job> Optimize(
       const std::shared_ptr<Collection>& collection);
 
@@ -64,32 +85,38 @@ class Jobs {
  private:
   struct Entry {
     Entry(const Clock* clock, v1::Job new_job,
-          std::shared_ptr<Collection> of_collection)
+          std::shared_ptr<Collection> of_collection, JobWork its_work)
         : job(std::move(new_job)),
           collection(std::move(of_collection)),
+          work(std::move(its_work)),
           context(clock, job.id(), absl::InfiniteFuture(), Lane::kBulk) {}
 
     bool ended() const { return collection == nullptr; }
 
     v1::Job job;
     std::shared_ptr<Collection> collection;  // Null once the job has ended.
+    JobWork work;                            // Likewise.
     RequestContext context;
     std::string stop_reason;  // Set before the context is cancelled.
   };
 
-  void Run();
-  bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  // What a job held, whose last owner must not be one with the mutex.
+  struct Released {
+    std::shared_ptr<Collection> collection;
+    JobWork work;
+  };
+
+  void Run(JobKind kind);
+  // A job that waits; null without one.
+  Entry* Next(JobKind kind) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Waits for a job and says that it runs; null when closing. The entry stays
   // where it is until End().
-  Entry* Begin();
-  void SetProgress(Entry* entry, float progress);
-  void End(Entry* entry, const absl::Status& status);
-  // Returns the collection, whose last owner must not be one with the mutex.
-  std::shared_ptr<Collection> EndHeld(Entry& entry, const absl::Status& status)
+  Entry* Begin(JobKind kind);
+  void SetProgress(Entry* entry, float progress, std::string doing);
+  void End(Entry* entry, absl::StatusOr<std::string> result);
+  Released EndHeld(Entry& entry, absl::StatusOr<std::string> result)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Likewise the collections.
-  std::vector<std::shared_ptr<Collection>> Stop(bool only_dropped,
-                                                absl::string_view reason)
+  std::vector<Released> Stop(bool only_dropped, absl::string_view reason)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether there is room for one more.
   bool MakeRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -99,7 +126,8 @@ class Jobs {
   mutable absl::Mutex mutex_;
   std::list<Entry> entries_ ABSL_GUARDED_BY(mutex_);  // Oldest first.
   bool closing_ ABSL_GUARDED_BY(mutex_) = false;
-  std::thread thread_;
+  std::thread optimizing_;
+  std::thread reindexing_;
 };
 
 }  // namespace quern

@@ -98,7 +98,7 @@ absl::StatusOr<PartsSettings> PartsSettingsOf(const v1::Collection& record) {
   settings.max_frames = frames;
   QUERN_RETURN_IF_ERROR(CheckEncoding(config.encoding()));
   if (config.searchable()) return NotYet("collection.parts.searchable");
-  if (config.keep_media()) return NotYet("collection.parts.keep_media");
+  settings.keep_media = config.keep_media();
   return settings;
 }
 

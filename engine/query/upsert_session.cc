@@ -30,8 +30,8 @@ UpsertSession::UpsertSession(const Engine* engine, ThreadPool* pool,
     : engine_(engine),
       pool_(pool),
       context_(context),
-      collection_(std::move(collection)),
-      on_results_(std::move(on_results)) {}
+      on_results_(std::move(on_results)),
+      collection_(std::move(collection)) {}
 
 void UpsertSession::Add(UpsertInput input, std::shared_ptr<const void> owner) {
   int64_t index = 0;
@@ -39,39 +39,46 @@ void UpsertSession::Add(UpsertInput input, std::shared_ptr<const void> owner) {
     absl::MutexLock lock(&mutex_);
     index = next_added_++;
   }
-  const bool is_ready = std::holds_alternative<EmbeddingInput>(input.content);
-  std::string id = input.id;
-  const auto work = std::make_shared<Work>(Work{
-      .index = index, .input = std::move(input), .owner = std::move(owner)});
-  if (is_ready) {
-    Prepare(*work, [&](Prepared prepared) {
+  Start(std::make_shared<Work>(Work{
+      .index = index, .input = std::move(input), .owner = std::move(owner)}));
+}
+
+void UpsertSession::Start(std::shared_ptr<Work> work) {
+  {
+    absl::MutexLock lock(&mutex_);
+    collection_ = Collection::Newest(std::move(collection_));
+    work->collection = collection_;
+  }
+  const int64_t index = work->index;
+  if (std::holds_alternative<EmbeddingInput>(work->input.content)) {
+    Prepare(std::move(work), [&](Prepared prepared) {
       if (Enqueue(index, std::move(prepared))) CommitAllOnPool();
     });
     return;
   }
   absl::Status submitted = pool_->Submit(
       [self = shared_from_this(), work] {
-        self->Prepare(*work, [self, work](Prepared prepared) {
-          if (self->Enqueue(work->index, std::move(prepared))) {
-            self->CommitAll();
-          }
+        self->Prepare(work, [self, index = work->index](Prepared prepared) {
+          if (self->Enqueue(index, std::move(prepared))) self->CommitAll();
         });
       },
       Lane::kBulk);
   if (submitted.ok()) return;
   if (Enqueue(index, {.result = {.index = index,
-                                 .id = std::move(id),
+                                 .id = work->input.id,
                                  .status = std::move(submitted)}})) {
     CommitAllOnPool();
   }
 }
 
-void UpsertSession::Prepare(const Work& work,
+void UpsertSession::Prepare(std::shared_ptr<Work> work,
                             std::function<void(Prepared)> done) {
-  auto finish = [index = work.index, id = work.input.id,
+  const Work& prepare = *work;
+  auto finish = [work = std::move(work),
                  done = std::move(done)](absl::StatusOr<PreparedItem> item) {
-    Prepared prepared{.result = {.index = index, .id = id}};
+    Prepared prepared{.result = {.index = work->index, .id = work->input.id}};
     if (item.ok()) {
+      prepared.work = work;
       prepared.item = std::move(item->item);
       prepared.result.truncated = item->truncated;
       prepared.result.stages = std::move(item->stages);
@@ -82,7 +89,8 @@ void UpsertSession::Prepare(const Work& work,
   };
   const absl::Status awaited = context_->Check("encode");
   if (!awaited.ok()) return finish(awaited);
-  engine_->PrepareItem(*context_, *collection_, work.input, std::move(finish));
+  engine_->PrepareItem(*context_, *prepare.collection, prepare.input,
+                       std::move(finish));
 }
 
 void UpsertSession::AddRefused(std::string id, absl::Status status) {
@@ -126,20 +134,26 @@ void UpsertSession::CommitAll() {
       committing_ = !batch.empty();
       if (!committing_) return;
     }
-    std::vector<UpsertResult> results = Commit(std::move(batch));
+    std::optional<std::vector<UpsertResult>> results = Commit(std::move(batch));
+    if (!results.has_value()) return;
     {
       absl::MutexLock lock(&mutex_);
-      next_committed_ += static_cast<int64_t>(results.size());
+      next_committed_ += static_cast<int64_t>(results->size());
     }
-    on_results_(std::move(results));
+    on_results_(*std::move(results));
   }
 }
 
 std::vector<UpsertSession::Prepared> UpsertSession::TakeReady() {
   std::vector<Prepared> ready;
+  const Collection* collection = nullptr;
   int64_t next = next_committed_;
   while (ready.size() < kMaxCommitItems && !line_.empty() &&
          line_.begin()->first == next) {
+    if (const auto& work = line_.begin()->second.work; work != nullptr) {
+      if (collection == nullptr) collection = work->collection.get();
+      if (collection != work->collection.get()) break;
+    }
     ready.push_back(std::move(line_.begin()->second));
     line_.erase(line_.begin());
     ++next;
@@ -147,23 +161,33 @@ std::vector<UpsertSession::Prepared> UpsertSession::TakeReady() {
   return ready;
 }
 
-std::vector<UpsertResult> UpsertSession::Commit(
-    std::vector<Prepared> batch) const {
-  std::vector<UpsertResult> results;
+std::optional<std::vector<UpsertResult>> UpsertSession::Commit(
+    std::vector<Prepared> batch) {
   std::vector<Item> items;
   std::vector<size_t> result_of_item;
+  std::shared_ptr<Collection> collection;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    if (!batch[i].result.status.ok()) continue;
+    collection = batch[i].work->collection;
+    items.push_back(std::move(batch[i].item));
+    result_of_item.push_back(i);
+  }
+  const absl::Time start = context_->clock().Now();
+  absl::StatusOr<std::vector<PutResult>> written = std::vector<PutResult>();
+  if (collection != nullptr) written = collection->Upsert(items);
+  if (Collection::MustWait(written.status())) {
+    collection->AwaitUpserts(
+        [self = shared_from_this(), batch = std::move(batch)]() mutable {
+          self->PrepareAgain(std::move(batch));
+        });
+    return std::nullopt;
+  }
+  std::vector<UpsertResult> results;
   results.reserve(batch.size());
   for (Prepared& prepared : batch) {
-    if (prepared.result.status.ok()) {
-      items.push_back(std::move(prepared.item));
-      result_of_item.push_back(results.size());
-    }
     results.push_back(std::move(prepared.result));
   }
   if (items.empty()) return results;
-  const absl::Time start = context_->clock().Now();
-  const absl::StatusOr<std::vector<PutResult>> written =
-      collection_->Upsert(items);
   results[result_of_item.front()].stages.push_back(
       {"store", context_->clock().Now() - start});
   for (size_t i = 0; i < items.size(); ++i) {
@@ -177,6 +201,21 @@ std::vector<UpsertResult> UpsertSession::Commit(
     }
   }
   return results;
+}
+
+void UpsertSession::PrepareAgain(std::vector<Prepared> batch) {
+  {
+    absl::MutexLock lock(&mutex_);
+    committing_ = false;
+  }
+  for (Prepared& prepared : batch) {
+    if (prepared.result.status.ok()) {
+      Start(std::move(prepared.work));
+    } else if (const int64_t index = prepared.result.index;
+               Enqueue(index, std::move(prepared))) {
+      CommitAllOnPool();
+    }
+  }
 }
 
 }  // namespace quern

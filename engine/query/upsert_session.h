@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,7 +33,9 @@ struct UpsertResult {
 // Life of an item: Add() -> PrepareItem(), many at once on the pool, or at once
 // for a ready-made embedding -> a place in line by its index ->
 // Collection::Upsert() together with every prepared neighbour in line (one
-// fsync for all) -> on_results, in the order of Add().
+// fsync for all) -> on_results, in the order of Add(). When the collection
+// changes its model meanwhile, what was prepared for the old one is prepared
+// again for the new one, and keeps its place.
 //
 // Thread-safe. Callbacks run on the pool's threads, one at a time, and may call
 // Add().
@@ -58,23 +61,27 @@ class UpsertSession : public std::enable_shared_from_this<UpsertSession> {
   int64_t pending() const;
 
  private:
+  // An item from Add() to its end.
+  struct Work {
+    int64_t index = 0;
+    UpsertInput input;
+    std::shared_ptr<const void> owner;       // Of what `input` points into.
+    std::shared_ptr<Collection> collection;  // That it is prepared for.
+  };
+
   struct Prepared {
     UpsertResult result;
-    Item item;  // Empty unless result.status is OK.
+    Item item;                   // Empty unless result.status is OK.
+    std::shared_ptr<Work> work;  // Likewise null.
   };
 
   UpsertSession(const Engine* engine, ThreadPool* pool, RequestContext* context,
                 std::shared_ptr<Collection> collection, OnResults on_results);
 
-  // An item from Add() to its place in line.
-  struct Work {
-    int64_t index = 0;
-    UpsertInput input;
-    std::shared_ptr<const void> owner;  // Of what `input` points into.
-  };
-
-  // Calls `done` once, here or on another thread; `work` must live until then.
-  void Prepare(const Work& work, std::function<void(Prepared)> done);
+  // Prepares an item for the collection as it is now, and puts it in line.
+  void Start(std::shared_ptr<Work> work);
+  // Calls `done` once, here or on another thread.
+  void Prepare(std::shared_ptr<Work> work, std::function<void(Prepared)> done);
   // Puts an item in line. True: the caller must see to CommitAll(), as no other
   // thread is at it.
   bool Enqueue(int64_t index, Prepared prepared);
@@ -82,16 +89,19 @@ class UpsertSession : public std::enable_shared_from_this<UpsertSession> {
   void CommitAll();
   // CommitAll() on the pool: Add() runs on a thread that must go on reading.
   void CommitAllOnPool();
+  // Those that were prepared for one collection.
   std::vector<Prepared> TakeReady() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::vector<UpsertResult> Commit(std::vector<Prepared> batch) const;
+  // Null: the batch is dealt with by PrepareAgain(), by and by.
+  std::optional<std::vector<UpsertResult>> Commit(std::vector<Prepared> batch);
+  void PrepareAgain(std::vector<Prepared> batch);
 
   const Engine* const engine_;
   ThreadPool* const pool_;
   RequestContext* const context_;
-  const std::shared_ptr<Collection> collection_;
   const OnResults on_results_;
 
   mutable absl::Mutex mutex_;
+  std::shared_ptr<Collection> collection_ ABSL_GUARDED_BY(mutex_);
   int64_t next_added_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t next_committed_ ABSL_GUARDED_BY(mutex_) = 0;
   bool committing_ ABSL_GUARDED_BY(mutex_) = false;

@@ -7,6 +7,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "engine/query/collection_record.h"
 #include "tests/query/fake_collection.h"
 #include "tests/support/temporary_directory.h"
 
@@ -129,6 +130,79 @@ TEST_F(CatalogTest, AFolderWithoutARecordIsRubbishOfACrash) {
   fs::create_directories(rubbish + "/items");
   auto catalog = Open();
   EXPECT_FALSE(fs::exists(rubbish));
+}
+
+// A shadow of two dimensions for "a" with its item, beside an "a" of three.
+TEST_F(CatalogTest, AReplacementIsThereForEverybodyAndAfterARestart) {
+  auto catalog = Open();
+  auto old = *catalog->Create(Record("a", 3));
+  ASSERT_TRUE(old->Upsert({MakeItem("x", {1, 0, 0})}).ok());
+  auto shadow = *catalog->CreateShadow(Record("a", 2));
+  EXPECT_THAT(Names(*catalog), ElementsAre("a"));
+  // What is last may fail.
+  EXPECT_EQ(catalog
+                ->Replace(old, shadow,
+                          [] { return absl::DataLossError("a bad block"); })
+                .code(),
+            absl::StatusCode::kDataLoss);
+  EXPECT_EQ(*catalog->Get("a"), old);
+  ASSERT_TRUE(old->Upsert({MakeItem("y", {1, 0, 0})}).ok());
+
+  ASSERT_TRUE(
+      catalog
+          ->Replace(old, shadow,
+                    [&] {
+                      return shadow->Import({MakeItem("x", {1, 0})}, {}, 1);
+                    })
+          .ok());
+  EXPECT_EQ(*catalog->Get("a"), shadow);
+  EXPECT_TRUE(
+      Collection::MustWait(old->Upsert({MakeItem("z", {1, 0, 0})}).status()));
+  EXPECT_EQ(Collection::Newest(old), shadow);
+  EXPECT_EQ(
+      catalog->Replace(old, shadow, [] { return absl::OkStatus(); }).code(),
+      absl::StatusCode::kNotFound);
+  EXPECT_THAT(Folders(), SizeIs(2));
+  old.reset();
+  EXPECT_THAT(Folders(), SizeIs(1));
+  shadow.reset();
+  catalog.reset();
+  catalog = Open();
+  EXPECT_EQ(catalog->Describe("a")->dimension(), 2);
+  EXPECT_EQ((*catalog->Get("a"))->store().count(), 1);
+}
+
+// As a crash leaves it at each step of a replacement.
+TEST_F(CatalogTest, AReplacementThatACrashEndedIsDoneOrUndone) {
+  auto catalog = Open();
+  ASSERT_TRUE(catalog->Create(Record("a", 3)).ok());
+  catalog.reset();
+  const fs::path old = Folders().front();
+  const fs::path shadow = old.parent_path() / "feed";
+  const auto make_shadow = [&] {
+    fs::create_directories(shadow / "items");
+    std::ofstream(shadow / "replaces") << old.filename().string();
+  };
+  make_shadow();
+  catalog = Open();
+  EXPECT_EQ(catalog->Describe("a")->dimension(), 3) << "no record: undone";
+  EXPECT_THAT(Folders(), ElementsAre(old));
+  catalog.reset();
+
+  make_shadow();
+  ASSERT_TRUE(WriteRecord(shadow.string(), Record("a", 2)).ok());
+  for (const char* step : {"both have a record", "all is done"}) {
+    catalog = Open();
+    EXPECT_EQ(catalog->Describe("a")->dimension(), 2) << step;
+    EXPECT_THAT(Folders(), ElementsAre(shadow)) << step;
+    EXPECT_FALSE(fs::exists(shadow / "replaces")) << step;
+    catalog.reset();
+  }
+  // The old record was removed, and the server was killed before it said so.
+  make_shadow();
+  catalog = Open();
+  EXPECT_EQ(catalog->Describe("a")->dimension(), 2);
+  EXPECT_FALSE(fs::exists(shadow / "replaces"));
 }
 
 TEST_F(CatalogTest, ACollectionThatCannotBeOpenedSaysSoAndTheOthersWork) {

@@ -9,10 +9,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "engine/base/status_macros.h"
 #include "tests/query/fake_collection.h"
 #include "tests/support/gated_vector_index.h"
 #include "tests/support/status_matchers.h"
@@ -160,6 +162,60 @@ TEST_F(JobsTest, TheTableIsBoundedAndIdsAreUnique) {
   EXPECT_THAT(jobs.Get(second), IsOk());
   gates_["b"].open.Notify();
   EXPECT_EQ(AwaitEnd(jobs, third).state(), v1::Job::STATE_SUCCEEDED);
+}
+
+// A reindex takes hours: what it does not touch need not wait for it.
+TEST_F(JobsTest, KindsRunSideBySideButNotOnOneCollection) {
+  Jobs jobs({.clock = &clock_});
+  const auto a = Make("a");
+  const auto b = Make("b");
+  const auto reindex = [](const std::string& model) {
+    return JobWork{
+        .kind = JobKind::kReindex,
+        .subject = model,
+        .doing = "begins",
+        .run = [](RequestContext&,
+                  const JobReport& report) -> absl::StatusOr<std::string> {
+          report(0.5F, "goes on");
+          return "done with it";
+        }};
+  };
+  const std::string optimize = ValueOrDie(jobs.Optimize(a)).id();
+  gates_["a"].reached.WaitForNotification();
+  EXPECT_THAT(jobs.Start(a, reindex("m")),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr(optimize + "\" (optimize)")));
+  const v1::Job ended =
+      AwaitEnd(jobs, ValueOrDie(jobs.Start(b, reindex("m"))).id());
+  EXPECT_EQ(ended.kind(), "reindex");
+  EXPECT_EQ(ended.state(), v1::Job::STATE_SUCCEEDED);
+  EXPECT_EQ(ended.message(), "done with it");
+  EXPECT_EQ(ValueOrDie(jobs.Get(optimize)).state(), v1::Job::STATE_RUNNING);
+
+  // One of the same kind with another model is another job.
+  absl::Notification open;
+  JobWork stands = reindex("m");
+  stands.run = [&open](RequestContext& context,
+                       const JobReport& report) -> absl::StatusOr<std::string> {
+    report(0.25F, "stands");
+    open.WaitForNotification();
+    QUERN_RETURN_IF_ERROR(context.Check("reindex"));
+    return absl::DataLossError("a bad block");
+  };
+  const std::string standing = ValueOrDie(jobs.Start(b, stands)).id();
+  EXPECT_EQ(ValueOrDie(jobs.Start(b, reindex("m"))).id(), standing);
+  EXPECT_THAT(jobs.Start(b, reindex("n")),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("(reindex with m)")));
+  EXPECT_THAT(jobs.Optimize(b),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
+  open.Notify();
+  const v1::Job failed = AwaitEnd(jobs, standing);
+  EXPECT_EQ(failed.state(), v1::Job::STATE_FAILED);
+  EXPECT_EQ(failed.message(), "a bad block");
+  EXPECT_EQ(failed.progress(), 0.25F);
+  gates_["a"].open.Notify();
+  EXPECT_EQ(AwaitEnd(jobs, optimize).state(), v1::Job::STATE_SUCCEEDED);
 }
 
 }  // namespace

@@ -67,9 +67,17 @@ TEST(PartsSettingsTest, RefusesWhatIsNotThereYetByName) {
   EXPECT_THAT(PartsSettingsOf(With([](Config& c) { c.set_searchable(true); })),
               StatusIs(absl::StatusCode::kUnimplemented,
                        HasSubstr("collection.parts.searchable")));
-  EXPECT_THAT(PartsSettingsOf(With([](Config& c) { c.set_keep_media(true); })),
-              StatusIs(absl::StatusCode::kUnimplemented,
-                       HasSubstr("collection.parts.keep_media")));
+}
+
+TEST(PartsSettingsTest, MediaIsNoPart) {
+  const auto kept = PartsSettingsOf(With([](Config& c) {
+    c.set_keep_media(true);
+    c.set_frames_per_second(0);
+  }));
+  ASSERT_THAT(kept, IsOk());
+  EXPECT_TRUE(kept->keep_media);
+  EXPECT_FALSE(kept->keeps_any());
+  EXPECT_THAT(CheckParts(*kept, nullptr), IsOk());
 }
 
 TEST(PartsSettingsTest, NamesTheCapabilityThatTheModelLacks) {
