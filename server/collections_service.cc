@@ -13,6 +13,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/status_macros.h"
+#include "engine/query/reindex.h"
 #include "server/codec.h"
 #include "server/snapshot_export_call.h"
 
@@ -73,6 +74,7 @@ CollectionsService::CollectionsService(const RpcEnvironment* environment,
   Handle("Update", this, &CollectionsService::Update);
   Handle("Delete", this, &CollectionsService::Delete);
   Handle("Optimize", this, &CollectionsService::Optimize);
+  Handle("Reindex", this, &CollectionsService::Reindex);
   Handle("GetJob", this, &CollectionsService::GetJob);
   Handle("CreateSnapshot", this, &CollectionsService::CreateSnapshot);
   Handle("ListSnapshots", this, &CollectionsService::ListSnapshots);
@@ -166,6 +168,29 @@ absl::Status CollectionsService::Optimize(
   QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<Collection> collection,
                          engine_->catalog().Get(request.name()));
   QUERN_ASSIGN_OR_RETURN(*response, jobs_->Optimize(collection));
+  return absl::OkStatus();
+}
+
+absl::Status CollectionsService::Reindex(
+    RequestContext& /*context*/, const v1::ReindexCollectionRequest& request,
+    v1::Job* response) const {
+  QUERN_RETURN_IF_ERROR(RequireName(request.name(), "name"));
+  QUERN_RETURN_IF_ERROR(RequireName(request.model(), "model"));
+  QUERN_RETURN_IF_ERROR(engine_->catalog().CheckWritable());
+  QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<Collection> collection,
+                         engine_->catalog().Get(request.name()));
+  QUERN_ASSIGN_OR_RETURN(
+      const std::shared_ptr<quern::Reindex> reindex,
+      quern::Reindex::Create(engine_, collection, request.model()));
+  QUERN_ASSIGN_OR_RETURN(
+      *response,
+      jobs_->Start(collection, {.kind = JobKind::kReindex,
+                                .subject = request.model(),
+                                .doing = "looks at the items",
+                                .run = [reindex](RequestContext& job,
+                                                 const JobReport& report) {
+                                  return reindex->Run(job, report);
+                                }}));
   return absl::OkStatus();
 }
 

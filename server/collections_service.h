@@ -41,6 +41,9 @@ class CollectionsService final : public RpcService {
   absl::Status Optimize(RequestContext& context,
                         const v1::OptimizeCollectionRequest& request,
                         v1::Job* response) const;
+  absl::Status Reindex(RequestContext& context,
+                       const v1::ReindexCollectionRequest& request,
+                       v1::Job* response) const;
   absl::Status GetJob(RequestContext& context, const v1::GetJobRequest& request,
                       v1::Job* response) const;
   // Adds the jobs that have not ended to the collection's status.

@@ -117,7 +117,6 @@ absl::Status Server::Start() {
                      .replica_of = config_.storage().replica_of()}));
   QUERN_RETURN_IF_ERROR(OpenSnapshots());
   sweep_ = std::make_unique<ExpirySweep>(catalog_.get());
-  jobs_ = std::make_unique<Jobs>(JobsOptions{.clock = backends_.clock.get()});
   pool_ = std::make_unique<ThreadPool>(ThreadPoolOptions{
       .name = "server.threads",
       .threads = ThreadCount(config_.server().threads(), 1),
@@ -134,6 +133,7 @@ absl::Status Server::Start() {
       backends_.decoder.get(), backends_.videos.get(), pool_.get());
   engine_ = std::make_unique<Engine>(Limits(config_.limits()), embedder_.get(),
                                      backends_.models.get(), catalog_.get());
+  jobs_ = std::make_unique<Jobs>(JobsOptions{.clock = backends_.clock.get()});
   metrics_ = std::make_unique<Metrics>([this] { return ReadGauges(); });
   if (!config_.metrics().address().empty()) {
     QUERN_ASSIGN_OR_RETURN(metrics_address_,

@@ -73,10 +73,10 @@ class Server {
   std::unique_ptr<Replica> replica_;  // Null unless storage.replica_of is set.
   std::unique_ptr<Snapshots> snapshots_;
   std::unique_ptr<ExpirySweep> sweep_;
-  std::unique_ptr<Jobs> jobs_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Embedder> embedder_;
   std::unique_ptr<Engine> engine_;
+  std::unique_ptr<Jobs> jobs_;
   ActiveCalls calls_;
   std::unique_ptr<Metrics> metrics_;
   RpcEnvironment environment_;

@@ -29,7 +29,9 @@ constexpr char kFooter[] = R"(Examples:
   quern collections create vectors --model none --dimension 384
   quern collections create photos --field year:number --field tags:string[]
   quern collections create photos --parts 7x7
+  quern collections create notes --keep-media
   quern collections optimize photos --wait
+  quern collections reindex photos --model clip --wait
   quern collections delete photos --yes
 
 Which server: see --address and --local in quern --help.
@@ -43,6 +45,7 @@ struct CollectionsOptions {
   std::vector<std::string> fields;
   int dimension = 0;
   std::string parts;
+  bool keep_media = false;
   bool json = false;
   bool yes = false;
   bool wait = false;
@@ -115,6 +118,14 @@ absl::StatusOr<ExitCode> Create(const CollectionsOptions& options,
     *collection.add_payload_fields() = *field;
   }
   SetParts(options.parts, collection);
+  if (options.keep_media) {
+    v1::PartsConfig& parts = *collection.mutable_parts();
+    // Its default is that of a collection that keeps parts.
+    if (parts.dense() == v1::PartsConfig::DENSE_UNSPECIFIED) {
+      parts.set_frames_per_second(0);
+    }
+    parts.set_keep_media(true);
+  }
   const auto created = client.CreateCollection(collection);
   if (options.json || !created.ok()) return Print(created, console);
   console.out << "Made \"" << TerminalSafe(created->name()) << "\".\n";
@@ -141,9 +152,10 @@ bool HasEnded(const v1::Job& job) {
 }
 
 // Shows how far the job is until it has ended.
-absl::StatusOr<v1::Job> Await(v1::Job job, Client& client, Console& console) {
+absl::StatusOr<v1::Job> Await(v1::Job job, const std::string& doing,
+                              Client& client, Console& console) {
   constexpr int kSteps = 100;
-  Progress progress(&console, "Optimizing %", kSteps);
+  Progress progress(&console, absl::StrCat(doing, " %"), kSteps);
   while (true) {
     while (static_cast<float>(progress.state().done) <
            job.progress() * static_cast<float>(kSteps)) {
@@ -157,25 +169,43 @@ absl::StatusOr<v1::Job> Await(v1::Job job, Client& client, Console& console) {
   }
 }
 
-absl::StatusOr<ExitCode> Optimize(const CollectionsOptions& options,
-                                  Client& client, Console& console) {
-  auto job = client.OptimizeCollection(options.name);
-  if (job.ok() && options.wait) job = Await(*std::move(job), client, console);
+// Says what becomes of a job: `doing` it ("Optimizing"), or having `done` it.
+absl::StatusOr<ExitCode> Follow(absl::StatusOr<v1::Job> job,
+                                const std::string& doing,
+                                const std::string& done,
+                                const CollectionsOptions& options,
+                                Client& client, Console& console) {
+  if (job.ok() && options.wait) {
+    job = Await(*std::move(job), doing, client, console);
+  }
   if (!job.ok()) return job.status();
   if (job->state() == v1::Job::STATE_FAILED) {
-    return absl::AbortedError(
-        absl::StrCat("optimizing \"", options.name, "\": ", job->message()));
+    return absl::AbortedError(absl::StrCat(absl::AsciiStrToLower(doing), " \"",
+                                           options.name,
+                                           "\": ", job->message()));
   }
   if (options.json) {
     console.out << Dump(ToJson(*job));
   } else if (HasEnded(*job)) {
-    console.out << "Optimized \"" << TerminalSafe(options.name) << "\".\n";
+    console.out << done << " \"" << TerminalSafe(options.name) << "\".\n";
   } else {
-    console.out << "Optimizing \"" << TerminalSafe(options.name)
+    console.out << doing << " \"" << TerminalSafe(options.name)
                 << "\" in the background: job " << TerminalSafe(job->id())
                 << ".\n";
   }
   return ExitCode::kOk;
+}
+
+absl::StatusOr<ExitCode> Optimize(const CollectionsOptions& options,
+                                  Client& client, Console& console) {
+  return Follow(client.OptimizeCollection(options.name), "Optimizing",
+                "Optimized", options, client, console);
+}
+
+absl::StatusOr<ExitCode> Reindex(const CollectionsOptions& options,
+                                 Client& client, Console& console) {
+  return Follow(client.ReindexCollection(options.name, options.model),
+                "Reindexing", "Reindexed", options, client, console);
 }
 
 }  // namespace
@@ -217,6 +247,9 @@ void AddCollectionsCommand(CLI::App& app, CommandLine& line) {
                    "tags:string[]; may be repeated")
       ->type_name("PATH:TYPE");
   AddPartsOption(*create, options->parts);
+  create->add_flag("--keep-media", options->keep_media,
+                   "Keeps the files and texts themselves, so that reindex "
+                   "needs nothing else");
   create->add_option("--description", options->description, "For people")
       ->check(CheckUtf8)
       ->type_name("TEXT");
@@ -225,6 +258,18 @@ void AddCollectionsCommand(CLI::App& app, CommandLine& line) {
                                  Optimize, options, line);
   AddName(optimize, "The collection", options->name);
   optimize->add_flag("--wait", options->wait, "Until it is done");
+  CLI::App* reindex =
+      AddAction(*command, "reindex",
+                "Embeds all of its items again with another model, then swaps",
+                Reindex, options, line);
+  AddName(reindex, "The collection", options->name);
+  reindex
+      ->add_option("--model", options->model,
+                   "The model; its own name for a newer package of it")
+      ->required()
+      ->check(CheckUtf8)
+      ->type_name("NAME");
+  reindex->add_flag("--wait", options->wait, "Until it is done");
   CLI::App* remove =
       AddAction(*command, "delete", "Deletes one with all of its items", Delete,
                 options, line);

@@ -189,6 +189,19 @@ absl::StatusOr<v1::Job> Client::OptimizeCollection(const std::string& name) {
   return response;
 }
 
+absl::StatusOr<v1::Job> Client::ReindexCollection(const std::string& name,
+                                                  const std::string& model) {
+  v1::ReindexCollectionRequest request;
+  request.set_name(name);
+  request.set_model(model);
+  v1::Job response;
+  absl::Status status = Run(Repeat::kSafe, [&](grpc::ClientContext* context) {
+    return collections_->Reindex(context, request, &response);
+  });
+  if (!status.ok()) return status;
+  return response;
+}
+
 absl::StatusOr<v1::Job> Client::GetJob(const std::string& id) {
   v1::GetJobRequest request;
   request.set_id(id);

@@ -76,6 +76,9 @@ class Client {
 
   // Begins a job, or finds the one under way: repeated on errors.
   absl::StatusOr<v1::Job> OptimizeCollection(const std::string& name);
+  // Likewise.
+  absl::StatusOr<v1::Job> ReindexCollection(const std::string& name,
+                                            const std::string& model);
   absl::StatusOr<v1::Job> GetJob(const std::string& id);
 
   // Not repeated on errors, as above.

@@ -610,6 +610,26 @@ TEST_F(CommandsTest, OptimizesACollection) {
   EXPECT_THAT(err_.str(), HasSubstr("there is no collection \"nothing\""));
 }
 
+TEST_F(CommandsTest, ReindexesACollection) {
+  server_.AddCollection("photos");
+  server_.AddCollection("broken");
+  EXPECT_EQ(Run({"collections", "reindex", "photos", "--model", "clip"}),
+            ExitCode::kOk);
+  EXPECT_EQ(out_.str(), "Reindexing \"photos\" in the background: job clip.\n");
+  EXPECT_EQ(
+      Run({"collections", "reindex", "photos", "--model", "clip", "--wait"}),
+      ExitCode::kOk);
+  EXPECT_EQ(out_.str(), "Reindexed \"photos\".\n");
+  EXPECT_EQ(
+      Run({"collections", "reindex", "broken", "--model", "clip", "--wait"}),
+      ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("reindexing \"broken\": the disk is full"));
+  EXPECT_EQ(Run({"collections", "reindex", "nothing", "--model", "clip"}),
+            ExitCode::kError);
+  EXPECT_EQ(Run({"collections", "reindex", "photos"}), ExitCode::kUsage);
+  EXPECT_THAT(err_.str(), HasSubstr("--model"));
+}
+
 TEST_F(CommandsTest, ManagesSnapshots) {
   WriteThreePictures();
   ASSERT_EQ(Index(), ExitCode::kOk);

@@ -289,6 +289,23 @@ class FakeServer {
       return grpc::Status::OK;
     }
 
+    // Likewise; the job's id is the model's name.
+    grpc::Status Reindex(grpc::ServerContext*,
+                         const v1::ReindexCollectionRequest* request,
+                         v1::Job* response) override {
+      absl::MutexLock lock(&state_.mutex);
+      if (state_.collections.count(request->name()) == 0) {
+        return NoCollection(request->name());
+      }
+      state_.job.Clear();
+      state_.job.set_id(request->model());
+      state_.job.set_kind("reindex");
+      state_.job.set_collection(request->name());
+      state_.job.set_state(v1::Job::STATE_PENDING);
+      *response = state_.job;
+      return grpc::Status::OK;
+    }
+
     grpc::Status GetJob(grpc::ServerContext*, const v1::GetJobRequest* request,
                         v1::Job* response) override {
       absl::MutexLock lock(&state_.mutex);

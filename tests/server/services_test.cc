@@ -852,9 +852,7 @@ TEST_F(ServicesTest, CreateRefusesWhatIsNotThereYet) {
          c.mutable_parts()->set_encoding(v1::PartsConfig::ENCODING_COMPRESSED);
        }},
       {"collection.parts.searchable",
-       [](auto& c) { c.mutable_parts()->set_searchable(true); }},
-      {"collection.parts.keep_media",
-       [](auto& c) { c.mutable_parts()->set_keep_media(true); }}};
+       [](auto& c) { c.mutable_parts()->set_searchable(true); }}};
   for (const auto& [field, change] : changes) {
     v1::Collection collection;
     collection.set_name("c");
