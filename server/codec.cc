@@ -181,6 +181,9 @@ absl::StatusOr<RerankOptions> DecodeRerank(const v1::Rerank& rerank) {
 
 void EncodeEvidence(const Evidence& evidence, v1::Evidence* out) {
   out->set_score(evidence.score);
+  if (evidence.probability.has_value()) {
+    out->set_probability(*evidence.probability);
+  }
   if (evidence.box.has_value()) {
     out->mutable_box()->set_left(evidence.box->left);
     out->mutable_box()->set_top(evidence.box->top);
@@ -545,6 +548,7 @@ absl::Status EncodeSearch(const SearchResult& result,
       score.set_stage(stage.stage);
       score.set_score(stage.score);
     }
+    if (hit.probability.has_value()) out.set_probability(*hit.probability);
     for (const Evidence& evidence : hit.evidence) {
       EncodeEvidence(evidence, out.add_evidence());
     }

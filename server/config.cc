@@ -52,6 +52,8 @@ constexpr IntegerRange kIntegerRanges[] = {
     {"batching.max_queued_rows", 1, 10'000'000},
     {"batching.threads", 0, 1024},
     {"cache.text_bytes", 0, kNoLimit},
+    {"scoring.threads", 1, 1024},
+    {"scoring.max_queued", 1, 1'000'000},
     {"limits.max_text_bytes", 1, kNoLimit},
     {"limits.max_page_size", 1, 10'000},
     {"limits.max_inputs", 1, 100'000},
@@ -71,6 +73,7 @@ constexpr DurationRange kDurationRanges[] = {
     {"media.max_video_decode_time", absl::Milliseconds(100), absl::Hours(24)},
     {"batching.max_age", absl::ZeroDuration(), absl::Seconds(1)},
     {"batching.max_wait", absl::Milliseconds(1), absl::Hours(1)},
+    {"scoring.timeout", absl::Milliseconds(10), absl::Hours(1)},
 };
 
 constexpr absl::string_view kLogLevels[] = {"trace",   "debug", "info",
@@ -163,8 +166,20 @@ absl::Status CheckDuration(absl::string_view path,
                           absl::FormatDuration(range->max)));
 }
 
+absl::Status CheckList(absl::string_view path, const Message& parent,
+                       const FieldDescriptor& field) {
+  if (path != "scoring.remote") return absl::OkStatus();
+  const google::protobuf::Reflection& reflection = *parent.GetReflection();
+  for (int i = 0; i < reflection.FieldSize(parent, &field); ++i) {
+    QUERN_RETURN_IF_ERROR(
+        CheckAddress(reflection.GetRepeatedString(parent, &field, i)));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckField(absl::string_view path, const Message& parent,
                         const FieldDescriptor& field) {
+  if (field.is_repeated()) return CheckList(path, parent, field);
   switch (field.cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT32:
       return CheckInteger(path,
@@ -200,6 +215,7 @@ v1::Config DefaultConfig() {
   server.set_max_queued_requests(1024);
   server.mutable_drain_timeout()->set_seconds(30);
   server.set_stream_window(32);
+  server.set_role(v1::ServerConfig::ROLE_ALL);
   config.mutable_metrics()->set_address("127.0.0.1:7071");
   config.mutable_log()->set_level("info");
   config.mutable_log()->set_format(v1::LogConfig::FORMAT_TEXT);
@@ -226,6 +242,10 @@ v1::Config DefaultConfig() {
   batching.set_max_queued_rows(4096);
   batching.set_threads(0);
   config.mutable_cache()->set_text_bytes(64 * kMiB);
+  v1::ScoringConfig& scoring = *config.mutable_scoring();
+  scoring.mutable_timeout()->set_seconds(10);
+  scoring.set_threads(16);
+  scoring.set_max_queued(256);
   v1::LimitsConfig& limits = *config.mutable_limits();
   limits.set_max_text_bytes(64 * kKiB);
   limits.set_max_page_size(10'000);

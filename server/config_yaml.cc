@@ -293,7 +293,8 @@ class Merger {
       }
       reflection.AddString(&parent, &field, node[i].Scalar());
     }
-    return absl::OkStatus();
+    const absl::Status status = check_(path, parent, field);
+    return status.ok() ? status : Error(key, path, status.message());
   }
 
   absl::Status WrongKind(const YAML::Node& node, const YAML::Node& key,

@@ -84,6 +84,7 @@ class ScrapedGauges final : public prometheus::Collectable {
     std::vector<prometheus::MetricFamily> families;
     AddServer(gauges, families);
     AddEncoding(gauges, families);
+    AddScoring(gauges, families);
     AddCollections(gauges, families);
     return families;
   }
@@ -145,6 +146,19 @@ class ScrapedGauges final : public prometheus::Collectable {
                                      rows, batches, dropped, refused});
   }
 
+  static void AddScoring(const ServerGauges& gauges, Families& families) {
+    auto queued = GaugeFamily("quern_scoring_queue_depth",
+                              "Short lists waiting to be scored.");
+    AddValue(queued, gauges.queued_short_lists);
+    auto breakers = GaugeFamily("quern_scorer_breaker_state",
+                                "Of the circuit to a scorer: 0 closed, 1 half "
+                                "open, 2 open.");
+    for (const ScorerGauges& scorer : gauges.scorers) {
+      AddValue(breakers, scorer.breaker, {{"endpoint", scorer.endpoint}});
+    }
+    families.insert(families.end(), {queued, breakers});
+  }
+
   static void AddCollections(const ServerGauges& gauges, Families& families) {
     auto items =
         GaugeFamily("quern_collection_items", "Items that a search can find.");
@@ -178,6 +192,13 @@ struct Metrics::State {
                       "Bytes of response messages by method.")),
         upserts(Counters("quern_upserted_items_total",
                          "Items of upsert streams by status code.")),
+        scorings(Counters("quern_scorer_requests_total",
+                          "Calls of scorers by endpoint and status code; "
+                          "DATA_LOSS: nonsense, CANCELLED: not needed.")),
+        hedges(Counters("quern_scorer_hedges_total",
+                        "Of those, second calls for slow ones.")),
+        scoring_latency(Histograms("quern_scorer_seconds",
+                                   "Time that a scorer took to answer.")),
         latency(Histograms("quern_request_seconds",
                            "Time from a call's arrival to its answer.")),
         stages(Histograms("quern_stage_seconds",
@@ -206,6 +227,9 @@ struct Metrics::State {
   prometheus::Family<prometheus::Counter>& received;
   prometheus::Family<prometheus::Counter>& sent;
   prometheus::Family<prometheus::Counter>& upserts;
+  prometheus::Family<prometheus::Counter>& scorings;
+  prometheus::Family<prometheus::Counter>& hedges;
+  prometheus::Family<prometheus::Histogram>& scoring_latency;
   prometheus::Family<prometheus::Histogram>& latency;
   prometheus::Family<prometheus::Histogram>& stages;
   std::unique_ptr<prometheus::Exposer> exposer;  // Null when not serving.
@@ -250,6 +274,17 @@ void Metrics::RecordCall(const CallRecord& call) {
 
 void Metrics::RecordUpsert(absl::StatusCode code) {
   state_->upserts.Add({{"code", std::string(CodeName(code))}}).Increment();
+}
+
+void Metrics::RecordScoring(const std::string& endpoint, absl::StatusCode code,
+                            absl::Duration duration, bool is_hedge) {
+  const prometheus::Labels label = {{"endpoint", endpoint}};
+  state_->scorings
+      .Add({{"endpoint", endpoint}, {"code", std::string(CodeName(code))}})
+      .Increment();
+  if (is_hedge) state_->hedges.Add(label).Increment();
+  state_->scoring_latency.Add(label, LatencyBuckets())
+      .Observe(absl::ToDoubleSeconds(duration));
 }
 
 absl::StatusOr<std::string> Metrics::Serve(const std::string& address) {

@@ -48,7 +48,13 @@ struct TowerGauges {
   std::string tower;  // "text" or "image".
   BatcherStats batches;
 };
+struct ScorerGauges {
+  std::string endpoint;
+  int64_t breaker = 0;  // 0: closed; 1: half open; 2: open.
+};
 struct ServerGauges {
+  int64_t queued_short_lists = 0;
+  std::vector<ScorerGauges> scorers;
   int64_t queued_requests = 0;
   int64_t queued_decodes = 0;
   int64_t calls_in_flight = 0;
@@ -73,6 +79,10 @@ class Metrics {
   void RecordCall(const CallRecord& call);
   // One item of an upsert stream.
   void RecordUpsert(absl::StatusCode code);
+
+  // One call of a scorer elsewhere.
+  void RecordScoring(const std::string& endpoint, absl::StatusCode code,
+                     absl::Duration duration, bool is_hedge);
 
   // Serves GET /metrics until the end of this object; returns the host:port,
   // with the port taken for 0. Errors: kUnavailable.

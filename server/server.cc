@@ -15,7 +15,6 @@
 
 #include "engine/base/status_macros.h"
 #include "quern/v1/categories.pb.h"
-#include "quern/v1/scoring.pb.h"
 #include "server/address.h"
 #include "server/collections_service.h"
 #include "server/config.h"
@@ -25,6 +24,8 @@
 #include "server/log.h"
 #include "server/models_service.h"
 #include "server/retrieval_service.h"
+#include "server/scoring_service.h"
+#include "server/version.h"
 
 namespace quern {
 namespace {
@@ -36,6 +37,9 @@ constexpr absl::Duration kForeignCallGrace = absl::Milliseconds(200);
 // may ask as often as the second.
 constexpr int kKeepaliveMs = 120'000;
 constexpr int kMinPingIntervalMs = 10'000;
+
+// Of the longest message, what media may take in a request to a scorer.
+constexpr double kMediaShare = 0.75;
 
 EngineLimits Limits(const v1::LimitsConfig& config) {
   return {.max_page_size = config.max_page_size(),
@@ -108,33 +112,11 @@ Server::~Server() {
 }
 
 absl::Status Server::Start() {
-  QUERN_ASSIGN_OR_RETURN(
-      catalog_,
-      Catalog::Open({.path = config_.storage().path(),
-                     .max_collections = config_.limits().max_collections(),
-                     .factories = backends_.collections,
-                     .clock = backends_.clock.get(),
-                     .replica_of = config_.storage().replica_of()}));
-  QUERN_RETURN_IF_ERROR(OpenSnapshots());
-  sweep_ = std::make_unique<ExpirySweep>(catalog_.get());
-  pool_ = std::make_unique<ThreadPool>(ThreadPoolOptions{
-      .name = "server.threads",
-      .threads = ThreadCount(config_.server().threads(), 1),
-      .max_queue =
-          static_cast<size_t>(config_.server().max_queued_requests())});
-  embedder_ = std::make_unique<Embedder>(
-      EmbedderOptions{
-          .max_text_bytes = config_.limits().max_text_bytes(),
-          .max_image_bytes = config_.media().max_image_bytes(),
-          .decode_threads = ThreadCount(config_.media().decode_threads(), 2),
-          .text_cache_bytes = config_.cache().text_bytes(),
-          .media_roots = {config_.media().roots().begin(),
-                          config_.media().roots().end()}},
-      backends_.decoder.get(), backends_.videos.get(), pool_.get());
-  engine_ = std::make_unique<Engine>(Limits(config_.limits()), embedder_.get(),
-                                     backends_.models.get(), catalog_.get());
-  jobs_ = std::make_unique<Jobs>(JobsOptions{.clock = backends_.clock.get()});
+  if (!IsScorer()) QUERN_RETURN_IF_ERROR(OpenCollections());
+  StartPool();
   metrics_ = std::make_unique<Metrics>([this] { return ReadGauges(); });
+  scorer_ = std::make_unique<FeatureScorer>(kVersion, backends_.models.get());
+  if (!IsScorer()) QUERN_RETURN_IF_ERROR(StartEngine());
   if (!config_.metrics().address().empty()) {
     QUERN_ASSIGN_OR_RETURN(metrics_address_,
                            metrics_->Serve(config_.metrics().address()));
@@ -146,6 +128,71 @@ absl::Status Server::Start() {
                   .max_message_bytes = config_.server().max_message_bytes()};
   AddServices();
   return Listen();
+}
+
+bool Server::IsScorer() const {
+  return config_.server().role() == v1::ServerConfig::ROLE_SCORER;
+}
+
+absl::Status Server::OpenCollections() {
+  QUERN_ASSIGN_OR_RETURN(
+      catalog_,
+      Catalog::Open({.path = config_.storage().path(),
+                     .max_collections = config_.limits().max_collections(),
+                     .factories = backends_.collections,
+                     .clock = backends_.clock.get(),
+                     .replica_of = config_.storage().replica_of()}));
+  QUERN_RETURN_IF_ERROR(OpenSnapshots());
+  sweep_ = std::make_unique<ExpirySweep>(catalog_.get());
+  return absl::OkStatus();
+}
+
+void Server::StartPool() {
+  pool_ = std::make_unique<ThreadPool>(ThreadPoolOptions{
+      .name = "server.threads",
+      .threads = ThreadCount(config_.server().threads(), 1),
+      .max_queue =
+          static_cast<size_t>(config_.server().max_queued_requests())});
+}
+
+absl::Status Server::StartEngine() {
+  embedder_ = std::make_unique<Embedder>(
+      EmbedderOptions{
+          .max_text_bytes = config_.limits().max_text_bytes(),
+          .max_image_bytes = config_.media().max_image_bytes(),
+          .decode_threads = ThreadCount(config_.media().decode_threads(), 2),
+          .text_cache_bytes = config_.cache().text_bytes(),
+          .media_roots = {config_.media().roots().begin(),
+                          config_.media().roots().end()}},
+      backends_.decoder.get(), backends_.videos.get(), pool_.get());
+  const v1::ScoringConfig& scoring = config_.scoring();
+  if (scoring.remote_size() > 0) {
+    QUERN_ASSIGN_OR_RETURN(
+        remote_,
+        RemoteScorer::Create(
+            {.endpoints = {scoring.remote().begin(), scoring.remote().end()},
+             .max_message_bytes = config_.server().max_message_bytes(),
+             .observe = [this](const RemoteCall& call) {
+               metrics_->RecordScoring(call.endpoint, call.code, call.duration,
+                                       call.is_hedge);
+             }}));
+  }
+  stage_ = std::make_unique<FineStage>(
+      FineStageOptions{.threads = scoring.threads(),
+                       .max_queue = static_cast<size_t>(scoring.max_queued()),
+                       .timeout = DurationOf(scoring.timeout())},
+      pool_.get());
+  engine_ = std::make_unique<Engine>(
+      Limits(config_.limits()), embedder_.get(), backends_.models.get(),
+      catalog_.get(),
+      EngineScoring{
+          .stage = stage_.get(),
+          .remote = remote_.get(),
+          .max_media_bytes = static_cast<int64_t>(
+              kMediaShare *
+              static_cast<double>(config_.server().max_message_bytes()))});
+  jobs_ = std::make_unique<Jobs>(JobsOptions{.clock = backends_.clock.get()});
+  return absl::OkStatus();
 }
 
 absl::Status Server::OpenSnapshots() {
@@ -173,6 +220,9 @@ absl::Status Server::OpenSnapshots() {
 
 void Server::AddServices() {
   const RpcEnvironment* environment = &environment_;
+  services_.push_back(
+      std::make_unique<ScoringService>(environment, scorer_.get()));
+  if (IsScorer()) return;
   services_.push_back(std::make_unique<RetrievalService>(
       environment, engine_.get(), config_.limits().max_inputs()));
   services_.push_back(std::make_unique<EmbeddingService>(
@@ -189,8 +239,6 @@ void Server::AddServices() {
       std::make_unique<GroundingService>(environment, engine_.get()));
   services_.push_back(
       EmptyService(v1::Taxonomy::descriptor(), "Categories", environment));
-  services_.push_back(
-      EmptyService(v1::ScoreRequest::descriptor(), "Scoring", environment));
 }
 
 absl::Status Server::Listen() {
@@ -231,7 +279,8 @@ void Server::Shutdown() {
   // Also those whose status was set by name; they cannot be set again.
   grpc_server_->GetHealthCheckService()->Shutdown();
   calls_.Close();
-  jobs_->Close();  // A call may wait for what a job holds.
+  if (jobs_ != nullptr)
+    jobs_->Close();  // A call may wait for what a job holds.
   Log(LogLevel::kInfo, "draining",
       {{"calls", calls_.count()},
        {"timeout_s", absl::ToDoubleSeconds(drain_timeout_)}});
@@ -243,6 +292,8 @@ void Server::Shutdown() {
   grpc_server_->Shutdown(std::chrono::system_clock::now() +
                          absl::ToChronoMilliseconds(kForeignCallGrace));
   grpc_server_->Wait();
+  // What no call waits for any more still counts itself.
+  if (stage_ != nullptr) stage_->Shutdown();
   // A thread of the pool may still be leaving its last call.
   pool_->Shutdown();
   grpc_server_.reset();
@@ -253,13 +304,35 @@ void Server::CancelCalls() { calls_.CancelAll(); }
 
 ServerGauges Server::ReadGauges() const {
   ServerGauges gauges{.queued_requests = static_cast<int64_t>(pool_->queued()),
-                      .queued_decodes = embedder_->queued_decodes(),
                       .calls_in_flight = calls_.count()};
+  AddModelGauges(gauges);
+  if (IsScorer()) return gauges;
+  gauges.queued_decodes = embedder_->queued_decodes();
+  gauges.queued_short_lists = stage_->queued();
+  if (remote_ != nullptr) {
+    for (const RemoteScorer::EndpointState& state : remote_->states()) {
+      gauges.scorers.push_back(
+          {.endpoint = state.endpoint,
+           .breaker = static_cast<int64_t>(state.breaker)});
+    }
+  }
   const TextCache::Stats cache = embedder_->cache_stats();
   gauges.text_cache = {.hits = cache.hits,
                        .misses = cache.misses,
                        .entries = cache.entries,
                        .bytes = cache.bytes};
+  for (const v1::Collection& collection :
+       catalog_->List("", config_.limits().max_collections())) {
+    gauges.collections.push_back(
+        {.name = collection.name(),
+         .items = collection.status().item_count(),
+         .disk_bytes = collection.status().disk_bytes(),
+         .memory_bytes = collection.status().memory_bytes()});
+  }
+  return gauges;
+}
+
+void Server::AddModelGauges(ServerGauges& gauges) const {
   for (const std::shared_ptr<const Model>& model : backends_.models->List()) {
     gauges.model_memory.push_back(
         {.name = model->info().name, .bytes = model->info().memory_bytes});
@@ -272,15 +345,6 @@ ServerGauges Server::ReadGauges() const {
     add("text", model->text_batcher());
     add("image", model->image_batcher());
   }
-  for (const v1::Collection& collection :
-       catalog_->List("", config_.limits().max_collections())) {
-    gauges.collections.push_back(
-        {.name = collection.name(),
-         .items = collection.status().item_count(),
-         .disk_bytes = collection.status().disk_bytes(),
-         .memory_bytes = collection.status().memory_bytes()});
-  }
-  return gauges;
 }
 
 }  // namespace quern

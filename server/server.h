@@ -9,9 +9,12 @@
 #include "grpcpp/server.h"
 
 #include "engine/base/thread_pool.h"
+#include "engine/fine/remote_scorer.h"
 #include "engine/query/catalog.h"
 #include "engine/query/engine.h"
 #include "engine/query/expiry_sweep.h"
+#include "engine/query/feature_scorer.h"
+#include "engine/query/fine_stage.h"
 #include "engine/query/jobs.h"
 #include "engine/query/replica.h"
 #include "engine/query/snapshots.h"
@@ -56,10 +59,15 @@ class Server {
   Server(const v1::Config& config, Backends backends);
 
   absl::Status Start();
+  bool IsScorer() const;
+  void StartPool();
+  absl::Status OpenCollections();
+  absl::Status StartEngine();
   absl::Status OpenSnapshots();
   absl::Status Listen();
   void AddServices();
   ServerGauges ReadGauges() const;
+  void AddModelGauges(ServerGauges& gauges) const;
 
   const v1::Config config_;
   const absl::Duration drain_timeout_;
@@ -68,13 +76,17 @@ class Server {
   std::string address_;
   std::string metrics_address_;
 
-  // Each may use those above it, and ends before them.
+  // Each may use those above it, and ends before them. A scorer has none of
+  // catalog, replica, snapshots, sweep, jobs, embedder, stage and engine.
   std::unique_ptr<Catalog> catalog_;
   std::unique_ptr<Replica> replica_;  // Null unless storage.replica_of is set.
   std::unique_ptr<Snapshots> snapshots_;
   std::unique_ptr<ExpirySweep> sweep_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Embedder> embedder_;
+  std::unique_ptr<FeatureScorer> scorer_;
+  std::unique_ptr<RemoteScorer> remote_;  // Null without scoring.remote.
+  std::unique_ptr<FineStage> stage_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Jobs> jobs_;
   ActiveCalls calls_;

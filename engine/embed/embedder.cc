@@ -23,8 +23,6 @@ constexpr size_t kMaxInteractiveInputs = 64;
 // Pictures admitted but not decoded yet are bounded by the batchers' queues.
 constexpr size_t kMaxQueuedDecodes = 1'000'000;
 constexpr size_t kMaxQueuedVideos = 1024;
-// Of a file that the store is to keep.
-constexpr int64_t kMaxKeptBytes = int64_t{2} << 30;
 // Frames of one video between its decoder and the model.
 constexpr int kFramesInFlight = 32;
 
@@ -555,10 +553,11 @@ Embedder::Embedder(EmbedderOptions options, const ImageDecoder* images,
 
 Embedder::~Embedder() = default;
 
-absl::StatusOr<std::string> Embedder::ReadMedia(absl::string_view uri) const {
+absl::StatusOr<std::string> Embedder::ReadMedia(absl::string_view uri,
+                                                int64_t max_bytes) const {
   QUERN_ASSIGN_OR_RETURN(const std::string path,
                          ResolveBelow(uri, options_.media_roots));
-  return ReadFile(path, kMaxKeptBytes);
+  return ReadFile(path, max_bytes);
 }
 
 void Embedder::Embed(const RequestContext& context,

@@ -117,9 +117,12 @@ class Embedder {
              const std::vector<EmbedInput>& inputs, const EmbedOptions& options,
              Done done);
 
-  // The bytes of a picture's or a video's file below one of the media roots.
-  // Errors: as of a uri.
-  absl::StatusOr<std::string> ReadMedia(absl::string_view uri) const;
+  // The bytes of the file that a `uri` names, as they are. Errors: as Embed()
+  // has of a uri; kInvalidArgument when it is longer than `max_bytes`.
+  absl::StatusOr<std::string> ReadMedia(absl::string_view uri,
+                                        int64_t max_bytes) const;
+
+  const ImageDecoder& images() const { return *images_; }
 
   TextCache::Stats cache_stats() const { return cache_.stats(); }
   // Pictures and videos that wait for a decoder.

@@ -9,8 +9,8 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
+#include "engine/fine/evidence.h"
 #include "engine/fine/quantized_features.h"
-#include "engine/fine/scorer.h"
 
 namespace quern {
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "engine/fine/scorer.h"
+#include "engine/fine/evidence.h"
 
 // How much two results have in common. Pure; areas and lengths of nothing give
 // an overlap of 0, never NaN.

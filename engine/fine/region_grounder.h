@@ -6,9 +6,9 @@
 #include "absl/types/span.h"
 
 #include "engine/base/matrix.h"
+#include "engine/fine/evidence.h"
 #include "engine/fine/presence.h"
 #include "engine/fine/score_map.h"
-#include "engine/fine/scorer.h"
 #include "engine/fine/spatial_relations.h"
 
 namespace quern {

@@ -5,7 +5,7 @@
 
 #include "absl/types/span.h"
 
-#include "engine/fine/scorer.h"
+#include "engine/fine/evidence.h"
 
 namespace quern {
 

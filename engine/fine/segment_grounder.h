@@ -6,9 +6,9 @@
 #include "absl/types/span.h"
 
 #include "engine/base/matrix.h"
+#include "engine/fine/evidence.h"
 #include "engine/fine/frame_run.h"
 #include "engine/fine/presence.h"
-#include "engine/fine/scorer.h"
 
 namespace quern {
 

@@ -7,7 +7,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
-#include "engine/fine/scorer.h"
+#include "engine/fine/evidence.h"
 
 // "The dog left of the man": which words say what, and which where. Encoders of
 // pictures and texts hardly tell left from right (methods below: near chance),

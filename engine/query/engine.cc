@@ -17,6 +17,7 @@
 #include "engine/embed/frame_pooling.h"
 #include "engine/query/group_key.h"
 #include "engine/query/item_update.h"
+#include "engine/query/match_scorer.h"
 #include "engine/query/parts_settings.h"
 
 namespace quern {
@@ -29,6 +30,8 @@ constexpr int64_t kGroupOversampling = 4;
 constexpr float kMaxPartWeight = 10;
 constexpr int64_t kMaxRerankDepth = 10'000;
 constexpr int64_t kMaxDimension = 4096;
+// Of a file that the store is to keep.
+constexpr int64_t kMaxKeptBytes = int64_t{2} << 30;
 // The model of a collection of ready-made embeddings.
 constexpr absl::string_view kNoModel = "none";
 
@@ -143,7 +146,7 @@ absl::StatusOr<std::shared_ptr<const Model>> Engine::ModelOf(
 
 // One search: the parts' vectors, those that need the model from the embedder,
 // then their sum, the index, and the hits' items.
-class Engine::SearchCall {
+class Engine::SearchCall : public std::enable_shared_from_this<SearchCall> {
  public:
   SearchCall(const Engine& engine, RequestContext& context,
              const SearchQuery& query, SearchDone done)
@@ -202,6 +205,18 @@ class Engine::SearchCall {
   // Chooses the method. What it needs of the query, the model and the
   // collection is there, or this fails.
   absl::Status PrepareRerank() {
+    const auto is_text = [](const EmbedInput& input) {
+      return std::holds_alternative<TextInput>(input);
+    };
+    const bool has_texts_alone =
+        !inputs_.empty() && inputs_.size() == query_.parts.size() &&
+        std::all_of(inputs_.begin(), inputs_.end(), is_text);
+    if (query_.rerank->method == RerankMethod::kMatch) {
+      return PrepareMatch(has_texts_alone);
+    }
+    if (query_.rerank->method == RerankMethod::kRemote) {
+      return PrepareRemote(has_texts_alone);
+    }
     QUERN_ASSIGN_OR_RETURN(const PartsSettings settings,
                            PartsSettingsOf(collection_->settings()->record));
     if (!settings.keeps_any()) {
@@ -210,26 +225,12 @@ class Engine::SearchCall {
           " keeps no features of its items' parts: set its `parts`, and index "
           "its items again"));
     }
-    const auto is_text = [](const EmbedInput& input) {
-      return std::holds_alternative<TextInput>(input);
-    };
-    const bool has_texts_alone =
-        !inputs_.empty() && inputs_.size() == query_.parts.size() &&
-        std::all_of(inputs_.begin(), inputs_.end(), is_text);
-    switch (query_.rerank->method) {
-      case RerankMethod::kBestPart:
-        return absl::OkStatus();
-      case RerankMethod::kBest:
-        uses_tokens_ = has_texts_alone && model_->info().Has("text.tokens");
-        return absl::OkStatus();
-      case RerankMethod::kLateInteraction:
-        break;
-      case RerankMethod::kMatch:
-        return RefuseMatch();
-      case RerankMethod::kRemote:
-        return absl::UnimplementedError(
-            "rerank.method: REMOTE: not available in this version; use "
-            "BEST_PART or LATE_INTERACTION");
+    if (query_.rerank->method == RerankMethod::kBestPart) {
+      return absl::OkStatus();
+    }
+    if (query_.rerank->method == RerankMethod::kBest) {
+      uses_tokens_ = has_texts_alone && model_->info().Has("text.tokens");
+      return absl::OkStatus();
     }
     if (!has_texts_alone) {
       return InvalidField("rerank.method",
@@ -241,14 +242,35 @@ class Engine::SearchCall {
                     "rerank.method LATE_INTERACTION");
   }
 
-  absl::Status RefuseMatch() const {
-    QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model,
-                           engine_.ModelOf(*collection_));
+  absl::Status PrepareMatch(bool has_texts_alone) {
+    QUERN_ASSIGN_OR_RETURN(model_, engine_.ModelOf(*collection_));
     QUERN_RETURN_IF_ERROR(
-        Annotate(model->Require("match"), "rerank.method MATCH"));
-    return absl::UnimplementedError(
-        "rerank.method: MATCH: not available in this version; use BEST_PART or "
-        "LATE_INTERACTION");
+        Annotate(model_->Require("match"), "rerank.method MATCH"));
+    if (!has_texts_alone) {
+      return InvalidField("rerank.method",
+                          "is MATCH, which takes a query of texts alone; use "
+                          "BEST_PART");
+    }
+    if (engine_.scoring_.stage == nullptr) return NoStage("MATCH");
+    match_ =
+        std::make_shared<MatchScorer>(model_, &engine_.embedder_->images());
+    return absl::OkStatus();
+  }
+
+  absl::Status PrepareRemote(bool has_texts_alone) {
+    if (engine_.scoring_.stage == nullptr ||
+        engine_.scoring_.remote == nullptr) {
+      return NoStage("REMOTE");
+    }
+    uses_tokens_ = has_texts_alone && model_->info().Has("text.tokens");
+    return absl::OkStatus();
+  }
+
+  static absl::Status NoStage(absl::string_view method) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("rerank.method ", method,
+                     ": this server has no scorers: name them in its "
+                     "scoring.remote, or use BEST_PART"));
   }
 
   static std::string PathOfPart(size_t i) {
@@ -341,12 +363,106 @@ class Engine::SearchCall {
   }
 
   void Finish(absl::Status status) {
-    if (status.ok()) status = SearchAndFetch();
+    if (status.ok()) status = Begin();
+    if (status.ok() && UsesStage()) {
+      status = StartStage();
+      if (status.ok()) return;
+    }
+    End(status.ok() ? SearchAndFetch() : std::move(status));
+  }
+
+  void End(absl::Status status) {
     if (status.ok()) {
       done_(std::move(result_));
     } else {
       done_(std::move(status));
     }
+  }
+
+  absl::Status Begin() {
+    QUERN_ASSIGN_OR_RETURN(query_vector_, QueryVector());
+    QUERN_RETURN_IF_ERROR(context_.Check("search"));
+    result_.page_state = CurrentState();
+    return CheckPageState();
+  }
+
+  bool UsesStage() const {
+    return query_.rerank.has_value() &&
+           (query_.rerank->method == RerankMethod::kMatch ||
+            query_.rerank->method == RerankMethod::kRemote);
+  }
+
+  // Has the short list scored on the stage's threads, and goes on when that is
+  // done, or late.
+  absl::Status StartStage() {
+    QUERN_ASSIGN_OR_RETURN(
+        const std::vector<ScoredId> found,
+        SearchIndex(query_vector_, std::max(query_.offset + query_.k + 1,
+                                            query_.rerank->depth)));
+    QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<const ShortList> list,
+                           MakeShortList(found));
+    // The work may outlive this call; what it points to outlives the stage.
+    const Scorer* const remote = engine_.scoring_.remote;
+    FineStage::Work work = [list, match = match_,
+                            remote](const RequestContext& context) {
+      return ScoreShortList(context, match != nullptr ? *match : *remote,
+                            *list);
+    };
+    const absl::Time start = context_.clock().Now();
+    engine_.scoring_.stage->Run(
+        context_, std::move(work),
+        [call = shared_from_this(), start](absl::StatusOr<FineScores> scores) {
+          call->context_.AddStageTime("rerank",
+                                      call->context_.clock().Now() - start);
+          call->stage_scores_ = std::move(scores);
+          call->End(call->SearchAndFetch());
+        });
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::shared_ptr<const ShortList>> MakeShortList(
+      absl::Span<const ScoredId> found) const {
+    const auto list = std::make_shared<ShortList>();
+    list->collection = collection_;
+    for (const ScoredId& hit : found) {
+      if (static_cast<int64_t>(list->ids.size()) == query_.rerank->depth) break;
+      list->ids.push_back(hit.id);
+    }
+    const Embedder* const embedder = engine_.embedder_;
+    const int64_t max_bytes = engine_.scoring_.max_media_bytes;
+    list->read_media = [embedder, max_bytes](absl::string_view uri) {
+      return embedder->ReadMedia(uri, max_bytes);
+    };
+    list->max_media_bytes = max_bytes;
+    list->request.model_name = result_.model_name;
+    list->request.model_version = result_.model_version;
+    list->request.model_fingerprint = result_.model_fingerprint;
+    ScoreQuery& query = list->request.query;
+    query.embedding = query_vector_;
+    for (const QueryPart& part : query_.parts) {
+      if (part.weight < 0) continue;
+      if (const auto* text = std::get_if<TextInput>(&part.input)) {
+        absl::StrAppend(&query.text, query.text.empty() ? "" : "\n",
+                        text->text);
+      } else if (const auto* image = std::get_if<ImageInput>(&part.input)) {
+        query.image = std::string(image->encoded);
+        if (!image->uri.empty()) {
+          QUERN_ASSIGN_OR_RETURN(query.image,
+                                 embedder->ReadMedia(image->uri, max_bytes));
+        }
+      }
+    }
+    if (!token_values_.empty()) {
+      query.tokens = QuantizeUnitRows(TokenRows());
+    }
+    return list;
+  }
+
+  MatrixView TokenRows() const {
+    return {.data = token_values_.data(),
+            .rows = static_cast<int64_t>(token_values_.size()) /
+                    collection_->dimension(),
+            .columns = collection_->dimension()};
   }
 
   // The weighted sum of the parts' vectors.
@@ -368,10 +484,8 @@ class Engine::SearchCall {
   }
 
   absl::Status SearchAndFetch() {
-    QUERN_ASSIGN_OR_RETURN(const std::vector<float> vector, QueryVector());
     QUERN_RETURN_IF_ERROR(context_.Check("search"));
-    result_.page_state = CurrentState();
-    QUERN_RETURN_IF_ERROR(CheckPageState());
+    const std::vector<float>& vector = query_vector_;
     const int64_t end =
         std::min(query_.offset + query_.k, engine_.limits_.max_page_size);
     // One more tells whether another page follows.
@@ -417,6 +531,16 @@ class Engine::SearchCall {
 
   // The coarse stage: the best `k` besides the query's own items.
   absl::StatusOr<std::vector<ScoredId>> SearchIndex(
+      const std::vector<float>& vector, int64_t k) {
+    if (k > coarse_k_) {
+      QUERN_ASSIGN_OR_RETURN(coarse_, AskIndex(vector, k));
+      coarse_k_ = k;
+    }
+    const auto count = std::min<size_t>(k, coarse_.size());
+    return std::vector<ScoredId>(coarse_.begin(), coarse_.begin() + count);
+  }
+
+  absl::StatusOr<std::vector<ScoredId>> AskIndex(
       const std::vector<float>& vector, int64_t k) {
     StageTimer timer(context_, "search");
     const MatrixView queries{
@@ -499,20 +623,10 @@ class Engine::SearchCall {
   absl::Status RerankFound(const std::vector<float>& query, int64_t kept,
                            std::vector<ScoredId>& found) {
     StageTimer timer(context_, "rerank");
-    const MatrixView tokens{.data = token_values_.data(),
-                            .rows = static_cast<int64_t>(token_values_.size()) /
-                                    collection_->dimension(),
-                            .columns = collection_->dimension()};
-    absl::StatusOr<PartScorer> scorer =
-        uses_tokens_ ? PartScorer::ByTokens(tokens, query)
-                     : PartScorer::BestPart(query);
-    if (!scorer.ok()) {
-      return InvalidField("query.parts", scorer.status().message());
-    }
-    scorer_ = *std::move(scorer);
     QUERN_ASSIGN_OR_RETURN(Reranked reranked,
-                           Rerank(context_, *query_.rerank, *scorer_,
-                                  collection_->store(), found));
+                           UsesStage()
+                               ? RerankBy(*query_.rerank, stage_scores_, found)
+                               : RerankByParts(query, found));
     result_.degraded_reasons = std::move(reranked.degraded_reasons);
     found.clear();
     candidates_.clear();
@@ -526,6 +640,19 @@ class Engine::SearchCall {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<Reranked> RerankByParts(const std::vector<float>& query,
+                                         const std::vector<ScoredId>& found) {
+    absl::StatusOr<PartScorer> scorer =
+        uses_tokens_ ? PartScorer::ByTokens(TokenRows(), query)
+                     : PartScorer::BestPart(query);
+    if (!scorer.ok()) {
+      return InvalidField("query.parts", scorer.status().message());
+    }
+    scorer_ = *std::move(scorer);
+    return Rerank(context_, *query_.rerank, *scorer_, collection_->store(),
+                  found);
+  }
+
   // What the stages said of a hit that was reranked.
   void AddStages(SearchHit& hit) const {
     const auto known = candidates_.find(hit.item.id);
@@ -533,6 +660,13 @@ class Engine::SearchCall {
     const Candidate& candidate = known->second;
     hit.stage_scores.push_back({"coarse", candidate.coarse});
     if (!candidate.fine.has_value()) return;
+    if (UsesStage()) {
+      hit.stage_scores.push_back(
+          {match_ != nullptr ? "match" : "remote", *candidate.fine});
+      hit.evidence = candidate.evidence;
+      hit.probability = candidate.probability;
+      return;
+    }
     hit.stage_scores.push_back(
         {std::string(scorer_->stage()), *candidate.fine});
     if (const auto parts = DecodeParts(candidate.parts); parts.ok()) {
@@ -573,9 +707,14 @@ class Engine::SearchCall {
   // Of a grouped search, by id; no value for an item that has none.
   absl::flat_hash_map<std::string, std::optional<std::string>> group_keys_;
   VectorSearchOptions options_;
+  std::vector<float> query_vector_;
+  std::vector<ScoredId> coarse_;  // The best `coarse_k_` that the index has.
+  int64_t coarse_k_ = 0;
   // Of a search that is reranked.
   bool uses_tokens_ = false;
-  std::vector<float> token_values_;  // [tokens x dimension]
+  std::vector<float> token_values_;      // [tokens x dimension]
+  std::shared_ptr<const Scorer> match_;  // Null: not by the match head.
+  absl::StatusOr<FineScores> stage_scores_ = FineScores();
   std::optional<PartScorer> scorer_;
   std::map<std::string, Candidate> candidates_;  // The hits, by id.
   SearchResult result_;
@@ -659,7 +798,7 @@ absl::StatusOr<std::string> Engine::MediaOf(const EmbedInput& input) const {
   const auto bytes_of =
       [this](const auto& media) -> absl::StatusOr<std::string> {
     if (media.uri.empty()) return std::string(media.encoded);
-    return embedder_->ReadMedia(media.uri);
+    return embedder_->ReadMedia(media.uri, kMaxKeptBytes);
   };
   return std::visit(
       Visitor{[](const TextInput& text) -> absl::StatusOr<std::string> {

@@ -20,6 +20,7 @@
 #include "engine/embed/embedder.h"
 #include "engine/model/model_registry.h"
 #include "engine/query/catalog.h"
+#include "engine/query/fine_stage.h"
 #include "engine/query/rerank.h"
 #include "quern/v1/items.pb.h"
 
@@ -84,6 +85,7 @@ struct SearchHit {
   // Of a search in several stages, in their order.
   std::vector<StageScore> stage_scores = {};
   std::vector<Evidence> evidence = {};
+  std::optional<float> probability = std::nullopt;
 };
 
 struct SearchResult {
@@ -128,6 +130,13 @@ struct EngineLimits {
   int64_t max_payload_bytes = 65'536;
 };
 
+// What reranks beyond what is in the engine itself. All must outlive it.
+struct EngineScoring {
+  FineStage* stage = nullptr;      // Null: neither MATCH nor REMOTE is there.
+  const Scorer* remote = nullptr;  // Null: REMOTE is not.
+  int64_t max_media_bytes = int64_t{48} << 20;  // Shown to a scorer at once.
+};
+
 // Thread-safe. A call that needs a model calls back from another thread, one
 // that does not before it returns; no thread waits. RequestContext::Check()
 // runs between the stages, and its errors are among those of every call.
@@ -135,11 +144,12 @@ class Engine {
  public:
   // All must outlive the engine.
   Engine(EngineLimits limits, Embedder* embedder, ModelRegistry* models,
-         Catalog* catalog)
+         Catalog* catalog, EngineScoring scoring = {})
       : limits_(limits),
         embedder_(embedder),
         models_(models),
-        catalog_(catalog) {}
+        catalog_(catalog),
+        scoring_(scoring) {}
 
   using SearchDone = std::function<void(absl::StatusOr<SearchResult>)>;
   using PrepareDone = std::function<void(absl::StatusOr<PreparedItem>)>;
@@ -152,8 +162,9 @@ class Engine {
   //                        group_by, or a page whose state has passed (with
   //                        field paths as in quern.v1.SearchRequest)
   //   kFailedPrecondition  the collection's model is not loaded, is another
-  //                        version, or lacks the tower; the collection keeps
-  //                        no parts to rerank by
+  //                        version, or lacks the tower or the match head; the
+  //                        collection keeps no parts to rerank by; no scorers
+  //                        are configured
   void Search(RequestContext& context, const SearchQuery& query,
               SearchDone done) const;
 
@@ -211,6 +222,7 @@ class Engine {
   Embedder* const embedder_;
   ModelRegistry* const models_;
   Catalog* const catalog_;
+  const EngineScoring scoring_;
 };
 
 // Errors: kInvalidArgument on "id" unless it is UTF-8 of 1 to 512 bytes.

@@ -12,7 +12,6 @@
 #include "engine/base/error.h"
 #include "engine/base/status_macros.h"
 #include "engine/fine/item_parts.h"
-#include "engine/fine/presence.h"
 #include "engine/fine/region_grounder.h"
 #include "engine/fine/segment_grounder.h"
 #include "engine/fine/spatial_relations.h"
@@ -45,14 +44,6 @@ absl::Status NothingToLookAt(const ItemTarget& item, absl::string_view why) {
       " has no stored features", why,
       ": send its media along, keep features in the collection (its `parts`), "
       "or upsert it with a media_uri below one of media.roots"));
-}
-
-PresenceCalibration CalibrationOf(const CalibrationSpec& spec) {
-  return {.bias = spec.bias,
-          .peak = spec.peak,
-          .mean = spec.mean,
-          .deviation = spec.deviation,
-          .threshold = spec.threshold};
 }
 
 // What the store keeps of a picture or a video, as the embedder gives it.
@@ -461,6 +452,14 @@ class SegmentCall {
 };
 
 }  // namespace
+
+PresenceCalibration CalibrationOf(const CalibrationSpec& spec) {
+  return {.bias = spec.bias,
+          .peak = spec.peak,
+          .mean = spec.mean,
+          .deviation = spec.deviation,
+          .threshold = spec.threshold};
+}
 
 void GroundRegions(const Engine& engine, RequestContext& context,
                    const RegionQuery& query,

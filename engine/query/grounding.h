@@ -12,7 +12,8 @@
 
 #include "engine/base/request_context.h"
 #include "engine/embed/embedder.h"
-#include "engine/fine/scorer.h"
+#include "engine/fine/evidence.h"
+#include "engine/fine/presence.h"
 #include "engine/query/engine.h"
 
 // Grounding one picture or one video: the texts and the media are embedded side
@@ -20,6 +21,8 @@
 // Stages: decode, encode, ground.
 
 namespace quern {
+
+PresenceCalibration CalibrationOf(const CalibrationSpec& spec);
 
 struct ItemTarget {
   std::string collection;

@@ -102,6 +102,30 @@ void BlendKind(float weight, absl::Span<Candidate* const> candidates) {
   }
 }
 
+std::vector<Candidate> CandidatesOf(absl::Span<const ScoredId> found) {
+  std::vector<Candidate> candidates;
+  candidates.reserve(found.size());
+  for (const ScoredId& hit : found) {
+    candidates.push_back(
+        {.id = hit.id, .coarse = hit.score, .score = hit.score});
+  }
+  return candidates;
+}
+
+// The first that are scored.
+absl::Span<Candidate> PoolOf(const RerankOptions& options,
+                             std::vector<Candidate>& candidates) {
+  return absl::MakeSpan(candidates)
+      .first(std::min<size_t>(options.depth, candidates.size()));
+}
+
+void SortByScore(std::vector<Candidate>& candidates) {
+  std::sort(candidates.begin(), candidates.end(),
+            [](const Candidate& a, const Candidate& b) {
+              return a.score != b.score ? a.score > b.score : a.id < b.id;
+            });
+}
+
 // Scores what has parts; returns how many of the first `depth` have none.
 // Errors: kDeadlineExceeded when `late` has come.
 absl::StatusOr<int64_t> ScoreAll(const RequestContext& context, absl::Time late,
@@ -200,14 +224,8 @@ absl::StatusOr<Reranked> Rerank(const RequestContext& context,
                                 absl::Span<const ScoredId> found) {
   const absl::Time now = context.clock().Now();
   const absl::Time late = now + (context.deadline() - now) * kShareOfDeadline;
-  Reranked result;
-  for (const ScoredId& hit : found) {
-    result.candidates.push_back(
-        {.id = hit.id, .coarse = hit.score, .score = hit.score});
-  }
-  const auto pool =
-      absl::MakeSpan(result.candidates)
-          .first(std::min<size_t>(options.depth, result.candidates.size()));
+  Reranked result{.candidates = CandidatesOf(found)};
+  const absl::Span<Candidate> pool = PoolOf(options, result.candidates);
   std::vector<std::string> ids;
   ids.reserve(pool.size());
   for (const Candidate& candidate : pool) ids.push_back(candidate.id);
@@ -232,10 +250,33 @@ absl::StatusOr<Reranked> Rerank(const RequestContext& context,
         "them again"));
   }
   BlendScores(options.weight.value_or(scorer.default_weight()), pool);
-  std::sort(result.candidates.begin(), result.candidates.end(),
-            [](const Candidate& a, const Candidate& b) {
-              return a.score != b.score ? a.score > b.score : a.id < b.id;
-            });
+  SortByScore(result.candidates);
+  return result;
+}
+
+Reranked RerankBy(const RerankOptions& options,
+                  const absl::StatusOr<FineScores>& scores,
+                  absl::Span<const ScoredId> found) {
+  Reranked result{.candidates = CandidatesOf(found)};
+  if (!scores.ok()) {
+    result.degraded_reasons.push_back(absl::StrCat(
+        "rerank: ",
+        scores.status().ToString(absl::StatusToStringMode::kWithNoExtraData),
+        "; the hits are those of the coarse search"));
+    return result;
+  }
+  result.degraded_reasons = scores->degraded_reasons;
+  const absl::Span<Candidate> pool = PoolOf(options, result.candidates);
+  for (Candidate& candidate : pool) {
+    const auto known = scores->scores.find(candidate.id);
+    if (known == scores->scores.end()) continue;
+    candidate.fine = known->second.score;
+    candidate.is_video = known->second.is_video;
+    candidate.probability = known->second.probability;
+    candidate.evidence = known->second.evidence;
+  }
+  BlendScores(options.weight.value_or(kDefaultScorerWeight), pool);
+  SortByScore(result.candidates);
   return result;
 }
 

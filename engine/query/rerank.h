@@ -14,6 +14,7 @@
 #include "engine/fine/item_parts.h"
 #include "engine/fine/late_interaction.h"
 #include "engine/index/vector_index.h"
+#include "engine/query/fine_scores.h"
 #include "engine/store/item_store.h"
 
 // The fine stage of a search: what is kept of the candidates' parts, against
@@ -36,9 +37,11 @@ struct RerankOptions {
 };
 
 // Without a weight. The first was chosen on Flickr8k dev, see fine/README.md;
-// no shipped model has features for the second.
+// no shipped model has features for the second, nor a match head, and what a
+// scorer elsewhere is worth only its operator knows.
 inline constexpr float kDefaultBestPartWeight = 0.3F;
 inline constexpr float kDefaultLateInteractionWeight = 0.5F;
+inline constexpr float kDefaultScorerWeight = 0.5F;
 
 // A query as parts are compared with it. Thread-safe.
 class PartScorer {
@@ -81,6 +84,9 @@ struct Candidate {
   bool is_video = false;
   float score = 0;    // Final.
   std::string parts;  // Bytes of EncodeParts(); empty where there are none.
+  // As the scorer has them, where it is not a PartScorer.
+  std::optional<float> probability = std::nullopt;
+  std::vector<Evidence> evidence = {};
 };
 
 // Sets the final scores: (1 - weight) * coarse + weight * fine, where the fine
@@ -105,5 +111,11 @@ absl::StatusOr<Reranked> Rerank(const RequestContext& context,
                                 const PartScorer& scorer,
                                 const ItemStore& store,
                                 absl::Span<const ScoredId> found);
+
+// The same with scores that a FineStage brought, or why there are none: then
+// the coarse order comes back, with the reason.
+Reranked RerankBy(const RerankOptions& options,
+                  const absl::StatusOr<FineScores>& scores,
+                  absl::Span<const ScoredId> found);
 
 }  // namespace quern

@@ -19,8 +19,8 @@
 #include "engine/fine/scorer.h"
 #include "tests/support/status_matchers.h"
 
-// What every Scorer must do, whatever it scores by. A backend runs the suite by
-// one line in tests/fine/scorer_test.cc.
+// What every Scorer of embeddings must do, wherever it runs. A backend runs the
+// suite by one line in tests/query/scorer_test.cc.
 
 namespace quern {
 
@@ -38,8 +38,8 @@ class ScorerContract : public testing::TestWithParam<ScorerBackend> {
   static constexpr size_t kDimension = 16;
 
   ScorerContract() : scorer_(GetParam().create()) {
-    query_.text = "an owl in the snow";
-    query_.embedding = RandomUnitVector();
+    request_.query.text = "an owl in the snow";
+    request_.query.embedding = RandomUnitVector();
   }
 
   std::vector<float> RandomUnitVector() {
@@ -64,10 +64,20 @@ class ScorerContract : public testing::TestWithParam<ScorerBackend> {
     return candidates;
   }
 
-  std::vector<float> Scores(const std::vector<ScoreCandidate>& candidates) {
+  absl::StatusOr<std::vector<CandidateScore>> Score(
+      const RequestContext& context,
+      const std::vector<ScoreCandidate>& candidates) const {
+    ScoreRequest request = request_;
+    request.candidates = candidates;
+    return scorer_->Score(context, request);
+  }
+
+  std::vector<float> Scores(
+      const std::vector<ScoreCandidate>& candidates) const {
     std::vector<float> scores;
     for (const CandidateScore& score :
-         ValueOrDie(scorer_->Score(context_, query_, candidates))) {
+         ValueOrDie(Score(context_, candidates))) {
+      EXPECT_THAT(score.status, IsOk());
       scores.push_back(score.score);
     }
     return scores;
@@ -76,7 +86,7 @@ class ScorerContract : public testing::TestWithParam<ScorerBackend> {
   std::mt19937 random_{42};
   FakeClock clock_{absl::FromUnixSeconds(1000)};
   RequestContext context_{&clock_, "test"};
-  ScoreQuery query_;
+  ScoreRequest request_;  // Without candidates.
   const std::unique_ptr<Scorer> scorer_;
 };
 
@@ -115,23 +125,41 @@ TEST_P(ScorerContract, OneIdTwiceIsScoredTwice) {
   EXPECT_EQ(scores[0], scores[1]);
 }
 
-TEST_P(ScorerContract, NamesTheCandidateWithoutAnEmbedding) {
+TEST_P(ScorerContract, ACandidateWithoutAnEmbeddingHasNoScore) {
   std::vector<ScoreCandidate> candidates = MakeCandidates(3);
-  candidates[1].id = "the bare one";
+  const std::vector<float> scores = Scores(candidates);
   candidates[1].embedding.clear();
-  EXPECT_THAT(scorer_->Score(context_, query_, candidates),
+  const std::vector<CandidateScore> mixed =
+      ValueOrDie(Score(context_, candidates));
+  ASSERT_EQ(mixed.size(), 3u);
+  EXPECT_THAT(mixed[1].status, StatusIs(absl::StatusCode::kInvalidArgument,
+                                        testing::HasSubstr("embedding")));
+  EXPECT_EQ(mixed[0].score, scores[0]);
+  EXPECT_EQ(mixed[2].score, scores[2]);
+}
+
+TEST_P(ScorerContract, RefusesAQueryWithoutAnEmbedding) {
+  request_.query.embedding.clear();
+  EXPECT_THAT(Score(context_, MakeCandidates(2)),
               StatusIs(absl::StatusCode::kInvalidArgument,
-                       testing::HasSubstr("the bare one")));
+                       testing::HasSubstr("query.embedding")));
+}
+
+TEST_P(ScorerContract, SaysWhatItNeeds) {
+  const ScorerInfo info = ValueOrDie(scorer_->Describe(context_));
+  EXPECT_NE(info.name, "");
+  EXPECT_THAT(info.tasks, testing::Contains(ScoreTask::kRerank));
+  EXPECT_TRUE(info.needs.embedding);
 }
 
 TEST_P(ScorerContract, StopsForCancellationAndDeadline) {
   const std::vector<ScoreCandidate> candidates = MakeCandidates(3);
   RequestContext cancelled(&clock_, "cancelled");
   cancelled.Cancel();
-  EXPECT_THAT(scorer_->Score(cancelled, query_, candidates),
+  EXPECT_THAT(Score(cancelled, candidates),
               StatusIs(absl::StatusCode::kCancelled));
   const RequestContext late(&clock_, "late", clock_.Now());
-  EXPECT_THAT(scorer_->Score(late, query_, candidates),
+  EXPECT_THAT(Score(late, candidates),
               StatusIs(absl::StatusCode::kDeadlineExceeded));
 }
 

@@ -1,7 +1,11 @@
 #include "engine/query/engine.h"
 
 #include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +17,7 @@
 #include "tests/query/fake_collection.h"
 #include "tests/support/await.h"
 #include "tests/support/fake_encoder.h"
+#include "tests/support/fake_scorer.h"
 #include "tests/support/fake_video_decoder.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_directory.h"
@@ -20,6 +25,7 @@
 namespace quern {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::Eq;
 using ::testing::HasSubstr;
@@ -58,6 +64,35 @@ class FakeDecoder final : public ImageDecoder {
   }
 };
 
+// A scorer elsewhere: what it needs and answers is the test's.
+class TestScorer final : public FakeScorer {
+ public:
+  absl::StatusOr<ScorerInfo> Describe(
+      const RequestContext& context) const override {
+    ScorerInfo described = ValueOrDie(FakeScorer::Describe(context));
+    described.needs = needs;
+    described.max_candidates = max_candidates;
+    return described;
+  }
+
+  absl::StatusOr<std::vector<CandidateScore>> Score(
+      const RequestContext& context,
+      const ScoreRequest& request) const override {
+    if (!failure.ok()) return failure;
+    seen = request;
+    if (!score.has_value()) return FakeScorer::Score(context, request);
+    std::vector<CandidateScore> scores(request.candidates.size());
+    for (CandidateScore& one : scores) one.score = *score;
+    return scores;
+  }
+
+  ScoreNeeds needs{.embedding = true};
+  int64_t max_candidates = 0;
+  absl::Status failure;
+  std::optional<float> score;  // Of all; null: the inner product.
+  mutable ScoreRequest seen;
+};
+
 // The fake model with, or without, a capability.
 std::shared_ptr<const Model> MakeModel(const std::string& name,
                                        std::vector<std::string> capabilities) {
@@ -75,9 +110,12 @@ class EngineTest : public ::testing::Test {
       : catalog_(ValueOrDie(Catalog::Open({.path = directory_.path() + "/data",
                                            .factories = disk_.Factories(),
                                            .clock = &clock_}))),
-        embedder_({.max_text_bytes = 100}, &decoder_, &videos_, &calls_),
+        embedder_({.max_text_bytes = 100, .media_roots = {directory_.path()}},
+                  &decoder_, &videos_, &calls_),
+        stage_({.threads = 2}, &calls_),
         engine_({.max_page_size = 50, .max_payload_bytes = 20}, &embedder_,
-                &models_, catalog_.get()) {
+                &models_, catalog_.get(),
+                {.stage = &stage_, .remote = &remote_, .max_media_bytes = 20}) {
     models_.Put(MakeFakeModel("fake", 32));
   }
 
@@ -164,6 +202,8 @@ class EngineTest : public ::testing::Test {
   std::unique_ptr<Catalog> catalog_;
   ThreadPool calls_{{.name = "calls"}};
   Embedder embedder_;
+  TestScorer remote_;
+  FineStage stage_;
   Engine engine_;
 };
 
@@ -260,14 +300,175 @@ TEST_F(EngineTest, RefusesToRerankByWhatIsNotThere) {
   EXPECT_THAT(
       refused(RerankMethod::kMatch),
       StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("match")));
-  EXPECT_THAT(
-      refused(RerankMethod::kRemote),
-      StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("BEST_PART")));
+  const Engine alone({}, &embedder_, &models_, catalog_.get());
+  RequestContext context(&clock_, "test");
+  const SearchQuery remote = Reranked({.method = RerankMethod::kRemote});
+  EXPECT_THAT(Await<absl::StatusOr<SearchResult>>([&](const auto& done) {
+                alone.Search(context, remote, done);
+              }),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("scoring.remote")));
   CreatePoints();
   SearchQuery points = Points({{EmbeddingInput{{1, 0}}}});
   points.rerank.emplace();
   EXPECT_THAT(Search(points), StatusIs(absl::StatusCode::kFailedPrecondition,
                                        HasSubstr("keeps no features")));
+}
+
+TEST_F(EngineTest, AScorerElsewhereReordersTheShortList) {
+  CreatePoints();
+  SearchQuery query = Points({{EmbeddingInput{{2, 1}}}});
+  query.rerank = {.method = RerankMethod::kRemote, .weight = 1};
+  const SearchResult result = ValueOrDie(Search(query));
+  EXPECT_THAT(result.degraded_reasons, testing::IsEmpty());
+  // Inner products: c 3, a 2, b 1; cosines: c, a, b.
+  ASSERT_EQ(result.hits.size(), 3u);
+  EXPECT_EQ(result.hits[0].item.id, "c");
+  EXPECT_EQ(result.hits[0].stage_scores[1].stage, "remote");
+  EXPECT_FLOAT_EQ(result.hits[0].stage_scores[1].score, 3);
+  EXPECT_FLOAT_EQ(result.hits[2].stage_scores[1].score, 1);
+  ASSERT_EQ(result.hits[0].evidence.size(), 1u);
+  EXPECT_THAT(remote_.seen.query.embedding, ElementsAre(2, 1));
+  EXPECT_EQ(remote_.seen.candidates[0].media, "");
+}
+
+TEST_F(EngineTest, AScorerElsewhereGetsWhatItNeeds) {
+  CreateParts();
+  remote_.score = 1;
+  remote_.needs = {.grid = true, .text = true};
+  const SearchResult result =
+      ValueOrDie(Search(Reranked({.method = RerankMethod::kRemote})));
+  EXPECT_THAT(result.degraded_reasons, testing::IsEmpty());
+  EXPECT_EQ(remote_.seen.query.text, "blue");
+  EXPECT_EQ(remote_.seen.model_name, "fake");
+  ASSERT_EQ(remote_.seen.candidates.size(), 3u);
+  for (const ScoreCandidate& candidate : remote_.seen.candidates) {
+    EXPECT_TRUE(candidate.parts.has_value());
+    EXPECT_TRUE(candidate.embedding.empty());
+  }
+}
+
+TEST_F(EngineTest, AScorerThatFailsCostsTheFineScoresAlone) {
+  CreatePoints();
+  SearchQuery query = Points({{EmbeddingInput{{1, 2}}}});
+  const std::vector<std::string> coarse = Ids(query);
+  query.rerank = {.method = RerankMethod::kRemote, .weight = 1};
+  remote_.failure = absl::DataLossError("scores[0].score is not finite");
+  const SearchResult result = ValueOrDie(Search(query));
+  EXPECT_THAT(
+      result.degraded_reasons,
+      ElementsAre(AllOf(HasSubstr("not finite"), HasSubstr("coarse search"))));
+  ASSERT_EQ(result.hits.size(), 3u);
+  for (size_t i = 0; i < coarse.size(); ++i) {
+    EXPECT_EQ(result.hits[i].item.id, coarse[i]);
+    EXPECT_EQ(result.hits[i].stage_scores.size(), 1u);
+  }
+}
+
+TEST_F(EngineTest, AScorerThatReadsTextNeedsSome) {
+  CreatePoints();
+  SearchQuery query = Points({{EmbeddingInput{{1, 2}}}});
+  query.rerank = {.method = RerankMethod::kRemote};
+  remote_.needs = {.text = true};
+  EXPECT_THAT(ValueOrDie(Search(query)).degraded_reasons,
+              ElementsAre(HasSubstr("reads the query's text")));
+}
+
+TEST_F(EngineTest, AScorerGetsNoMoreThanItTakes) {
+  CreatePoints();
+  SearchQuery query = Points({{EmbeddingInput{{2, 1}}}});
+  query.rerank = {.method = RerankMethod::kRemote};
+  remote_.max_candidates = 2;
+  const SearchResult result = ValueOrDie(Search(query));
+  EXPECT_EQ(remote_.seen.candidates.size(), 2u);
+  EXPECT_THAT(result.degraded_reasons,
+              ElementsAre(AllOf(HasSubstr("of 3 candidates, 1 got no score"),
+                                HasSubstr("takes 2"))));
+  // The best two are those that it saw.
+  EXPECT_EQ(result.hits[2].stage_scores.size(), 1u);
+  // A short list that is shorter than that is scored whole.
+  query.rerank->depth = 2;
+  EXPECT_THAT(ValueOrDie(Search(query)).degraded_reasons, testing::IsEmpty());
+}
+
+TEST_F(EngineTest, GroupsAndPagesOfAScorersHitsComeFromOneList) {
+  CreatePoints();
+  SearchQuery query = Points({{EmbeddingInput{{2, 1}}}});
+  query.rerank = {.method = RerankMethod::kRemote, .weight = 1};
+  query.k = 2;
+  const SearchResult first = ValueOrDie(Search(query));
+  ASSERT_TRUE(first.has_more);
+  query.offset = first.next_offset;
+  query.page_state = first.page_state;
+  const SearchResult second = ValueOrDie(Search(query));
+  ASSERT_EQ(second.hits.size(), 1u);
+  EXPECT_EQ(first.hits[0].item.id, "c");
+  EXPECT_EQ(first.hits[1].item.id, "a");
+  EXPECT_EQ(second.hits[0].item.id, "b");
+}
+
+TEST_F(EngineTest, TheMatchHeadLooksAtTheMedia) {
+  models_.Put(MakeModel("match", {"image.global", "text.global", "match"}));
+  v1::Collection wanted;
+  wanted.set_name("parts");
+  wanted.set_model("match");
+  ValueOrDie(engine_.CreateCollection(wanted));
+  const auto parts = ValueOrDie(catalog_->Get("parts"));
+  const auto put = [&](const std::string& id, const std::string& file) {
+    const std::string path = directory_.path() + "/" + id;
+    std::ofstream(path) << file;
+    ASSERT_THAT(
+        Put(*parts,
+            {.id = id, .content = ImageInput{"red"}, .media_uri = path}),
+        IsOk());
+  };
+  // Indexed as red, all of them; the files say otherwise.
+  put("blue", "blue");
+  put("red", "red");
+  put("gone", "red");
+  std::filesystem::remove(directory_.path() + "/gone");
+  ASSERT_THAT(Put(*parts, {.id = "homeless", .content = ImageInput{"red"}}),
+              IsOk());
+  const SearchResult result = ValueOrDie(
+      Search(Reranked({.method = RerankMethod::kMatch, .weight = 1})));
+  EXPECT_THAT(result.degraded_reasons,
+              ElementsAre(HasSubstr("of 4 candidates, 2 got no score")));
+  std::map<std::string, float> match;
+  for (const SearchHit& hit : result.hits) {
+    if (hit.stage_scores.size() < 2) continue;
+    EXPECT_EQ(hit.stage_scores[1].stage, "match");
+    match[hit.item.id] = hit.stage_scores[1].score;
+  }
+  ASSERT_EQ(match.size(), 2u);
+  EXPECT_GT(match["blue"], match["red"]);
+  SearchQuery picture = Reranked({.method = RerankMethod::kMatch});
+  picture.parts = {{ImageInput{"red"}}};
+  EXPECT_EQ(GetField(Search(picture).status()), "rerank.method");
+}
+
+TEST_F(EngineTest, MediaFillNoMoreThanARequest) {
+  models_.Put(MakeModel("match", {"image.global", "text.global", "match"}));
+  v1::Collection wanted;
+  wanted.set_name("parts");
+  wanted.set_model("match");
+  ValueOrDie(engine_.CreateCollection(wanted));
+  const auto parts = ValueOrDie(catalog_->Get("parts"));
+  for (const char* id : {"a", "b"}) {
+    const std::string path = directory_.path() + "/" + id;
+    std::ofstream(path) << "twelve bytes";  // max_media_bytes is 20.
+    ASSERT_THAT(
+        Put(*parts,
+            {.id = id, .content = ImageInput{"red"}, .media_uri = path}),
+        IsOk());
+  }
+  remote_.needs = {.media = true};
+  remote_.score = 1;
+  const SearchResult result =
+      ValueOrDie(Search(Reranked({.method = RerankMethod::kRemote})));
+  ASSERT_EQ(remote_.seen.candidates.size(), 1u);
+  EXPECT_EQ(remote_.seen.candidates[0].media, "twelve bytes");
+  EXPECT_THAT(result.degraded_reasons,
+              ElementsAre(HasSubstr("a request of 20 bytes")));
 }
 
 TEST_F(EngineTest, RefusesADepthAndAWeightOutOfRange) {

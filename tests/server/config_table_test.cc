@@ -43,8 +43,8 @@ std::string DocumentedDefault(const std::string& table,
 // Defaults that depend on the machine or on other values.
 const std::set<std::string>& DescribedInWords() {
   static const auto* const keys = new std::set<std::string>{
-      "models.paths", "models.default_model", "models.roots", "media.roots",
-      "storage.replica_of"};
+      "models.paths", "models.default_model", "models.roots",
+      "media.roots",  "storage.replica_of",   "scoring.remote"};
   return *keys;
 }
 

@@ -238,7 +238,9 @@ TEST_F(ServicesTest, EveryOtherMethodSaysThatItIsNotThereYet) {
       "quern.v1.Embedding.EmbedStream",
       "quern.v1.Models.Load",
       "quern.v1.Models.Unload",
-      "quern.v1.Models.SetDefault"};
+      "quern.v1.Models.SetDefault",
+      "quern.v1.Scoring.Score",
+      "quern.v1.Scoring.Describe"};
   int refused = 0;
   for (const auto* file :
        {v1::SearchRequest::descriptor()->file(),
@@ -260,7 +262,7 @@ TEST_F(ServicesTest, EveryOtherMethodSaysThatItIsNotThereYet) {
   }
   server_->Shutdown();  // Calls count once gRPC is done with them.
   const std::string metrics = ScrapeMetrics();
-  EXPECT_THAT(metrics, HasSubstr("method=\"quern.v1.Scoring/Score\""));
+  EXPECT_THAT(metrics, HasSubstr("method=\"quern.v1.Categories/Classify\""));
   EXPECT_GT(refused, 0);
 }
 
