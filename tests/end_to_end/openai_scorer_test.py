@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import unittest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "client/python/examples/openai_scorer.py"
 sys.path.insert(0, str(ROOT / "proto"))
 scoring, scoring_services = grpc.protos_and_services("quern/v1/scoring.proto")
+collections, collection_services = grpc.protos_and_services("quern/v1/collections.proto")
+items, item_services = grpc.protos_and_services("quern/v1/items.proto")
+retrieval, retrieval_services = grpc.protos_and_services("quern/v1/retrieval.proto")
 
 JPEG = b"\xff\xd8 not that anybody decodes it"
 
@@ -28,6 +32,7 @@ def chat(content: object) -> bytes:
 # What the endpoint says of a picture, which carries the name of the case.
 ANSWERS = {
     b"sure": chat('{"probability": 0.75}'),
+    b"low": chat('{"probability": 0.25}'),
     b"integer": chat(' {"probability": 1}\n'),
     b"prose": chat('Yes: {"probability": 0.9}'),
     b"another key": chat('{"probability": 0.9, "why": "it is red"}'),
@@ -65,8 +70,10 @@ class Endpoint(BaseHTTPRequestHandler):
         )
         url = user["content"][1]["image_url"]["url"]
         prefix, data = url.split(",")
-        case = base64.b64decode(data)[len(JPEG) :]
-        if not well_formed or prefix != "data:image/jpeg;base64" or case == b"error":
+        picture = base64.b64decode(data)
+        case = self.server.cases.get(picture, picture[len(JPEG) :])
+        kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+        if not well_formed or prefix != f"data:image/{kind};base64" or case == b"error":
             self.send_response(500)
             self.end_headers()
             return
@@ -86,6 +93,7 @@ class OpenAiScorerTest(unittest.TestCase):
     def setUpClass(cls) -> None:
         cls.endpoint = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
         cls.endpoint.released = threading.Event()
+        cls.endpoint.cases = {}  # Of whole pictures.
         threading.Thread(target=cls.endpoint.serve_forever, daemon=True).start()
         cls.scorer = subprocess.Popen(
             [sys.executable, "-B", EXAMPLE, "--listen", "127.0.0.1:0", "--model", "stand-in", "--timeout", "20",
@@ -93,7 +101,8 @@ class OpenAiScorerTest(unittest.TestCase):
             env=os.environ | {"OPENAI_API_KEY": "secret", "no_proxy": "127.0.0.1"}, stdout=subprocess.PIPE, text=True)
         cls.addClassCleanup(cls.stop)
         ready = re.match(r"openai_scorer ready address=(\S+)", cls.scorer.stdout.readline())
-        channel = grpc.insecure_channel(ready.group(1))
+        cls.address = ready.group(1)
+        channel = grpc.insecure_channel(cls.address)
         cls.addClassCleanup(channel.close)
         cls.stub = scoring_services.ScoringStub(channel)
 
@@ -126,7 +135,7 @@ class OpenAiScorerTest(unittest.TestCase):
         self.assertEqual(response.scorer, "stand-in 1")
 
     def test_takes_no_other_answer(self) -> None:
-        bad = [case for case in ANSWERS if case not in (b"sure", b"integer")] + [b"error"]
+        bad = [case for case in ANSWERS if case not in (b"sure", b"low", b"integer")] + [b"error"]
         response = self.score(*(JPEG + case for case in bad), JPEG + b"sure", b"no picture", b"")
         for case, score in zip(bad, response.scores):
             with self.subTest(case):
@@ -151,6 +160,48 @@ class OpenAiScorerTest(unittest.TestCase):
         self.assertEqual(list(description.tasks), [scoring.SCORING_TASK_RERANK])
         self.assertIn(scoring.SCORING_FEATURE_MEDIA, description.required_features)
         self.assertEqual(description.max_candidates, 100)
+
+    def test_reranks_for_a_server_in_front(self) -> None:
+        pictures = sorted((Path(os.environ["QUERN_CACHE"]) / "samples/pictures").rglob("*.png"))[:4]
+        answers = [b"low", b"sure", b"prose", b"integer"]
+        self.endpoint.cases.update((path.read_bytes(), case) for path, case in zip(pictures, answers))
+        with tempfile.TemporaryDirectory() as data:
+            front = subprocess.Popen(
+                [f"{os.environ['QUERN_BIN']}/quernd", "--set", "server.address=127.0.0.1:0",
+                 "--set", "metrics.address=", "--set", f"storage.path={data}/data",
+                 "--set", f"scoring.remote=[{self.address}]",
+                 "--set", f"media.roots=[{os.environ['QUERN_CACHE']}/samples/pictures]"],
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            self.addCleanup(front.stdout.close)
+            self.addCleanup(front.wait, timeout=30)
+            self.addCleanup(front.terminate)
+            address = re.match(r"quernd ready address=(\S+)", front.stdout.readline()).group(1)
+            with grpc.insecure_channel(address) as channel:
+                self.rerank(channel, pictures)
+
+    def rerank(self, channel: grpc.Channel, pictures: list[Path]) -> None:
+        create = collections.CreateCollectionRequest()
+        create.collection.name = "photos"
+        collection_services.CollectionsStub(channel).Create(create, timeout=30)
+        upserts = []
+        for path in pictures:
+            upserts.append(items.UpsertRequest(collection="photos", id=path.name, media_uri=str(path)))
+            upserts[-1].image.content = path.read_bytes()
+        for result in item_services.ItemsStub(channel).Upsert(iter(upserts), timeout=60):
+            self.assertEqual(result.status.code, 0, result.status.message)
+        search = retrieval.SearchRequest(collection="photos")
+        search.query.parts.add(text="un chien \u00ab noir \u00bb")
+        search.rerank.method = retrieval.Rerank.METHOD_REMOTE
+        search.rerank.weight = 1
+        response = retrieval_services.RetrievalStub(channel).Search(search, timeout=60)
+        scores = {hit.item.id: hit.stage_scores[1].score for hit in response.hits if len(hit.stage_scores) > 1}
+        low, sure, _, integer = (path.name for path in pictures)
+        self.assertEqual(scores, {low: 0.25, sure: 0.75, integer: 1})
+        order = [hit.item.id for hit in response.hits if hit.item.id in scores]
+        self.assertEqual(order, [integer, sure, low])
+        # The one whose answer was prose keeps its coarse score, and the report says so.
+        self.assertTrue(response.report.degraded)
+        self.assertIn("of 4 candidates, 1 got no score", response.report.degraded_reasons[0])
 
     def test_refuses_an_endpoint_of_another_kind(self) -> None:
         done = subprocess.run(

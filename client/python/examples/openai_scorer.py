@@ -8,6 +8,10 @@ candidate's error, never a guess.
     pip install grpcio grpcio-tools googleapis-common-protos
     python client/python/examples/openai_scorer.py --listen 127.0.0.1:7080 \
         --endpoint http://127.0.0.1:8000/v1 --model Qwen/Qwen2.5-VL-7B-Instruct
+    quernd --set 'scoring.remote=[127.0.0.1:7080]' --set 'media.roots=[/media]'
+    quern search "a dog in the snow" --rerank remote --depth 20
+
+It is shown the pictures that items name by their `media_uri`, below the server's `media.roots`.
 
 The key, where the endpoint wants one, is read from the environment variable OPENAI_API_KEY.
 """
