@@ -15,8 +15,15 @@ include_guard(GLOBAL)
 include(${CMAKE_CURRENT_LIST_DIR}/LibTorch.cmake)  # torch::libgomp
 
 set(QUERN_FAISS_VERSION 1.7.3)
-quern_require_from_cache(faiss-${QUERN_FAISS_VERSION}-avx2)
-set(QUERN_FAISS_ROOT ${QUERN_CACHE}/faiss-${QUERN_FAISS_VERSION}-avx2)
+if(QUERN_CUDA)
+  # scripts/setup --cuda: the same sources, with what they have for GPUs.
+  set(_faiss faiss-${QUERN_FAISS_VERSION}-avx2-cuda)
+  find_package(CUDAToolkit 13 REQUIRED)  # Its headers.
+else()
+  set(_faiss faiss-${QUERN_FAISS_VERSION}-avx2)
+endif()
+quern_require_from_cache(${_faiss})
+set(QUERN_FAISS_ROOT ${QUERN_CACHE}/${_faiss})
 
 # OpenBLAS's LAPACK is Fortran and takes a few functions from its runtime: linked statically,
 # so that no Fortran library is needed where the server runs.
@@ -31,3 +38,14 @@ set_target_properties(faiss::faiss PROPERTIES
 target_include_directories(faiss::faiss SYSTEM INTERFACE ${QUERN_FAISS_ROOT}/include)
 target_compile_definitions(faiss::faiss INTERFACE FINTEGER=int)
 target_link_libraries(faiss::faiss INTERFACE faiss::blas torch::libgomp)
+if(QUERN_CUDA)
+  target_include_directories(faiss::faiss SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
+  # Those that LibTorch loads: a process never holds two.
+  foreach(_library cudart cublas)
+    add_library(faiss::${_library} SHARED IMPORTED GLOBAL)
+    set_target_properties(faiss::${_library} PROPERTIES
+      IMPORTED_LOCATION ${QUERN_LIBTORCH_ROOT}/nvidia/cu13/lib/lib${_library}.so.13
+      IMPORTED_SONAME lib${_library}.so.13)
+    target_link_libraries(faiss::faiss INTERFACE faiss::${_library})
+  endforeach()
+endif()

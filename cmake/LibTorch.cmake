@@ -13,18 +13,27 @@ include_guard(GLOBAL)
 function(quern_require_from_cache folder)
   if(NOT EXISTS "${QUERN_CACHE}/${folder}/.complete")
     message(FATAL_ERROR
-      "\"${QUERN_CACHE}/${folder}\" is missing. Run scripts/setup, or set QUERN_CACHE to "
-      "the folder that it has filled.")
+      "\"${QUERN_CACHE}/${folder}\" is missing. Run scripts/setup (for the preset cuda: with "
+      "--cuda), or set QUERN_CACHE to the folder that it has filled.")
   endif()
 endfunction()
 
 set(QUERN_LIBTORCH_VERSION 2.11.0)
-quern_require_from_cache(libtorch-${QUERN_LIBTORCH_VERSION})
-set(QUERN_LIBTORCH_ROOT ${QUERN_CACHE}/libtorch-${QUERN_LIBTORCH_VERSION})
+set(_libtorch libtorch-${QUERN_LIBTORCH_VERSION})
+if(QUERN_CUDA)
+  # scripts/setup --cuda: with libtorch_cuda, and all of NVIDIA's libraries that it loads.
+  string(APPEND _libtorch -cuda)
+endif()
+quern_require_from_cache(${_libtorch})
+set(QUERN_LIBTORCH_ROOT ${QUERN_CACHE}/${_libtorch})
 
 # libtorch_cpu carries an RPATH to its neighbours, so an executable needs one RUNPATH entry,
 # torch/lib, which CMake adds to the build tree by itself.
-foreach(_library c10 torch_cpu)
+set(_libraries c10 torch_cpu)
+if(QUERN_CUDA)
+  list(APPEND _libraries c10_cuda torch_cuda torch_cuda_linalg)
+endif()
+foreach(_library IN LISTS _libraries)
   add_library(torch::${_library} SHARED IMPORTED GLOBAL)
   set_target_properties(torch::${_library} PROPERTIES
     IMPORTED_LOCATION ${QUERN_LIBTORCH_ROOT}/torch/lib/lib${_library}.so
@@ -36,6 +45,12 @@ unset(_library)
 target_include_directories(torch::torch_cpu SYSTEM INTERFACE
   ${QUERN_LIBTORCH_ROOT}/torch/include/torch/csrc/api/include)
 target_link_libraries(torch::torch_cpu INTERFACE torch::c10)
+if(QUERN_CUDA)
+  # Nothing calls them: LibTorch finds its GPU functions in libraries that are loaded. So
+  # they are lost where the linker is told --as-needed.
+  target_link_libraries(torch::torch_cpu INTERFACE
+    torch::torch_cuda torch::torch_cuda_linalg torch::c10_cuda)
+endif()
 
 # LibTorch brings its OpenMP runtime. Everything else that needs one links this very file,
 # so that a process never holds two.

@@ -9,6 +9,7 @@ set(CMAKE_LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/lib")
 set(CMAKE_ARCHIVE_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/lib")
 
 option(QUERN_BUILD_TESTS "Build the tests and benchmarks" ON)
+option(QUERN_CUDA "Search and encode on GPUs, too; needs scripts/setup --cuda" OFF)
 set(QUERN_SANITIZE "" CACHE STRING "Sanitizers, as given to -fsanitize=")
 option(QUERN_FUZZ "Make the fuzz targets libFuzzer's; needs clang" OFF)
 

@@ -12,6 +12,8 @@ libtorch_recipe=1
 faiss_version=1.7.3
 faiss_debian_version=1.7.3-2
 faiss_recipe=1
+faiss_cuda_recipe=1
+libtorch_cuda_recipe=1
 faiss_sha256='
 3e4fac26d8c9e9008ecea4ae5fc414c658998fce4ba75835058b1a71d3516002  faiss_1.7.3.orig.tar.gz
 a351977533afa5575b21de74a58cacb66d846006b1ef971bed85e01e66eb7f94  faiss_1.7.3-2.debian.tar.xz

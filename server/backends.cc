@@ -8,16 +8,21 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 
 #include "engine/base/error.h"
 #include "engine/base/status_macros.h"
+#include "engine/index/device_pool.h"
+#include "engine/index/gpu_device.h"
 #include "engine/index/sharded_index.h"
 #include "engine/media/ffmpeg_video_decoder.h"
 #include "engine/media/vips_image_decoder.h"
 #include "engine/model/load_model.h"
 #include "engine/store/rocksdb_item_store.h"
 #include "server/config.h"
+#include "server/log.h"
 
 namespace quern {
 namespace {
@@ -139,8 +144,41 @@ VectorReader ReaderOf(const ItemStore* store) {
       };
 }
 
+// Null: none are asked for. One that cannot be used is logged, and left out.
+absl::StatusOr<std::shared_ptr<const DevicePool>> OpenDevices(
+    const v1::IndexingConfig& config) {
+  for (int i = 0; i < config.devices_size(); ++i) {
+    absl::string_view number = config.devices(i);
+    int parsed = 0;
+    const auto* const end = config.devices().begin() + i;
+    if (!absl::ConsumePrefix(&number, "cuda:") ||
+        !absl::SimpleAtoi(number, &parsed) || parsed < 0 ||
+        std::find(config.devices().begin(), end, config.devices(i)) != end) {
+      return InvalidField(absl::StrCat("index.devices[", i, "]"),
+                          absl::StrCat("is ", Quoted(config.devices(i)),
+                                       "; it must be cuda:N, each once"));
+    }
+  }
+  if (config.devices().empty()) return nullptr;
+  const std::vector<std::string> names(config.devices().begin(),
+                                       config.devices().end());
+  return std::make_shared<const DevicePool>(
+      names, OpenGpuDevice,
+      DevicePoolOptions{.memory_bytes = config.gpu_memory_bytes(),
+                        .storage = config.gpu_storage() ==
+                                           v1::IndexingConfig::GPU_STORAGE_FP32
+                                       ? VectorStorage::kFp32
+                                       : VectorStorage::kFp16,
+                        .report = [](const std::string& sentence) {
+                          Log(LogLevel::kWarning,
+                              "device lost: the processor searches",
+                              {{"reason", sentence}});
+                        }});
+}
+
 ShardedIndexOptions IndexOptions(const v1::Collection& record,
                                  const std::string& directory, ItemStore* store,
+                                 std::shared_ptr<const DevicePool> devices,
                                  std::shared_ptr<ThreadPool> background) {
   const v1::IndexConfig& config = record.index();
   ShardedIndexOptions options{.dimension = record.dimension(),
@@ -152,6 +190,7 @@ ShardedIndexOptions IndexOptions(const v1::Collection& record,
                               .oldest_sequence = store->trimmed_sequence(),
                               .newest_sequence = store->last_sequence(),
                               .reader = ReaderOf(store),
+                              .devices = std::move(devices),
                               .background = std::move(background)};
   if (config.has_target_recall()) {
     options.target_recall = config.target_recall();
@@ -167,7 +206,8 @@ ShardedIndexOptions IndexOptions(const v1::Collection& record,
 }
 
 CollectionFactories StoreAndIndex(const v1::StorageConfig& config,
-                                  const Clock* clock) {
+                                  const Clock* clock,
+                                  std::shared_ptr<const DevicePool> devices) {
   CollectionFactories factories;
   const std::shared_ptr<rocksdb::Cache> cache =
       CreateBlockCache(config.block_cache_bytes());
@@ -197,12 +237,12 @@ CollectionFactories StoreAndIndex(const v1::StorageConfig& config,
   const auto background = std::make_shared<ThreadPool>(
       ThreadPoolOptions{.name = "index", .threads = 1, .max_queue = 4096});
   factories.create_index =
-      [background](
+      [background, devices = std::move(devices)](
           const v1::Collection& record, const std::string& directory,
           ItemStore* store) -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
     // An index whose store takes no writes stays as it is, and so do its files.
     return ShardedIndex::Create(
-        IndexOptions(record, directory, store,
+        IndexOptions(record, directory, store, devices,
                      store->write_status().ok() ? background : nullptr));
   };
   return factories;
@@ -237,7 +277,10 @@ absl::StatusOr<Backends> CreateBackends(const v1::Config& config) {
   };
   QUERN_ASSIGN_OR_RETURN(backends.models,
                          LoadModels(config.models(), backends.load_model));
-  backends.collections = StoreAndIndex(config.storage(), backends.clock.get());
+  QUERN_ASSIGN_OR_RETURN(std::shared_ptr<const DevicePool> devices,
+                         OpenDevices(config.index()));
+  backends.collections =
+      StoreAndIndex(config.storage(), backends.clock.get(), std::move(devices));
   return backends;
 }
 

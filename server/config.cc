@@ -54,6 +54,7 @@ constexpr IntegerRange kIntegerRanges[] = {
     {"cache.text_bytes", 0, kNoLimit},
     {"scoring.threads", 1, 1024},
     {"scoring.max_queued", 1, 1'000'000},
+    {"index.gpu_memory_bytes", 0, kNoLimit},
     {"limits.max_text_bytes", 1, kNoLimit},
     {"limits.max_page_size", 1, 10'000},
     {"limits.max_inputs", 1, 100'000},
@@ -246,6 +247,8 @@ v1::Config DefaultConfig() {
   scoring.mutable_timeout()->set_seconds(10);
   scoring.set_threads(16);
   scoring.set_max_queued(256);
+  config.mutable_index()->set_gpu_memory_bytes(0);
+  config.mutable_index()->set_gpu_storage(v1::IndexingConfig::GPU_STORAGE_FP16);
   v1::LimitsConfig& limits = *config.mutable_limits();
   limits.set_max_text_bytes(64 * kKiB);
   limits.set_max_page_size(10'000);

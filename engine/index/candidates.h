@@ -29,10 +29,13 @@ using VectorReader = std::function<absl::Status(
     absl::Span<const std::string> ids,
     const std::function<void(size_t, absl::Span<const float>)>& visit)>;
 
+class DeviceSegment;
+
 // Rows of one delta or one segment, as a search sees them.
 struct IndexPart {
   std::shared_ptr<const Delta> delta;  // This or `segment`.
   std::shared_ptr<const Segment> segment;
+  std::shared_ptr<const DeviceSegment> device;  // Has `segment`, too; or null.
   int64_t rows = 0;
   std::shared_ptr<const std::vector<uint64_t>>
       dead;  // A bit a row; null: none.

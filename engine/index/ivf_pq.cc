@@ -93,6 +93,21 @@ IvfPq::~IvfPq() = default;
 int64_t IvfPq::lists() const { return state_->lists; }
 int64_t IvfPq::memory_bytes() const { return state_->bytes; }
 
+void IvfPq::CopyLists(Matrix* centres, std::vector<uint32_t>* list_of) const {
+  const faiss::IndexIVFPQFastScan& index = *state_->index;
+  *centres = Matrix(state_->lists, index.d);
+  std::copy_n(state_->centres.get_xb(), state_->lists * index.d,
+              centres->data());
+  list_of->assign(index.ntotal, 0);
+  for (int64_t list = 0; list < state_->lists; ++list) {
+    const idx_t* rows = index.invlists->get_ids(list);
+    const size_t size = index.invlists->list_size(list);
+    for (size_t i = 0; i < size; ++i) {
+      (*list_of)[rows[i]] = static_cast<uint32_t>(list);
+    }
+  }
+}
+
 size_t IvfPq::MaxBytes(int64_t rows, int64_t dimension,
                        const IvfPqOptions& options) {
   const int64_t lists =

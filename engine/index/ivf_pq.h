@@ -44,6 +44,8 @@ class IvfPq {
   ~IvfPq();
 
   int64_t lists() const;
+  // The lists' centres, [lists x dimension], and the list of each row.
+  void CopyLists(Matrix* centres, std::vector<uint32_t>* list_of) const;
 
   // For each query the `depth` rows that look best in its `lists` nearest
   // lists, in any order; fewer when those hold fewer.

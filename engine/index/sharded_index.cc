@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <thread>
 #include <utility>
 
 #include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include <sys/resource.h>
 #include <unistd.h>
@@ -16,11 +18,13 @@
 #include "engine/base/file.h"
 #include "engine/base/guard.h"
 #include "engine/base/status_macros.h"
+#include "engine/index/device_search.h"
 
 namespace quern {
 namespace {
 
 constexpr absl::string_view kLibrary = "the index";
+constexpr char kCpu[] = "cpu";
 constexpr int32_t kMaxShards = 64;
 constexpr int64_t kMaxDimension = 4096;
 // A segment that is at most so many times what is merged joins in.
@@ -131,6 +135,7 @@ absl::StatusOr<std::unique_ptr<ShardedIndex>> ShardedIndex::Create(
       CheckRange("seal_rows", options.seal_rows, int64_t{1} << 31));
   std::unique_ptr<ShardedIndex> index(new ShardedIndex(std::move(options)));
   if (!index->options_.directory.empty()) QUERN_RETURN_IF_ERROR(index->Load());
+  index->PlaceSegments();
   return index;
 }
 
@@ -355,6 +360,11 @@ class ShardedIndex::SearchRun {
             absl::StrCat("shard ", i, ": ", snapshot_->shards[i].message));
       }
     }
+    const std::string trouble = DeviceTrouble();
+    if (!trouble.empty()) {
+      stats->degraded_reasons.push_back(
+          absl::StrCat(trouble, ": the processor searched instead"));
+    }
     if (!options_.explain) return;
     if (matching_.has_value()) {
       absl::StrAppend(&stats->plan, "The filter matches ", matched_count_,
@@ -401,9 +411,63 @@ class ShardedIndex::SearchRun {
     const double share = WantedShare(part);
     const auto wanted_rows =
         static_cast<int64_t>(share * static_cast<double>(part.rows));
+    QUERN_ASSIGN_OR_RETURN(const bool done, AskDevice(p, point, share, sure));
+    if (done) return absl::OkStatus();
     if (point == nullptr || k_ >= wanted_rows) return Scan(p, sure);
     if (part.segment->ivf() != nullptr) return ProbeLists(p, *point, share);
     return WalkGraph(p, *point, share);
+  }
+
+  // Has a part searched on its device; false: the processor is to do it.
+  absl::StatusOr<bool> AskDevice(uint32_t p, const OperatingPoint* point,
+                                 double share, bool sure) {
+    const IndexPart& part = snapshot_->parts[p];
+    if (part.device == nullptr || !part.device->status().ok()) return false;
+    DeviceSearchOptions options{.k = k_,
+                                .lists = part.device->shape().lists,
+                                .share = share,
+                                .sure = sure};
+    if (options.lists > 0 && point != nullptr) {
+      options.lists = ProbesFor(*part.segment->ivf(), *point);
+    }
+    if (!DeviceCanSearch(*part.device, options)) return false;
+    const absl::StatusOr<std::vector<size_t>> left =
+        SearchDevice(context_, queries_, index_.options_.metric, part, p,
+                     matching(), options, absl::MakeSpan(candidates_));
+    if (absl::IsResourceExhausted(left.status()) ||
+        absl::IsUnavailable(left.status())) {
+      device_trouble_ = std::string(left.status().message());
+      return false;
+    }
+    QUERN_RETURN_IF_ERROR(left.status());
+    if (options_.explain) {
+      const std::string where =
+          options.lists == part.device->shape().lists
+              ? ""
+              : absl::StrFormat("%d of %d lists of ", options.lists,
+                                part.device->shape().lists);
+      steps_.push_back(absl::StrFormat("Compared %s%d vectors on %s.", where,
+                                       part.rows, part.device->device()));
+    }
+    QUERN_RETURN_IF_ERROR(ScanFor(p, *left, sure));
+    return true;
+  }
+
+  // Why a device did not do its part; empty: all did.
+  std::string DeviceTrouble() const {
+    if (!device_trouble_.empty()) return device_trouble_;
+    const DevicePool* const devices = index_.options_.devices.get();
+    if (devices == nullptr) return "";
+    const absl::Status status = devices->status();
+    const bool missed =
+        !status.ok() &&
+        std::any_of(
+            snapshot_->parts.begin(), snapshot_->parts.end(),
+            [devices](const IndexPart& part) {
+              return part.segment != nullptr && devices->IsFor(*part.segment) &&
+                     (part.device == nullptr || !part.device->status().ok());
+            });
+    return missed ? std::string(status.message()) : "";
   }
 
   absl::Status Scan(uint32_t p, bool sure) {
@@ -495,7 +559,14 @@ class ShardedIndex::SearchRun {
           "in calibration).",
           part.rows, widest, point.recall));
     }
-    return ScanFor(p, short_of);
+    return ScanFor(p, short_of, /*sure=*/false);
+  }
+
+  int64_t ProbesFor(const IvfPq& ivf, const OperatingPoint& point) const {
+    const double more =
+        std::max(1.0, static_cast<double>(k_) / (4 * kPointsOfK));
+    return std::min(ivf.lists(),
+                    static_cast<int64_t>(std::ceil(point.effort * more)));
   }
 
   absl::Status ProbeLists(uint32_t p, const OperatingPoint& point,
@@ -508,10 +579,7 @@ class ShardedIndex::SearchRun {
     const auto depth = static_cast<int64_t>(
         std::ceil(static_cast<double>(point.depth) *
                   std::max(1.0, static_cast<double>(k_) / kPointsOfK) / share));
-    const int64_t probes = std::min<int64_t>(
-        ivf.lists(), static_cast<int64_t>(std::ceil(
-                         point.effort * std::max(1.0, static_cast<double>(k_) /
-                                                          (4 * kPointsOfK)))));
+    const int64_t probes = ProbesFor(ivf, point);
     if (depth > wanted_rows || depth > part.rows / 8) {
       return Scan(p, /*sure=*/false);
     }
@@ -537,11 +605,12 @@ class ShardedIndex::SearchRun {
           "(recall@10 %.3f in calibration).",
           probes, ivf.lists(), part.rows, depth, point.recall));
     }
-    return ScanFor(p, short_of);
+    return ScanFor(p, short_of, /*sure=*/false);
   }
 
   // Compares one by one for the queries whose search came up short.
-  absl::Status ScanFor(uint32_t p, absl::Span<const size_t> short_of) {
+  absl::Status ScanFor(uint32_t p, absl::Span<const size_t> short_of,
+                       bool sure) {
     const IndexPart& part = snapshot_->parts[p];
     if (short_of.empty()) return absl::OkStatus();
     if (options_.explain) {
@@ -552,7 +621,7 @@ class ShardedIndex::SearchRun {
       for (const size_t q : short_of) {
         QUERN_RETURN_IF_ERROR(ScanPart(context_, {&queries_[q], 1},
                                        index_.options_.metric, part, p, nullptr,
-                                       /*sure=*/false, {&candidates_[q], 1}));
+                                       sure, {&candidates_[q], 1}));
       }
       return absl::OkStatus();
     }
@@ -560,7 +629,7 @@ class ShardedIndex::SearchRun {
     for (const size_t q : short_of) {
       QUERN_RETURN_IF_ERROR(ScanRows(context_, queries_[q],
                                      index_.options_.metric, part, p, rows,
-                                     /*sure=*/false, candidates_[q]));
+                                     sure, candidates_[q]));
     }
     return absl::OkStatus();
   }
@@ -575,6 +644,7 @@ class ShardedIndex::SearchRun {
   std::vector<Candidates> candidates_;
   std::optional<MatchingRows> matching_;
   int64_t matched_count_ = 0;
+  std::string device_trouble_;
   // For the explanation.
   int64_t scanned_rows_ = 0;
   int64_t listed_rows_ = 0;
@@ -666,6 +736,7 @@ std::vector<ShardInfo> ShardedIndex::shards() const {
   std::vector<ShardInfo> shards(now->shards.size());
   std::vector<double> recalls(shards.size());
   std::vector<int64_t> largest(shards.size());
+  std::vector<std::set<std::string>> devices(shards.size());
   for (size_t p = 0; p < now->parts.size(); ++p) {
     const IndexPart& part = now->parts[p];
     ShardInfo& shard = shards[now->shard_of[p]];
@@ -674,6 +745,11 @@ std::vector<ShardInfo> ShardedIndex::shards() const {
                              ? 1
                              : part.segment->calibration().measured_recall;
     recalls[now->shard_of[p]] += recall * static_cast<double>(part.live_rows());
+    if (part.segment != nullptr && options_.devices != nullptr &&
+        options_.devices->IsFor(*part.segment)) {
+      const bool there = part.device != nullptr && part.device->status().ok();
+      devices[now->shard_of[p]].insert(there ? part.device->device() : kCpu);
+    }
     if (part.segment == nullptr ||
         part.live_rows() <= largest[now->shard_of[p]]) {
       continue;
@@ -694,6 +770,13 @@ std::vector<ShardInfo> ShardedIndex::shards() const {
             ? 1
             : static_cast<float>(recalls[i] /
                                  static_cast<double>(shards[i].item_count));
+    if (!devices[i].empty()) shards[i].device = absl::StrJoin(devices[i], ", ");
+    if (devices[i].count(kCpu) != 0) {
+      const absl::Status status = options_.devices->status();
+      absl::StrAppend(&shards[i].message, shards[i].message.empty() ? "" : "; ",
+                      status.ok() ? "no device has room" : status.message(),
+                      ": the processor searches segments");
+    }
     shards[i].available = now->shards[i].complete;
     if (!now->shards[i].message.empty()) {
       shards[i].message = now->shards[i].message;
@@ -784,14 +867,15 @@ absl::Status ShardedIndex::Maintain(
     const std::function<void(float)>& progress) {
   for (int32_t shard = 0; shard < options_.shards; ++shard) {
     QUERN_RETURN_IF_ERROR(check());
-    const std::shared_ptr<const Snapshot> now =
-        Freeze(static_cast<uint32_t>(shard));
+    std::shared_ptr<const Snapshot> now = Freeze(static_cast<uint32_t>(shard));
     const std::vector<size_t> chosen =
         ChooseMerge(*now, static_cast<uint32_t>(shard), everything);
     if (!chosen.empty()) {
       QUERN_RETURN_IF_ERROR(
           Merge(chosen, *now, static_cast<uint32_t>(shard), check));
     }
+    now = nullptr;  // What was merged makes room on the devices.
+    PlaceSegments();
     progress(static_cast<float>(shard + 1) /
              static_cast<float>(options_.shards));
   }
@@ -943,6 +1027,25 @@ void ShardedIndex::Swap(const Snapshot& before,
     }
   }
   Publish(edit.Take());
+}
+
+void ShardedIndex::PlaceSegments() {
+  if (options_.devices == nullptr) return;
+  const std::shared_ptr<const Snapshot> now = snapshot();
+  for (const IndexPart& part : now->parts) {
+    if (part.segment == nullptr || part.device != nullptr ||
+        !options_.devices->IsFor(*part.segment)) {
+      continue;
+    }
+    const auto placed = options_.devices->Place(*part.segment);
+    if (!placed.ok()) continue;  // shards() says so.
+    absl::MutexLock lock(&write_mutex_);
+    Edit edit(*snapshot());
+    for (IndexPart& other : edit.next().parts) {
+      if (other.segment == part.segment) other.device = *placed;
+    }
+    Publish(edit.Take());
+  }
 }
 
 absl::Status ShardedIndex::Save() {

@@ -15,6 +15,7 @@
 #include "engine/filter/field_index.h"
 #include "engine/index/candidates.h"
 #include "engine/index/delta.h"
+#include "engine/index/device_pool.h"
 #include "engine/index/index_files.h"
 #include "engine/index/segment_builder.h"
 #include "engine/index/vector_index.h"
@@ -41,6 +42,9 @@ struct ShardedIndexOptions {
   VectorReader reader;
   // Told the sequence number that the files have, after each save.
   std::function<void(uint64_t)> saved;
+
+  // Search sealed segments, as far as they have room; null: the processor does.
+  std::shared_ptr<const DevicePool> devices;
 
   // Seals and merges, at low priority; null: only Optimize() does.
   std::shared_ptr<ThreadPool> background;
@@ -163,6 +167,8 @@ class ShardedIndex final : public VectorIndex {
   void Swap(const Snapshot& before, const std::vector<size_t>& chosen,
             uint32_t shard, std::shared_ptr<const Segment> segment,
             IndexFile file);
+  // Puts segments on devices that have room for them now.
+  void PlaceSegments() ABSL_LOCKS_EXCLUDED(write_mutex_);
   absl::Status Save() ABSL_EXCLUSIVE_LOCKS_REQUIRED(work_mutex_);
   absl::Status CheckStopping() const;
 

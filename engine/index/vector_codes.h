@@ -36,6 +36,7 @@ class EncodedQuery {
     return {values_.data(), static_cast<size_t>(dimension_)};
   }
   int64_t dimension() const { return dimension_; }
+  float norm() const { return norm_; }
 
   // By how much the score of a row can differ from that of its vector. With
   // `sure` never by more; otherwise, with errors of the values taken as

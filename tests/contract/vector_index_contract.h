@@ -39,6 +39,7 @@ struct VectorIndexBackend {
   VectorSearchOptions search = {};
   // Called now and then: puts what was written into another form.
   std::function<void(VectorIndex&)> settle = [](VectorIndex&) {};
+  std::string device = "cpu";  // That what is settled is searched on.
 };
 
 inline void PrintTo(const VectorIndexBackend& backend, std::ostream* out) {
@@ -415,7 +416,7 @@ TEST_P(VectorIndexContract, SaysWhatItDid) {
   for (const ShardInfo& shard : index->shards()) {
     items += shard.item_count;
     EXPECT_TRUE(shard.available);
-    EXPECT_EQ(shard.device, "cpu");
+    EXPECT_EQ(shard.device, GetParam().device);
   }
   EXPECT_EQ(items, 3);
 }

@@ -44,7 +44,8 @@ std::string DocumentedDefault(const std::string& table,
 const std::set<std::string>& DescribedInWords() {
   static const auto* const keys = new std::set<std::string>{
       "models.paths", "models.default_model", "models.roots",
-      "media.roots",  "storage.replica_of",   "scoring.remote"};
+      "media.roots",  "storage.replica_of",   "scoring.remote",
+      "index.devices"};
   return *keys;
 }
 
