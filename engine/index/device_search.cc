@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "engine/base/status_macros.h"
@@ -29,6 +30,10 @@ float HighestLeft(float score, const EncodedQuery& query, const IndexPart& part,
                   Metric metric, bool sure) {
   const DeviceSegment& on_device = *part.device;
   const float norm = query.norm();
+  // Products with it are below what floats hold.
+  if (norm < std::numeric_limits<float>::min()) {
+    return std::numeric_limits<float>::infinity();
+  }
   CodeRows worst = part.segment->codes();
   worst.scales = &on_device.worst_scale();
   return score + norm * on_device.score_error() +
@@ -81,9 +86,6 @@ absl::StatusOr<std::vector<size_t>> SearchDevice(
     absl::Span<Candidates> candidates) {
   std::vector<size_t> waiting(queries.size());
   std::iota(waiting.begin(), waiting.end(), size_t{0});
-  const auto forget = [&](absl::Span<const size_t> some) {
-    for (const size_t q : some) candidates[q].Forget(part_number);
-  };
   const auto search = [&](int64_t count) -> absl::Status {
     std::vector<float> values;
     for (const size_t q : waiting) {
@@ -115,17 +117,18 @@ absl::StatusOr<std::vector<size_t>> SearchDevice(
   };
   int64_t count = FirstRows(*part.device, options);
   const int64_t most = std::min(kMaxDeviceResults, part.rows);
-  while (true) {
+  while (!waiting.empty()) {
     const absl::Status status = search(count);
     if (!status.ok()) {
       for (Candidates& of_query : candidates) of_query.Forget(part_number);
       return status;
     }
     // The rows that were found come again.
-    forget(waiting);
-    if (waiting.empty() || count == most) return waiting;
+    for (const size_t q : waiting) candidates[q].Forget(part_number);
+    if (count == most) break;
     count = std::min(count * kGrowth, most);
   }
+  return waiting;
 }
 
 }  // namespace quern

@@ -18,6 +18,7 @@
 #include "faiss/gpu/GpuIndexIVFScalarQuantizer.h"
 #include "faiss/gpu/StandardGpuResources.h"
 #include <cuda_runtime_api.h>
+#include <omp.h>
 
 #include "engine/base/error.h"
 #include "engine/base/guard.h"
@@ -191,6 +192,7 @@ absl::StatusOr<std::unique_ptr<Device>> OpenGpuDevice(const std::string& name) {
     return absl::FailedPreconditionError(
         absl::StrCat(Quoted(name), " is not cuda:N"));
   }
+  omp_set_num_threads(1);  // Of this thread, which is the device's.
   int count = 0;
   QUERN_RETURN_IF_ERROR(
       CudaStatus(cudaGetDeviceCount(&count), "looking for GPUs"));

@@ -17,6 +17,7 @@
 #include "faiss/IndexIVF.h"
 #include "faiss/IndexScalarQuantizer.h"
 #include "faiss/clone_index.h"
+#include <omp.h>
 
 #include "engine/index/device.h"
 
@@ -60,6 +61,7 @@ class CpuDevice final : public Device {
   explicit CpuDevice(std::shared_ptr<CpuDeviceProbe> probe)
       : probe_(std::move(probe)) {
     probe_->Enter();
+    omp_set_num_threads(1);  // Of this thread, which is the device's.
   }
   ~CpuDevice() override { probe_->Enter(); }
 
