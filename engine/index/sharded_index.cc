@@ -449,7 +449,11 @@ class ShardedIndex::SearchRun {
       steps_.push_back(absl::StrFormat("Compared %s%d vectors on %s.", where,
                                        part.rows, part.device->device()));
     }
-    QUERN_RETURN_IF_ERROR(ScanFor(p, *left, sure));
+    for (const size_t q : *left) {
+      QUERN_RETURN_IF_ERROR(ScanPart(context_, {&queries_[q], 1},
+                                     index_.options_.metric, part, p,
+                                     matching(), sure, {&candidates_[q], 1}));
+    }
     return true;
   }
 
@@ -559,7 +563,7 @@ class ShardedIndex::SearchRun {
           "in calibration).",
           part.rows, widest, point.recall));
     }
-    return ScanFor(p, short_of, /*sure=*/false);
+    return ScanFor(p, short_of);
   }
 
   int64_t ProbesFor(const IvfPq& ivf, const OperatingPoint& point) const {
@@ -605,12 +609,11 @@ class ShardedIndex::SearchRun {
           "(recall@10 %.3f in calibration).",
           probes, ivf.lists(), part.rows, depth, point.recall));
     }
-    return ScanFor(p, short_of, /*sure=*/false);
+    return ScanFor(p, short_of);
   }
 
   // Compares one by one for the queries whose search came up short.
-  absl::Status ScanFor(uint32_t p, absl::Span<const size_t> short_of,
-                       bool sure) {
+  absl::Status ScanFor(uint32_t p, absl::Span<const size_t> short_of) {
     const IndexPart& part = snapshot_->parts[p];
     if (short_of.empty()) return absl::OkStatus();
     if (options_.explain) {
@@ -621,7 +624,7 @@ class ShardedIndex::SearchRun {
       for (const size_t q : short_of) {
         QUERN_RETURN_IF_ERROR(ScanPart(context_, {&queries_[q], 1},
                                        index_.options_.metric, part, p, nullptr,
-                                       sure, {&candidates_[q], 1}));
+                                       /*sure=*/false, {&candidates_[q], 1}));
       }
       return absl::OkStatus();
     }
@@ -629,7 +632,7 @@ class ShardedIndex::SearchRun {
     for (const size_t q : short_of) {
       QUERN_RETURN_IF_ERROR(ScanRows(context_, queries_[q],
                                      index_.options_.metric, part, p, rows,
-                                     sure, candidates_[q]));
+                                     /*sure=*/false, candidates_[q]));
     }
     return absl::OkStatus();
   }
