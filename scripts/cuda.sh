@@ -25,7 +25,8 @@ make_libtorch_cuda() {
     quietly unpack "$wheel" "$root" 'nvidia/[^/]+/lib/[^/]+\.so[.0-9]*'
   done
   for wheel in "$wheels"/*.whl; do
-    quietly unpack "$wheel" "$work/licenses" '[^/]+\.dist-info/(licenses/)?L[Ii][Cc][Ee][Nn][SsCc][Ee][^/]*'
+    # One of them names its licence in its METADATA alone.
+    quietly unpack "$wheel" "$work/licenses" '[^/]+\.dist-info/(licenses/[^/]+|METADATA)'
   done
   mkdir "$root/licenses"
   for folder in "$work"/licenses/*.dist-info; do

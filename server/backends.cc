@@ -150,7 +150,7 @@ absl::StatusOr<std::shared_ptr<const DevicePool>> OpenDevices(
   for (int i = 0; i < config.devices_size(); ++i) {
     absl::string_view number = config.devices(i);
     int parsed = 0;
-    const auto* const end = config.devices().begin() + i;
+    const auto end = config.devices().begin() + i;
     if (!absl::ConsumePrefix(&number, "cuda:") ||
         !absl::SimpleAtoi(number, &parsed) || parsed < 0 ||
         std::find(config.devices().begin(), end, config.devices(i)) != end) {

@@ -19,10 +19,10 @@ constexpr int64_t kGrowth = 4;
 
 int64_t FirstRows(const DeviceSegment& segment,
                   const DeviceSearchOptions& options) {
-  const double wanted = std::ceil(
-      static_cast<double>(options.k + options.k / 4 + kSlack) / options.share);
+  const int64_t wanted = options.k + options.k / 4 + kSlack;
+  const double rows = std::ceil(static_cast<double>(wanted) / options.share);
   return static_cast<int64_t>(
-      std::min(wanted, static_cast<double>(segment.shape().rows)));
+      std::min(rows, static_cast<double>(segment.shape().rows)));
 }
 
 // Above what no row can be that a device left out, whose last row has `score`.
