@@ -137,9 +137,10 @@ struct EngineScoring {
   int64_t max_media_bytes = int64_t{48} << 20;  // Shown to a scorer at once.
 };
 
-// Thread-safe. A call that needs a model calls back from another thread, one
-// that does not before it returns; no thread waits. RequestContext::Check()
-// runs between the stages, and its errors are among those of every call.
+// Thread-safe. A call that needs a model or a scorer calls back from another
+// thread, one that does not before it returns; no thread waits.
+// RequestContext::Check() runs between the stages, and its errors are among
+// those of every call.
 class Engine {
  public:
   // All must outlive the engine.
