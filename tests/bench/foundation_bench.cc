@@ -15,12 +15,11 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
-#include "grpcpp/generic/async_generic_service.h"
-#include "grpcpp/server_builder.h"
 
 #include "engine/index/sharded_index.h"
 #include "engine/media/vips_image_decoder.h"
 #include "engine/model/load_model.h"
+#include "tests/bench/bare_server.h"
 #include "tests/bench/bench.h"
 #include "tests/end_to_end/api.h"
 #include "tests/support/quernd_process.h"
@@ -73,63 +72,6 @@ void Fill(const QuerndProcess& server, const std::vector<float>& vectors) {
     requests.clear();
   }
 }
-
-// The least that a server can do: runs `work` for each call, whatever it asks,
-// and sends the answer it was given.
-class BareServer {
- public:
-  explicit BareServer(std::function<void()> work) : service_(std::move(work)) {
-    grpc::ServerBuilder builder;
-    int port = 0;
-    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(),
-                             &port);
-    builder.RegisterCallbackGenericService(&service_);
-    server_ = builder.BuildAndStart();
-    channel_ = grpc::CreateChannel(absl::StrCat("127.0.0.1:", port),
-                                   grpc::InsecureChannelCredentials());
-  }
-  ~BareServer() { server_->Shutdown(); }
-
-  const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
-
-  // Not while a call is under way.
-  void SetAnswer(const google::protobuf::Message& response) {
-    const grpc::Slice bytes(response.SerializeAsString());
-    service_.response = grpc::ByteBuffer(&bytes, 1);
-  }
-
- private:
-  struct Service final : grpc::CallbackGenericService {
-    explicit Service(std::function<void()> of_call)
-        : work(std::move(of_call)) {}
-    grpc::ServerGenericBidiReactor* CreateReactor(
-        grpc::GenericCallbackServerContext* /*context*/) override {
-      return new Call(*this);
-    }
-    const std::function<void()> work;
-    grpc::ByteBuffer response;
-  };
-
-  class Call final : public grpc::ServerGenericBidiReactor {
-   public:
-    explicit Call(const Service& service) : service_(service) {
-      StartRead(&request_);
-    }
-    void OnReadDone(bool /*ok*/) override {
-      service_.work();
-      StartWriteAndFinish(&service_.response, {}, grpc::Status::OK);
-    }
-    void OnDone() override { delete this; }
-
-   private:
-    const Service& service_;
-    grpc::ByteBuffer request_;
-  };
-
-  Service service_;
-  std::unique_ptr<grpc::Server> server_;
-  std::shared_ptr<grpc::Channel> channel_;
-};
 
 // The p50 of one client's searches, ms; `response` is that of the last.
 double SearchMs(const std::shared_ptr<grpc::Channel>& channel,
@@ -192,7 +134,7 @@ void MeasureSearch(const QuerndProcess& server,
     served.push_back(SearchMs(channel, requests, response));
     fetch.push_back(StageMs(response, "fetch"));
     queue.push_back(StageMs(response, "queue"));
-    bare_server.SetAnswer(response);
+    bare_server.SetAnswer(response.SerializeAsString());
     bare.push_back(SearchMs(bare_server.channel(), requests, response));
     added.push_back(served.back() - alone.back());
     own.push_back(served.back() - bare.back());

@@ -1,303 +1,636 @@
-// The index alone, in process and on one thread, beside FAISS's own HNSW at the
-// same recall: build time, recall, processor time a query, memory.
+// What a search costs in a real quernd, beside the quickest index of a library
+// in a process of its own at the same recall and a server that only sends bytes
+// back: processor time, latency, batches, filters, searches beside writes,
+// start, memory and disk. A table, each ratio from rounds that alternate within
+// one run. tests/bench/search/run.sh makes the data and calls it.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
-#include <ctime>
+#include <filesystem>
+#include <functional>
 #include <iostream>
 #include <memory>
-#include <random>
+#include <optional>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "absl/algorithm/container.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "faiss/IndexHNSW.h"
-#include <omp.h>
+#include "absl/time/clock.h"
+#include "grpcpp/create_channel.h"
+#include "nlohmann/json.hpp"
 
-#include "engine/base/clock.h"
-#include "engine/index/kernels.h"
-#include "engine/index/sharded_index.h"
+#include "tests/bench/bare_server.h"
 #include "tests/bench/bench.h"
-#include "tests/index/clustered_vectors.h"
-#include "tests/support/status_matchers.h"
+#include "tests/bench/child_process.h"
+#include "tests/bench/load_client.h"
+#include "tests/bench/npy.h"
+#include "tests/end_to_end/api.h"
+#include "tests/support/quernd_process.h"
+#include "tests/support/temporary_directory.h"
 
 namespace quern {
 namespace {
 
-constexpr int64_t kDimension = 512;
-// Embeddings fill few of their dimensions: clusters are made in so many and
-// turned into kDimension.
-constexpr int64_t kLatent = 48;
-constexpr int64_t kRowsPerCentre = 100;
-constexpr int64_t kUpsertRows = 1000;
 constexpr int64_t kK = 10;
+constexpr int64_t kBatch = 64;
 constexpr float kTargets[] = {0.95F, 0.99F};
+// Calls a filter's share of the items by `bucket`, the row modulo 2,000.
+constexpr int64_t kBuckets = 2000;
+constexpr int64_t kBounds[] = {1000, 100, 10, 1};
+constexpr int64_t kCalibrationQueries = 256;
+constexpr int64_t kMaxLiveItems = 100'000;
+constexpr double kWarmUpSeconds = 0.3;
+constexpr double kMaxSealingSeconds = 600;
+constexpr char kCollection[] = "bench";
+constexpr char kSearchMethod[] = "/quern.v1.Retrieval/Search";
+constexpr char kBatchMethod[] = "/quern.v1.Retrieval/BatchSearch";
 
 struct Options {
-  int64_t items = 100'000;
-  int64_t queries = 1000;
-  int rounds = 3;
-  int threads = 2;
+  std::string data;
+  std::string server_data;
+  std::vector<std::string> baseline;
+  std::vector<std::string> kinds = {"hnsw_int8"};
+  std::vector<std::string> only;
+  std::vector<std::string> settings;
   std::string json;
-  std::vector<std::string> kinds = {"exact_int8", "hnsw_fp32", "hnsw_int8",
-                                    "ivf_pq_int8"};
-  bool skip_faiss = false;
+  int rounds = 5;
+  double seconds = 2;
+
+  bool Wants(const std::string& section) const {
+    return only.empty() || absl::c_linear_search(only, section);
+  }
 };
 
-using Answers = std::vector<std::vector<int64_t>>;
-
-double ThreadCpuSeconds() {
-  timespec time{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return static_cast<double>(time.tv_sec) +
-         1e-9 * static_cast<double>(time.tv_nsec);
+v1::IndexConfig IndexOf(const std::string& kind) {
+  v1::IndexConfig config;
+  config.set_kind(absl::StartsWith(kind, "exact") ? v1::IndexConfig::KIND_EXACT
+                  : absl::StartsWith(kind, "hnsw")
+                      ? v1::IndexConfig::KIND_HNSW
+                      : v1::IndexConfig::KIND_IVF_PQ);
+  config.set_storage(
+      absl::EndsWith(kind, "int8")   ? v1::IndexConfig::STORAGE_INT8
+      : absl::EndsWith(kind, "fp16") ? v1::IndexConfig::STORAGE_FP16
+                                     : v1::IndexConfig::STORAGE_FP32);
+  return config;
 }
 
-Matrix MakeVectors(int64_t rows, int64_t items, unsigned seed) {
-  const Matrix latent = ClusteredVectors(
-      rows, kLatent, std::max<int64_t>(items / kRowsPerCentre, 1), seed);
-  std::mt19937 random(9);  // The same turn for items and queries.
-  std::normal_distribution<float> normal;
-  std::vector<float> turn(kLatent * kDimension);
-  for (float& value : turn) value = normal(random);
-  Matrix vectors(rows, kDimension);
-  for (int64_t i = 0; i < rows; ++i) {
-    float* const out = vectors.row(i).data();
-    for (int64_t j = 0; j < kLatent; ++j) {
-      const float factor = latent.row(i)[j];
-      for (int64_t d = 0; d < kDimension; ++d) {
-        out[d] += factor * turn[j * kDimension + d];
-      }
-    }
-    const float norm = std::sqrt(InnerProduct(out, out, kDimension));
-    for (int64_t d = 0; d < kDimension; ++d) out[d] /= norm;
-  }
-  return vectors;
+grpc::ByteBuffer ToByteBuffer(const google::protobuf::Message& message) {
+  const grpc::Slice bytes(message.SerializeAsString());
+  return {&bytes, 1};
 }
 
-Answers ExactAnswers(const Matrix& items, const Matrix& queries) {
-  Answers answers(queries.rows());
-  std::vector<std::vector<std::pair<float, int64_t>>> best(queries.rows());
-  // Items in the cache for all queries.
-  constexpr int64_t kTile = 256;
-  for (int64_t tile = 0; tile < items.rows(); tile += kTile) {
-    for (int64_t q = 0; q < queries.rows(); ++q) {
-      for (int64_t i = tile; i < std::min(tile + kTile, items.rows()); ++i) {
-        best[q].emplace_back(-InnerProduct(items.row(i).data(),
-                                           queries.row(q).data(), kDimension),
-                             i);
-      }
-      std::partial_sort(best[q].begin(),
-                        best[q].begin() + std::min<int64_t>(kK, best[q].size()),
-                        best[q].end());
-      best[q].resize(std::min<size_t>(best[q].size(), kK));
-    }
+double FileMebibytes(const std::string& folder) {
+  double bytes = 0;
+  for (const auto& entry :
+       std::filesystem::recursive_directory_iterator(folder)) {
+    if (entry.is_regular_file())
+      bytes += static_cast<double>(entry.file_size());
   }
-  for (int64_t q = 0; q < queries.rows(); ++q) {
-    for (const auto& [score, row] : best[q]) answers[q].push_back(row);
-  }
-  return answers;
+  return bytes / (1 << 20);
 }
 
-double Recall(const Answers& found, const Answers& truth) {
-  int64_t right = 0;
-  for (size_t q = 0; q < truth.size(); ++q) {
-    for (const int64_t row : truth[q]) {
-      right += std::count(found[q].begin(), found[q].end(), row);
-    }
-  }
-  return static_cast<double>(right) /
-         static_cast<double>(truth.size() * truth[0].size());
-}
+// What one side of a comparison did in one round.
+struct Cost {
+  double cpu_us = 0;  // Of processor time, a query.
+  double p50_ms = 0;
+  double per_second = 0;
+};
 
 class Bench {
  public:
   explicit Bench(const Options& options)
       : options_(options),
-        items_(MakeVectors(options.items, options.items, 2)),
-        queries_(MakeVectors(options.queries, options.items, 3)),
-        truth_(ExactAnswers(items_, queries_)) {}
+        vectors_(options.data + "/vectors.npy"),
+        queries_(options.data + "/queries.npy"),
+        calibration_(options.data + "/calibration.npy"),
+        truth_(options.data + "/truth.npy") {
+    if (!options.baseline.empty()) {
+      std::vector<std::string> command = options.baseline;
+      command.insert(command.end(), {"--data", options.data});
+      baseline_.emplace(std::move(command));
+    }
+  }
 
   std::vector<Row> Run() {
-    if (!options_.skip_faiss) MeasureFaiss();
     for (const std::string& kind : options_.kinds) MeasureKind(kind);
-    return rows_;
+    return std::move(rows_);
   }
 
  private:
-  // The median over rounds, in microseconds a query.
-  template <typename Search>
-  double CpuOf(const Search& search) {
-    std::vector<double> rounds;
-    for (int round = 0; round < options_.rounds; ++round) {
-      const double start = ThreadCpuSeconds();
-      for (int64_t q = 0; q < queries_.rows(); ++q) search(q);
-      rounds.push_back(1e6 * (ThreadCpuSeconds() - start) /
-                       static_cast<double>(queries_.rows()));
-    }
-    return Median(rounds);
+  void Add(const std::string& measure, double value, const std::string& unit,
+           double goal = 0, bool higher_is_better = false) {
+    rows_.push_back(
+        {kind_ + ": " + measure, value, unit, goal, higher_is_better});
+    Print({rows_.back()});
+    std::cout.flush();
+    std::fflush(stdout);
   }
 
-  void Add(const std::string& measure, double value, const std::string& unit) {
-    rows_.push_back({.measure = measure, .value = value, .unit = unit});
+  double raw_mebibytes() const {
+    return static_cast<double>(vectors_.rows() * vectors_.columns() *
+                               sizeof(float)) /
+           (1 << 20);
   }
 
-  void MeasureFaiss() {
-    omp_set_num_threads(options_.threads);
-    faiss::IndexHNSWFlat index(kDimension, 16, faiss::METRIC_INNER_PRODUCT);
-    index.hnsw.efConstruction = 128;
-    Add("faiss hnsw: build",
-        SecondsOf([&] { index.add(items_.rows(), items_.data()); }), "s");
-    omp_set_num_threads(1);
-    for (const float target : kTargets) {
-      Answers found(queries_.rows());
-      const auto search = [&](int64_t q) {
-        std::vector<float> scores(kK);
-        found[q].resize(kK);
-        index.search(1, queries_.row(q).data(), kK, scores.data(),
-                     found[q].data());
-      };
-      double recall = 0;
-      int beam = 10;
-      for (; beam <= 2048; beam += std::max(2, beam / 8)) {
-        index.hnsw.efSearch = beam;
-        for (int64_t q = 0; q < queries_.rows(); ++q) search(q);
-        recall = Recall(found, truth_);
-        if (recall >= target) break;
-      }
-      const std::string name = absl::StrCat("faiss hnsw at ", target);
-      Add(name + ": recall@10", recall, "");
-      Add(name + ": beam", beam, "");
-      Add(name + ": cpu a query", CpuOf(search), "us");
-    }
+  // --- what is asked ---
+
+  v1::SearchRequest Search(absl::Span<const float> query,
+                           std::optional<float> recall) const {
+    v1::SearchRequest request =
+        EmbeddingSearch(kCollection, {query.begin(), query.end()});
+    request.set_page_size(kK);
+    // As much as the library gives.
+    request.mutable_read_mask()->add_paths("id");
+    if (recall.has_value()) request.set_recall(*recall);
+    return request;
   }
 
-  void MeasureKind(const std::string& kind) {
-    ShardedIndexOptions options{.dimension = kDimension,
-                                .build_threads = options_.threads};
-    options.kind = kind.starts_with("exact")  ? IndexKind::kExact
-                   : kind.starts_with("hnsw") ? IndexKind::kHnsw
-                                              : IndexKind::kIvfPq;
-    options.storage =
-        kind.ends_with("int8") ? VectorStorage::kInt8 : VectorStorage::kFp32;
-    options.min_ann_rows = 1000;
-    // As if the store had every vector in its cache.
-    options.reader =
-        [this](
-            absl::Span<const std::string> ids,
-            const std::function<void(size_t, absl::Span<const float>)>& visit) {
-          for (size_t i = 0; i < ids.size(); ++i) {
-            int64_t row = 0;
-            if (absl::SimpleAtoi(ids[i], &row)) visit(i, items_.row(row));
-          }
-          return absl::OkStatus();
-        };
-    const auto index = ValueOrDie(ShardedIndex::Create(options));
-    for (int64_t first = 0; first < items_.rows(); first += kUpsertRows) {
-      const int64_t count = std::min(kUpsertRows, items_.rows() - first);
-      std::vector<std::string> ids;
-      for (int64_t i = 0; i < count; ++i)
-        ids.push_back(absl::StrCat(first + i));
-      CheckOk(index->Upsert(ids, {.data = items_.row(first).data(),
-                                  .rows = count,
-                                  .columns = kDimension}));
+  std::vector<v1::SearchRequest> Searches(
+      const NpyFile<float>& queries, std::optional<float> recall,
+      const std::string& filter = "") const {
+    std::vector<v1::SearchRequest> requests;
+    for (int64_t q = 0; q < queries.rows(); ++q) {
+      requests.push_back(Search(queries.row(q), recall));
+      requests.back().set_filter(filter);
     }
-    const RealClock clock;
-    const RequestContext context(&clock, "bench");
-    Add(kind + ": build",
-        SecondsOf([&] { CheckOk(index->Optimize(context, [](float) {})); }),
-        "s");
-    const ShardInfo shard = index->shards().at(0);
-    if (!shard.message.empty())
-      std::cerr << kind << ": " << shard.message << "\n";
-    Add(kind + ": recall@10 in its status", *shard.measured_recall, "");
-    Add(kind + ": memory",
-        static_cast<double>(index->memory_bytes()) /
-            static_cast<double>(items_.rows() * kDimension * sizeof(float)),
-        "of fp32");
-    for (const float target : kTargets) {
-      Answers found(queries_.rows());
-      const auto search = [&](int64_t q) {
-        const auto lists = index->Search(
-            context,
-            {.data = queries_.row(q).data(), .rows = 1, .columns = kDimension},
-            {.k = kK, .recall = target});
-        found[q].clear();
-        for (const ScoredId& hit : lists->front()) {
-          found[q].push_back(std::stoll(hit.id));
-        }
-      };
-      for (int64_t q = 0; q < queries_.rows(); ++q) search(q);
-      const std::string name = absl::StrCat(kind, " at ", target);
-      Add(name + ": recall@10", Recall(found, truth_), "");
-      Add(name + ": cpu a query", CpuOf(search), "us");
-      Add(name + ": cpu a query in a batch of 64", BatchCpu(*index, target),
-          "us");
-    }
+    return requests;
   }
 
-  double BatchCpu(const ShardedIndex& index, float target) {
-    const RealClock clock;
-    const RequestContext context(&clock, "bench");
-    constexpr int64_t kBatch = 64;
-    const double start = ThreadCpuSeconds();
-    int64_t asked = 0;
+  static std::vector<grpc::ByteBuffer> Bytes(
+      const std::vector<v1::SearchRequest>& requests) {
+    std::vector<grpc::ByteBuffer> bytes;
+    for (const v1::SearchRequest& request : requests) {
+      bytes.push_back(ToByteBuffer(request));
+    }
+    return bytes;
+  }
+
+  std::vector<grpc::ByteBuffer> Batches(float recall) const {
+    std::vector<grpc::ByteBuffer> bytes;
     for (int64_t q = 0; q + kBatch <= queries_.rows(); q += kBatch) {
-      CheckOk(index
-                  .Search(context,
-                          {.data = queries_.row(q).data(),
-                           .rows = kBatch,
-                           .columns = kDimension},
-                          {.k = kK, .recall = target})
-                  .status());
-      asked += kBatch;
+      v1::BatchSearchRequest batch;
+      batch.set_collection(kCollection);
+      for (int64_t i = q; i < q + kBatch; ++i) {
+        *batch.add_requests() = Search(queries_.row(i), recall);
+      }
+      bytes.push_back(ToByteBuffer(batch));
     }
-    return 1e6 * (ThreadCpuSeconds() - start) /
-           static_cast<double>(std::max<int64_t>(asked, 1));
+    return bytes;
   }
 
-  static void CheckOk(const absl::Status& status) {
-    if (status.ok()) return;
-    std::cerr << status << "\n";
+  // --- filling ---
+
+  void CreateCollection(Api& api, const std::string& name) const {
+    v1::CreateCollectionRequest request;
+    v1::Collection& collection = *request.mutable_collection();
+    collection.set_name(name);
+    collection.set_model("none");
+    collection.set_dimension(static_cast<int32_t>(vectors_.columns()));
+    *collection.mutable_index() = IndexOf(kind_);
+    v1::PayloadField& field = *collection.add_payload_fields();
+    field.set_path("bucket");
+    field.set_type(v1::PayloadField::TYPE_NUMBER);
+    grpc::ClientContext context;
+    v1::Collection response;
+    Check(v1::Collections::NewStub(api.channel())
+              ->Create(&context, request, &response));
+  }
+
+  // Rows `begin` to `end` through one stream.
+  void Fill(Api& api, const std::string& name, int64_t begin,
+            int64_t end) const {
+    grpc::ClientContext context;
+    auto stream = v1::Items::NewStub(api.channel())->Upsert(&context);
+    std::thread writer([&] {
+      for (int64_t row = begin; row < end; ++row) {
+        const absl::Span<const float> vector = vectors_.row(row);
+        v1::UpsertRequest request = EmbeddingUpsert(
+            name, absl::StrCat(row), {vector.begin(), vector.end()});
+        (*request.mutable_payload()->mutable_fields())["bucket"]
+            .set_number_value(static_cast<double>(row % kBuckets));
+        stream->Write(request);
+      }
+      stream->WritesDone();
+    });
+    v1::UpsertResponse response;
+    while (stream->Read(&response)) {
+      if (response.status().code() == 0) continue;
+      std::cerr << response.status().message() << "\n";
+      std::exit(1);
+    }
+    writer.join();
+    Check(stream->Finish());
+  }
+
+  static void Optimize(Api& api, const std::string& name) {
+    auto stub = v1::Collections::NewStub(api.channel());
+    v1::OptimizeCollectionRequest request;
+    request.set_name(name);
+    v1::Job job;
+    {
+      grpc::ClientContext context;
+      Check(stub->Optimize(&context, request, &job));
+    }
+    while (job.state() == v1::Job::STATE_PENDING ||
+           job.state() == v1::Job::STATE_RUNNING) {
+      absl::SleepFor(absl::Milliseconds(100));
+      v1::GetJobRequest get;
+      get.set_id(job.id());
+      grpc::ClientContext context;
+      Check(stub->GetJob(&context, get, &job));
+    }
+    if (job.state() == v1::Job::STATE_SUCCEEDED) return;
+    std::cerr << job.message() << "\n";
     std::exit(1);
   }
 
+  // The collection with all vectors, as a user would have it after a while of
+  // searching: what is asked tunes the index, and is not what is measured.
+  void Build(const std::string& folder) {
+    QuerndProcess server(folder, options_.settings);
+    Api api(server);
+    v1::Collection present;
+    if (!api.GetCollection(kCollection, &present).ok()) {
+      CreateCollection(api, kCollection);
+    }
+    if (present.status().item_count() != vectors_.rows()) {
+      const double seconds =
+          SecondsOf([&] { Fill(api, kCollection, 0, vectors_.rows()); });
+      Add("ingest, one stream", static_cast<double>(vectors_.rows()) / seconds,
+          "items/s", 0, true);
+      const std::vector<v1::SearchRequest> asked =
+          Searches(calibration_, std::nullopt);
+      for (size_t i = 0; i < asked.size() && i < kCalibrationQueries; ++i) {
+        v1::SearchResponse response;
+        Check(api.Search(asked[i], &response));
+      }
+      Add("optimize", SecondsOf([&] { Optimize(api, kCollection); }), "s");
+    }
+    Check(api.GetCollection(kCollection, &present));
+    const v1::ShardStatus& shard = present.status().shards(0);
+    Add("recall@10 in its status", shard.measured_recall(), "");
+    Add("index's memory in its status",
+        static_cast<double>(present.status().memory_bytes()) / (1 << 20) /
+            raw_mebibytes(),
+        "of fp32");
+    if (!shard.message().empty()) std::cerr << shard.message() << "\n";
+    server.Terminate();
+  }
+
+  void MeasureKind(const std::string& kind) {
+    kind_ = kind;
+    const TemporaryDirectory scratch;
+    const std::string folder = options_.server_data.empty()
+                                   ? scratch.File("data")
+                                   : options_.server_data + "/" + kind;
+    Build(folder);
+    if (options_.Wants("start")) MeasureStart(folder);
+    QuerndProcess server(folder, options_.settings);
+    Api api(server);
+    if (options_.Wants("search")) {
+      for (const float target : kTargets) MeasureSearch(server, api, target);
+    }
+    if (options_.Wants("batch")) {
+      for (const float target : kTargets) MeasureBatches(server, target);
+    }
+    if (options_.Wants("filter")) {
+      for (const int64_t bound : kBounds) MeasureFilter(server, api, bound);
+    }
+    if (options_.Wants("ingest")) MeasureIngest(server, api);
+    server.Terminate();
+  }
+
+  // --- start, memory, disk ---
+
+  void MeasureStart(const std::string& folder) {
+    double empty = 0;
+    {
+      const TemporaryDirectory nothing;
+      QuerndProcess server(nothing.File("data"), options_.settings);
+      empty = ResidentMebibytes(server.pid());
+      server.Terminate();
+    }
+    std::vector<double> seconds;
+    double resident = 0;
+    for (int round = 0; round < 3; ++round) {
+      const absl::Time start = absl::Now();
+      QuerndProcess server(folder, options_.settings);
+      seconds.push_back(absl::ToDoubleSeconds(absl::Now() - start));
+      Api api(server);
+      for (const v1::SearchRequest& request :
+           Searches(queries_, std::nullopt)) {
+        v1::SearchResponse response;
+        Check(api.Search(request, &response));
+      }
+      resident = ResidentMebibytes(server.pid());
+      server.Terminate();
+    }
+    Add("start to READY", Median(seconds), "s", 3);
+    Add("resident memory", resident, "MiB");
+    Add("- over that of an empty server", (resident - empty) / raw_mebibytes(),
+        "of fp32", absl::EndsWith(kind_, "int8") ? 0.35 : 0);
+    Add("disk over raw bytes", FileMebibytes(folder) / raw_mebibytes(), "",
+        1.3);
+  }
+
+  // --- search ---
+
+  // Calls of `per_call` queries, one at a time.
+  Cost Load(const QuerndProcess& server, const char* method,
+            const std::vector<grpc::ByteBuffer>& requests, int64_t per_call) {
+    LoadClient client(server.Channel(), method);
+    return CostOf(client, requests, server.pid(), per_call);
+  }
+
+  Cost CostOf(LoadClient& client, const std::vector<grpc::ByteBuffer>& requests,
+              pid_t pid, int64_t per_call) const {
+    const LoadReport report =
+        client.Run(requests, {.in_flight = 1,
+                              .warm_up_seconds = kWarmUpSeconds,
+                              .seconds = options_.seconds,
+                              .server = pid});
+    for (const CallOutcome& call : report.calls) {
+      if (call.code == grpc::StatusCode::OK) continue;
+      std::cerr << "a call ended with code " << call.code << "\n";
+      std::exit(1);
+    }
+    const double queries = report.OkRate() * (report.end - report.begin) *
+                           static_cast<double>(per_call);
+    return {.cpu_us = 1e6 * report.server_cpu_seconds / queries,
+            .p50_ms = Median(report.SentLatenciesMs(grpc::StatusCode::OK)),
+            .per_second = report.OkRate() * static_cast<double>(per_call)};
+  }
+
+  Cost LoadEcho(ChildProcess& echo, const std::string& address,
+                const std::vector<grpc::ByteBuffer>& requests,
+                int64_t per_call) const {
+    LoadClient client(
+        grpc::CreateChannel(address, grpc::InsecureChannelCredentials()),
+        kSearchMethod);
+    return CostOf(client, requests, echo.pid(), per_call);
+  }
+
+  static ChildProcess StartEcho(size_t response_bytes) {
+    return ChildProcess(
+        {"/proc/self/exe", "--serve-bytes", absl::StrCat(response_bytes)});
+  }
+
+  Cost AskBaseline(const std::string& what, float target) {
+    const auto answer =
+        nlohmann::json::parse(baseline_->Ask(absl::StrCat(what, " ", target)));
+    return {.cpu_us = answer["cpu_us"],
+            .p50_ms = answer.value("p50_ms", 0.0),
+            .per_second = answer["per_second"]};
+  }
+
+  double Recall(Api& api, const std::vector<v1::SearchRequest>& requests,
+                const NpyFile<int64_t>& truth, size_t* response_bytes) const {
+    int64_t right = 0;
+    for (int64_t q = 0; q < truth.rows(); ++q) {
+      v1::SearchResponse response;
+      Check(api.Search(requests[q], &response));
+      *response_bytes = response.ByteSizeLong();
+      const auto nearest = truth.row(q).subspan(0, kK);
+      for (const v1::Hit& hit : response.hits()) {
+        int64_t row = -1;
+        if (!absl::SimpleAtoi(hit.item().id(), &row)) continue;
+        right += absl::c_count(nearest, row);
+      }
+    }
+    return static_cast<double>(right) / static_cast<double>(truth.rows() * kK);
+  }
+
+  void MeasureSearch(const QuerndProcess& server, Api& api, float target) {
+    const std::string name = absl::StrCat("at ", target);
+    const std::vector<v1::SearchRequest> requests = Searches(queries_, target);
+    size_t response_bytes = 0;
+    Add(name + ", recall@10", Recall(api, requests, truth_, &response_bytes),
+        "", target, true);
+    const std::vector<grpc::ByteBuffer> bytes = Bytes(requests);
+    ChildProcess echo = StartEcho(response_bytes);
+    const std::string address = echo.ReadLine();
+    Tune(target, name);
+    std::vector<double> cpu, p50, echo_cpu, echo_p50, alone_cpu, alone_p50,
+        cpu_ratio, added;
+    for (int round = 0; round < options_.rounds; ++round) {
+      const Cost own = Load(server, kSearchMethod, bytes, 1);
+      const Cost bare = LoadEcho(echo, address, bytes, 1);
+      cpu.push_back(own.cpu_us);
+      p50.push_back(own.p50_ms);
+      echo_cpu.push_back(bare.cpu_us);
+      echo_p50.push_back(bare.p50_ms);
+      if (!baseline_.has_value()) continue;
+      const Cost alone = AskBaseline("single", target);
+      alone_cpu.push_back(alone.cpu_us);
+      alone_p50.push_back(alone.p50_ms);
+      cpu_ratio.push_back(own.cpu_us / (alone.cpu_us + bare.cpu_us));
+      added.push_back(own.p50_ms - alone.p50_ms);
+    }
+    Add(name + ", processor time a query", Median(cpu), "us");
+    Add(name + ", of a bare gRPC server", Median(echo_cpu), "us");
+    Add(name + ", p50, one client", Median(p50), "ms");
+    Add(name + ", p50 of a bare gRPC server", Median(echo_p50), "ms");
+    if (!baseline_.has_value()) return;
+    Add(name + ", processor time of the library", Median(alone_cpu), "us");
+    Add(name + ", over the library and a bare server", Median(cpu_ratio), "",
+        1);
+    Add(name + ", p50 of the library", Median(alone_p50), "ms");
+    Add(name + ", p50 more than the library's", Median(added), "ms", 0.4);
+  }
+
+  void Tune(float target, const std::string& name) {
+    if (!baseline_.has_value()) return;
+    const auto answer =
+        nlohmann::json::parse(baseline_->Ask(absl::StrCat("tune ", target)));
+    std::cout << name << ", the library: " << answer.dump() << std::endl;
+  }
+
+  void MeasureBatches(const QuerndProcess& server, float target) {
+    const std::string name = absl::StrCat("batches of 64 at ", target);
+    const std::vector<grpc::ByteBuffer> batches = Batches(target);
+    if (batches.empty()) return;
+    Tune(target, name);
+    std::vector<double> rate, cpu, alone_rate, alone_cpu, share, cpu_share;
+    for (int round = 0; round < options_.rounds; ++round) {
+      const Cost own = Load(server, kBatchMethod, batches, kBatch);
+      rate.push_back(own.per_second);
+      cpu.push_back(own.cpu_us);
+      if (!baseline_.has_value()) continue;
+      const Cost alone = AskBaseline("batch", target);
+      alone_rate.push_back(alone.per_second);
+      alone_cpu.push_back(alone.cpu_us);
+      share.push_back(own.per_second / alone.per_second);
+      cpu_share.push_back(alone.cpu_us / own.cpu_us);
+    }
+    Add(name + ", rate", Median(rate), "queries/s", 0, true);
+    Add(name + ", processor time", Median(cpu), "us");
+    if (!baseline_.has_value()) return;
+    Add(name + ", the library's rate", Median(alone_rate), "queries/s", 0,
+        true);
+    Add(name + ", the library's processor time", Median(alone_cpu), "us");
+    Add(name + ", rate over the library's", Median(share), "", 0.9, true);
+    Add(name + ", the same by processor time", Median(cpu_share), "", 0.9,
+        true);
+  }
+
+  // --- filters ---
+
+  void MeasureFilter(const QuerndProcess& server, Api& api, int64_t bound) {
+    const NpyFile<int64_t> truth(
+        absl::StrCat(options_.data, "/filtered-", bound, ".npy"));
+    const std::string name = absl::StrCat(
+        "filter of ", 100.0 * static_cast<double>(bound) / kBuckets, " %");
+    const std::string filter = absl::StrCat("bucket < ", bound);
+    const std::vector<v1::SearchRequest> requests =
+        Searches(queries_, std::nullopt, filter);
+    size_t ignored = 0;
+    Add(name + ", recall@10", Recall(api, requests, truth, &ignored), "", 0.95,
+        true);
+    std::vector<v1::SearchRequest> exact_requests = requests;
+    for (v1::SearchRequest& request : exact_requests) request.set_exact(true);
+    const std::vector<grpc::ByteBuffer> bytes = Bytes(requests);
+    const std::vector<grpc::ByteBuffer> exact_bytes = Bytes(exact_requests);
+    std::vector<double> cpu, exact, ratio;
+    for (int round = 0; round < options_.rounds; ++round) {
+      cpu.push_back(Load(server, kSearchMethod, bytes, 1).cpu_us);
+      exact.push_back(Load(server, kSearchMethod, exact_bytes, 1).cpu_us);
+      ratio.push_back(cpu.back() / exact.back());
+    }
+    Add(name + ", processor time", Median(cpu), "us");
+    Add(name + ", exact", Median(exact), "us");
+    Add(name + ", over exact", Median(ratio), "", 1);
+  }
+
+  // --- searches beside writes ---
+
+  std::vector<double> SearchMs(const QuerndProcess& server,
+                               const std::vector<grpc::ByteBuffer>& requests,
+                               double seconds, double* server_cpu_seconds) {
+    LoadClient client(server.Channel(), kSearchMethod);
+    const LoadReport report = client.Run(
+        requests, {.in_flight = 1, .seconds = seconds, .server = server.pid()});
+    *server_cpu_seconds = report.server_cpu_seconds;
+    return report.SentLatenciesMs(grpc::StatusCode::OK);
+  }
+
+  // A collection of its own: half of it is there, the other half is written
+  // while it is searched, until the background has nothing left to do.
+  void MeasureIngest(const QuerndProcess& server, Api& api) {
+    const char* const name = "live";
+    const int64_t items = std::min(vectors_.rows(), kMaxLiveItems);
+    CreateCollection(api, name);
+    Fill(api, name, 0, items / 2);
+    Optimize(api, name);
+    std::vector<v1::SearchRequest> searches = Searches(queries_, std::nullopt);
+    for (v1::SearchRequest& search : searches) search.set_collection(name);
+    const std::vector<grpc::ByteBuffer> requests = Bytes(searches);
+    constexpr double kStep = 1;
+    double idle_cpu = 0;
+    SearchMs(server, requests, kStep, &idle_cpu);  // Warms up.
+    constexpr double kIdleSeconds = 8;
+    const std::vector<double> idle =
+        SearchMs(server, requests, kIdleSeconds, &idle_cpu);
+    idle_cpu /= kIdleSeconds;
+    std::atomic<bool> written = false;
+    std::thread writer([&] {
+      Fill(api, name, items / 2, items);
+      written = true;
+    });
+    std::vector<double> ingesting, sealing;
+    for (double at = 0; at < kMaxSealingSeconds; at += kStep) {
+      const bool is_written = written;
+      double cpu = 0;
+      const std::vector<double> ms = SearchMs(server, requests, kStep, &cpu);
+      std::vector<double>& all = is_written ? sealing : ingesting;
+      all.insert(all.end(), ms.begin(), ms.end());
+      // A single thread of the background would take all of its core.
+      if (is_written && cpu < (idle_cpu + 0.1) * kStep) break;
+    }
+    writer.join();
+    const double idle_ms = Quantile(idle, 0.99);
+    Add("search p99, idle", idle_ms, "ms");
+    Add("- during ingest", Quantile(ingesting, 0.99), "ms");
+    Add("- while it is sealed", Quantile(sealing, 0.99), "ms");
+    Add("- ingest over idle", Quantile(ingesting, 0.99) / idle_ms, "", 2.5);
+    Add("- sealing over idle", Quantile(sealing, 0.99) / idle_ms, "", 2.5);
+    v1::DeleteCollectionRequest request;
+    request.set_name(name);
+    grpc::ClientContext context;
+    v1::DeleteCollectionResponse response;
+    Check(v1::Collections::NewStub(api.channel())
+              ->Delete(&context, request, &response));
+  }
+
   const Options options_;
-  const Matrix items_;
-  const Matrix queries_;
-  const Answers truth_;
+  const NpyFile<float> vectors_;
+  const NpyFile<float> queries_;
+  const NpyFile<float> calibration_;
+  const NpyFile<int64_t> truth_;
+  std::optional<ChildProcess> baseline_;
+  std::string kind_;
   std::vector<Row> rows_;
 };
+
+// The bare server in a process of its own, whose processor time can be told.
+[[noreturn]] void ServeBytes(int64_t bytes) {
+  BareServer server([] {});
+  server.SetAnswer(std::string(bytes, 'x'));
+  std::cout << "127.0.0.1:" << server.port() << std::endl;
+  for (;;) pause();
+}
 
 }  // namespace
 }  // namespace quern
 
 int main(int argc, char** argv) {
-  CLI::App app("Searches of the index alone, beside FAISS's HNSW");
+  CLI::App app("Searches of a quernd beside a library and a bare server");
   quern::Options options;
-  app.add_option("--items", options.items, "Vectors in the index")
-      ->check(CLI::Range(2000, 100'000'000))
-      ->capture_default_str();
-  app.add_option("--queries", options.queries, "Queries of each round")
-      ->check(CLI::Range(64, 100'000))
-      ->capture_default_str();
+  int64_t serve_bytes = -1;
+  app.add_option("--data", options.data, "Folder that make_vectors.py filled");
+  app.add_option("--server-data", options.server_data,
+                 "Folder for the servers' data, which is kept: a later run "
+                 "builds nothing. Default: a temporary one");
+  app.add_option("--baseline", options.baseline,
+                 "Command of the library's process")
+      ->expected(1, 8);
+  app.add_option("--kind", options.kinds, "Kinds of index; repeatable")
+      ->check(
+          CLI::IsMember({"exact_fp32", "exact_fp16", "exact_int8", "hnsw_fp32",
+                         "hnsw_fp16", "hnsw_int8", "ivf_pq_int8"}))
+      ->take_all();
+  app.add_option("--only", options.only, "Leave out the rest; repeatable")
+      ->check(CLI::IsMember(
+          {"start", "search", "batch", "filter", "ingest", "none"}))
+      ->take_all();
+  app.add_option("--set", options.settings,
+                 "Settings of the server: key=value; repeatable")
+      ->take_all();
   app.add_option("--rounds", options.rounds, "Rounds; the median counts")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
-  app.add_option("--threads", options.threads, "Threads that build a graph")
-      ->check(CLI::Range(1, 256))
-      ->capture_default_str();
-  app.add_option("--kind", options.kinds, "Leave out the rest; repeatable")
-      ->check(CLI::IsMember({"exact_int8", "exact_fp32", "hnsw_fp32",
-                             "hnsw_int8", "ivf_pq_int8"}));
-  app.add_flag("--skip-faiss", options.skip_faiss, "Leave out FAISS's HNSW");
+      ->check(CLI::Range(1, 1000));
+  app.add_option("--seconds", options.seconds, "Of each measurement")
+      ->check(CLI::Range(0.1, 600.0));
   app.add_option("--json", options.json, "File to write the rows to");
+  app.add_option("--serve-bytes", serve_bytes)->group("");
   CLI11_PARSE(app, argc, argv);
+  if (serve_bytes >= 0) quern::ServeBytes(serve_bytes);
+  if (options.data.empty()) {
+    std::cerr << "give --data, or call scripts/bench search\n";
+    return 2;
+  }
+  std::vector<std::string> settings;
+  for (const std::string& setting : options.settings) {
+    settings.insert(settings.end(), {"--set", setting});
+  }
+  options.settings = settings;
   const std::vector<quern::Row> rows = quern::Bench(options).Run();
-  quern::Print(rows);
   if (!options.json.empty()) quern::WriteJson(rows, options.json);
   return 0;
 }
