@@ -133,15 +133,7 @@ VectorReader ReaderOf(const ItemStore* store) {
   return
       [store](absl::Span<const std::string> ids,
               const std::function<void(size_t, absl::Span<const float>)>& visit)
-          -> absl::Status {
-        QUERN_ASSIGN_OR_RETURN(
-            const std::vector<std::optional<Item>> items,
-            store->Get(ids, {.payload = false, .embedding = true}));
-        for (size_t i = 0; i < items.size(); ++i) {
-          if (items[i].has_value()) visit(i, items[i]->embedding);
-        }
-        return absl::OkStatus();
-      };
+          -> absl::Status { return store->GetEmbeddings(ids, visit); };
 }
 
 // Null: none are asked for. One that cannot be used is logged, and left out.

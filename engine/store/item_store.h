@@ -119,6 +119,14 @@ class ItemStore {
   virtual absl::StatusOr<std::vector<std::optional<Item>>> Get(
       absl::Span<const std::string> ids, ItemParts parts) const = 0;
 
+  // Calls `visit` with the embedding of each of the ids that exists, and its
+  // place among them, in their order. Cheaper than Get(), and of an item whose
+  // time is over the embedding may still come: for who looks at the item later.
+  virtual absl::Status GetEmbeddings(
+      absl::Span<const std::string> ids,
+      const std::function<void(size_t, absl::Span<const float>)>& visit)
+      const = 0;
+
   // Calls `visit` for every item with an id greater than `after_id` (all for
   // ""), in byte order of the ids, as of one moment, until it returns false.
   virtual absl::Status Scan(absl::string_view after_id, ItemParts parts,

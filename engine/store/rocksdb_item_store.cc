@@ -293,6 +293,9 @@ class RocksdbItemStore::Database {
   absl::StatusOr<std::vector<std::string>> RemoveExpired(int64_t limit);
   absl::StatusOr<std::vector<std::optional<Item>>> Get(
       absl::Span<const std::string> ids, ItemParts parts) const;
+  absl::Status GetEmbeddings(
+      absl::Span<const std::string> ids,
+      const std::function<void(size_t, absl::Span<const float>)>& visit) const;
   absl::Status Scan(absl::string_view after_id, ItemParts parts,
                     const std::function<bool(Item)>& visit) const;
   absl::Status ScanChanges(
@@ -1059,6 +1062,21 @@ RocksdbItemStore::Database::Get(absl::Span<const std::string> ids,
   return items;
 }
 
+absl::Status RocksdbItemStore::Database::GetEmbeddings(
+    absl::Span<const std::string> ids,
+    const std::function<void(size_t, absl::Span<const float>)>& visit) const {
+  const std::vector<absl::string_view> keys(ids.begin(), ids.end());
+  QUERN_ASSIGN_OR_RETURN(const Values vectors,
+                         Lookup(rocksdb::ReadOptions(), kVectors, keys));
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (!vectors[i].has_value()) continue;
+    QUERN_ASSIGN_OR_RETURN(const std::vector<float> embedding,
+                           DecodeEmbedding(ids[i], ToView(*vectors[i])));
+    visit(i, embedding);
+  }
+  return absl::OkStatus();
+}
+
 namespace {
 
 // Walks a family beside the walk over the items. Most items have a record in
@@ -1327,6 +1345,13 @@ absl::Status RocksdbItemStore::TrimChanges(uint64_t up_to) {
 absl::StatusOr<std::vector<std::optional<Item>>> RocksdbItemStore::Get(
     absl::Span<const std::string> ids, ItemParts parts) const {
   return With([&](Database& database) { return database.Get(ids, parts); });
+}
+
+absl::Status RocksdbItemStore::GetEmbeddings(
+    absl::Span<const std::string> ids,
+    const std::function<void(size_t, absl::Span<const float>)>& visit) const {
+  return With(
+      [&](Database& database) { return database.GetEmbeddings(ids, visit); });
 }
 
 absl::Status RocksdbItemStore::Scan(

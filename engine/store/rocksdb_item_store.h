@@ -94,6 +94,10 @@ class RocksdbItemStore final : public ItemStore {
       int64_t limit) override;
   absl::StatusOr<std::vector<std::optional<Item>>> Get(
       absl::Span<const std::string> ids, ItemParts parts) const override;
+  absl::Status GetEmbeddings(
+      absl::Span<const std::string> ids,
+      const std::function<void(size_t, absl::Span<const float>)>& visit)
+      const override;
   absl::Status Scan(absl::string_view after_id, ItemParts parts,
                     const std::function<bool(Item)>& visit) const override;
   uint64_t last_sequence() const override;

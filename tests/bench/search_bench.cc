@@ -45,7 +45,8 @@ constexpr float kTargets[] = {0.95F, 0.99F};
 // Calls a filter's share of the items by `bucket`, the row modulo 2,000.
 constexpr int64_t kBuckets = 2000;
 constexpr int64_t kBounds[] = {1000, 100, 10, 1};
-constexpr int64_t kCalibrationQueries = 256;
+constexpr size_t kCalibrationQueries = 256;
+constexpr size_t kWarmUpQueries = 100;
 constexpr int64_t kMaxLiveItems = 100'000;
 constexpr double kWarmUpSeconds = 0.3;
 constexpr double kMaxSealingSeconds = 600;
@@ -57,7 +58,7 @@ struct Options {
   std::string data;
   std::string server_data;
   std::vector<std::string> baseline;
-  std::vector<std::string> kinds = {"hnsw_int8"};
+  std::vector<std::string> kinds = {"hnsw_fp32", "hnsw_int8"};
   std::vector<std::string> only;
   std::vector<std::string> settings;
   std::string json;
@@ -325,10 +326,11 @@ class Bench {
       QuerndProcess server(folder, options_.settings);
       seconds.push_back(absl::ToDoubleSeconds(absl::Now() - start));
       Api api(server);
-      for (const v1::SearchRequest& request :
-           Searches(queries_, std::nullopt)) {
+      const std::vector<v1::SearchRequest> asked =
+          Searches(queries_, std::nullopt);
+      for (size_t i = 0; i < asked.size() && i < kWarmUpQueries; ++i) {
         v1::SearchResponse response;
-        Check(api.Search(request, &response));
+        Check(api.Search(asked[i], &response));
       }
       resident = ResidentMebibytes(server.pid());
       server.Terminate();

@@ -276,6 +276,25 @@ TEST_P(ItemStoreContract, GetKeepsTheOrderOfTheIds) {
   EXPECT_EQ(found[3].value().id, "b");
 }
 
+TEST_P(ItemStoreContract, BringsEmbeddingsInTheOrderOfTheIds) {
+  const Item a = MakeItem("a");
+  const Item b = MakeItem("b");
+  ASSERT_THAT(store_->Put({a, b, MakeItem("gone")}), IsOk());
+  ASSERT_THAT(store_->Delete({"gone"}), IsOk());
+  std::vector<std::pair<size_t, std::vector<float>>> visited;
+  ASSERT_THAT(store_->GetEmbeddings(
+                  {"b", "nothing", "gone", "a", "b"},
+                  [&visited](size_t i, absl::Span<const float> embedding) {
+                    visited.emplace_back(
+                        i,
+                        std::vector<float>(embedding.begin(), embedding.end()));
+                  }),
+              IsOk());
+  EXPECT_THAT(visited, testing::ElementsAre(testing::Pair(0, b.embedding),
+                                            testing::Pair(3, a.embedding),
+                                            testing::Pair(4, b.embedding)));
+}
+
 TEST_P(ItemStoreContract, BringsTheAskedPartsAlone) {
   const Item item = MakeItem("a");
   ASSERT_THAT(store_->Put({item}), IsOk());

@@ -39,6 +39,12 @@ class ForwardingItemStore : public ItemStore {
       absl::Span<const std::string> ids, ItemParts parts) const override {
     return store_->Get(ids, parts);
   }
+  absl::Status GetEmbeddings(
+      absl::Span<const std::string> ids,
+      const std::function<void(size_t, absl::Span<const float>)>& visit)
+      const override {
+    return store_->GetEmbeddings(ids, visit);
+  }
   absl::Status Scan(absl::string_view after_id, ItemParts parts,
                     const std::function<bool(Item)>& visit) const override {
     return store_->Scan(after_id, parts, visit);

@@ -152,6 +152,18 @@ class FakeItemStore final : public ItemStore {
     return found;
   }
 
+  absl::Status GetEmbeddings(
+      absl::Span<const std::string> ids,
+      const std::function<void(size_t, absl::Span<const float>)>& visit)
+      const override {
+    absl::MutexLock lock(&mutex_);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const Item* const stored = Find(ids[i]);
+      if (stored != nullptr) visit(i, stored->embedding);
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status Scan(absl::string_view after_id, ItemParts parts,
                     const std::function<bool(Item)>& visit) const override {
     std::vector<Item> items;
