@@ -29,7 +29,8 @@ constexpr uint32_t kBeams[] = {10,  12,  14,  16,  20,  24,  28,  32,  40,  48,
 static_assert(std::size(kBeams) <= kMaxOperatingPoints);
 constexpr float kPerfect = 0.9995F;
 constexpr uint32_t kMaxProbes = 512;
-constexpr uint32_t kDepths[] = {64, 256, 1024};
+// Texts find what looks right far down the lists of pictures.
+constexpr uint32_t kDepths[] = {64, 256, 1024, 4096};
 
 struct Origin {
   uint32_t row_number;
