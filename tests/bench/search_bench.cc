@@ -42,7 +42,7 @@ namespace {
 constexpr int64_t kK = 10;
 constexpr int64_t kBatch = 64;
 constexpr float kTargets[] = {0.95F, 0.99F};
-// Calls a filter's share of the items by `bucket`, the row modulo 2,000.
+// Filters choose by `bucket`, the row's number modulo kBuckets.
 constexpr int64_t kBuckets = 2000;
 constexpr int64_t kBounds[] = {1000, 100, 10, 1};
 constexpr size_t kCalibrationQueries = 256;
@@ -407,7 +407,8 @@ class Bench {
         right += absl::c_count(nearest, row);
       }
     }
-    return static_cast<double>(right) / static_cast<double>(truth.rows() * kK);
+    return static_cast<double>(right) /
+           static_cast<double>(truth.rows() * std::min(kK, truth.columns()));
   }
 
   void MeasureSearch(const QuerndProcess& server, Api& api, float target) {
