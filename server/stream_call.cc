@@ -1,5 +1,6 @@
 #include "server/stream_call.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "server/rpc_service.h"
@@ -11,7 +12,7 @@ StreamCall::StreamCall(const RpcEnvironment& environment,
                        grpc::CallbackServerContext* server_context,
                        int64_t window)
     : environment_(environment),
-      window_(window),
+      window_(window * kWeightBytes),
       scope_(environment, method, server_context, Lane::kBulk) {
   absl::MutexLock lock(&mutex_);
   context_ = &scope_.context();
@@ -38,7 +39,8 @@ void StreamCall::OnReadDone(bool ok) {
       return;
     }
     message.Swap(&read_);
-    ++unanswered_;
+    unanswered_.push_back(kWeightBytes);
+    weight_ += kWeightBytes;
     scope_.AddReceivedBytes(static_cast<int64_t>(message.Length()));
   }
   absl::Status status = OnMessage(message);
@@ -46,17 +48,27 @@ void StreamCall::OnReadDone(bool ok) {
   // Only now: one message at a time.
   reading_ = false;
   if (!status.ok()) {
-    --unanswered_;
+    weight_ -= unanswered_.back();
+    unanswered_.pop_back();
     failure_.Update(status);
   }
   Step();
+}
+
+void StreamCall::CountBySize(int64_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  const int64_t weight = std::clamp(bytes, kLightestBytes, kWeightBytes);
+  weight_ += weight - unanswered_.back();
+  unanswered_.back() = weight;
 }
 
 void StreamCall::OnWriteDone(bool ok) {
   const std::shared_ptr<StreamCall> self = shared_from_this();
   absl::MutexLock lock(&mutex_);
   writing_ = false;
+  weight_ -= written_.weight;
   if (!ok) {
+    for (const Outgoing& answer : answers_) weight_ -= answer.weight;
     answers_.clear();
     failure_.Update(absl::CancelledError("the caller has gone"));
   }
@@ -78,42 +90,44 @@ void StreamCall::Answer(
     context_->AddStageTime(stage.stage, stage.duration);
   }
   for (const google::protobuf::Message* answer : answers) {
-    --unanswered_;
+    const int64_t weight = unanswered_.front();
+    unanswered_.pop_front();
     grpc::ByteBuffer bytes;
     const absl::Status status =
         SerializeMessage(*answer, environment_.max_message_bytes, &bytes);
-    if (!status.ok()) {
+    if (status.ok() && !context_->cancelled()) {
+      answers_.push_back({.weight = weight});
+      answers_.back().bytes.Swap(&bytes);
+    } else {
+      weight_ -= weight;
       failure_.Update(status);
-    } else if (!context_->cancelled()) {
-      answers_.push_back(std::move(bytes));
     }
   }
   Step();
-}
-
-int64_t StreamCall::UnderWay() const {
-  return unanswered_ + static_cast<int64_t>(answers_.size()) +
-         (writing_ ? 1 : 0);
 }
 
 void StreamCall::Step() {
   if (finished_) return;
   if (!writing_ && !answers_.empty()) {
     writing_ = true;
-    written_.Swap(&answers_.front());
+    written_.weight = answers_.front().weight;
+    written_.bytes.Swap(&answers_.front().bytes);
     answers_.pop_front();
-    scope_.AddSentBytes(static_cast<int64_t>(written_.Length()));
-    StartWrite(&written_);
+    scope_.AddSentBytes(static_cast<int64_t>(written_.bytes.Length()));
+    // One with others behind it need not be sent at once.
+    grpc::WriteOptions options;
+    if (!answers_.empty()) options.set_buffer_hint();
+    StartWrite(&written_.bytes, options);
   }
   const bool is_last = read_all_ || !failure_.ok();
-  if (is_last && UnderWay() == 0) {
+  if (is_last && weight_ == 0) {
     finished_ = true;
     // A caller that went away looks like one that has sent all.
     if (context_->cancelled()) {
       failure_.Update(absl::CancelledError("the caller has gone"));
     }
     Finish(scope_.End(failure_));
-  } else if (!is_last && !reading_ && UnderWay() < window_) {
+  } else if (!is_last && !reading_ && weight_ < window_) {
     reading_ = true;
     StartRead(&read_);
   }

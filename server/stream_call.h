@@ -21,7 +21,8 @@ namespace quern {
 // A bidirectional call that answers each message with one message.
 //
 // At most `window` messages are under way: read, but their answers not yet
-// written. A caller that does not read its answers is read from no further.
+// written. A message that CountBySize() says to be light counts as a part of
+// one. A caller that does not read its answers is read from no further.
 // The call ends when the caller has sent all and every answer is written, or,
 // after an error, when what was under way has been answered.
 //
@@ -47,6 +48,14 @@ class StreamCall
   // message needs no answer.
   virtual absl::Status OnMessage(grpc::ByteBuffer message) = 0;
 
+  // Of OnMessage(), before anything can answer the message: little is kept or
+  // worked on for it, so that it counts by its size, up to kWeightBytes of
+  // which are one message of the window, and kLightestBytes the least that
+  // counts.
+  static constexpr int64_t kWeightBytes = 128 << 10;
+  static constexpr int64_t kLightestBytes = 4 << 10;
+  void CountBySize(int64_t bytes);
+
   // Answers the next messages in order, one each.
   void Answer(const std::vector<const google::protobuf::Message*>& answers,
               const std::vector<StageTime>& stages);
@@ -58,10 +67,14 @@ class StreamCall
  private:
   // Does whatever can be done next.
   void Step() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  int64_t UnderWay() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  struct Outgoing {
+    grpc::ByteBuffer bytes;
+    int64_t weight = 0;  // Of the message that it answers.
+  };
 
   const RpcEnvironment& environment_;
-  const int64_t window_;
+  const int64_t window_;  // In units of weights, which are like bytes.
   std::shared_ptr<StreamCall> self_;  // Dropped by OnDone().
   RequestContext* context_ = nullptr;
 
@@ -71,11 +84,13 @@ class StreamCall
   bool read_all_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
-  int64_t unanswered_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Of everything that is under way, together.
+  int64_t weight_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::deque<int64_t> unanswered_ ABSL_GUARDED_BY(mutex_);  // Weights.
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   // Answers that wait for the one being written, which is `written_`.
-  std::deque<grpc::ByteBuffer> answers_ ABSL_GUARDED_BY(mutex_);
-  grpc::ByteBuffer written_ ABSL_GUARDED_BY(mutex_);
+  std::deque<Outgoing> answers_ ABSL_GUARDED_BY(mutex_);
+  Outgoing written_ ABSL_GUARDED_BY(mutex_);
   grpc::ByteBuffer read_;  // gRPC's between StartRead() and OnReadDone().
 };
 

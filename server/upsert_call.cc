@@ -46,6 +46,7 @@ absl::Status UpsertCall::Open(const v1::UpsertRequest& first) {
 
 absl::Status UpsertCall::OnMessage(grpc::ByteBuffer message) {
   const auto request = std::make_shared<v1::UpsertRequest>();
+  const auto bytes = static_cast<int64_t>(message.Length());
   absl::Status status = ParseMessage(message, *request);
   if (session_ == nullptr) {
     QUERN_RETURN_IF_ERROR(status);
@@ -68,6 +69,7 @@ absl::Status UpsertCall::OnMessage(grpc::ByteBuffer message) {
   }
   absl::StatusOr<UpsertInput> input = DecodeUpsert(*request);
   if (input.ok()) {
+    if (request->has_embedding()) CountBySize(bytes);
     session->Add(*std::move(input), request);
   } else {
     session->AddRefused(request->id(), input.status());

@@ -1,7 +1,9 @@
 // How many ready-made embeddings a second one Upsert stream brings into a
-// server that syncs every batch.
+// server that syncs every batch, what an item costs either side in processor
+// time, and when it can be found: an answer means that it is.
 //
-//   ingest_bench [--items N] [--dimension N] [--set KEY=VALUE]...
+//   ingest_bench [--items N] [--dimension N] [--payload] [--slices N]
+//                [--set KEY=VALUE]...
 
 #include <algorithm>
 #include <iostream>
@@ -12,6 +14,10 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include <unistd.h>
 
 #include "tests/bench/bench.h"
 #include "tests/end_to_end/api.h"
@@ -21,38 +27,114 @@
 namespace quern {
 namespace {
 
-std::vector<v1::UpsertRequest> MakeRequests(int items, int dimension) {
-  std::mt19937 random(1);
-  std::normal_distribution<float> normal;
-  std::vector<v1::UpsertRequest> requests;
-  requests.reserve(items);
-  std::vector<float> vector(dimension);
-  for (int i = 0; i < items; ++i) {
-    for (float& value : vector) value = normal(random);
-    requests.push_back(EmbeddingUpsert("bench", absl::StrCat(i), vector));
-  }
-  // Ids come in no order.
-  std::shuffle(requests.begin(), requests.end(), random);
-  return requests;
-}
+struct Settings {
+  int items = 50'000;
+  int dimension = 512;
+  bool payload = false;
+  int slices = 1;
+};
 
-double Ingest(Api& api, const std::vector<v1::UpsertRequest>& requests) {
+// One after the other, so that a run's length does not cost memory: `window`
+// different vectors are enough for what an item costs.
+class Requests {
+ public:
+  explicit Requests(const Settings& settings) : settings_(settings) {
+    std::normal_distribution<float> normal;
+    vectors_.resize(kVectors);
+    for (std::vector<float>& vector : vectors_) {
+      vector.resize(settings.dimension);
+      for (float& value : vector) value = normal(random_);
+    }
+  }
+
+  v1::UpsertRequest Next() {
+    std::vector<float>& vector = vectors_[number_ % kVectors];
+    vector[number_ / kVectors % vector.size()] += 0.5F;
+    // Ids come in no order.
+    v1::UpsertRequest request =
+        EmbeddingUpsert("", absl::StrCat(absl::Hex(random_())), vector);
+    if (number_ == 0) request.set_collection("bench");
+    if (settings_.payload) {
+      auto& fields = *request.mutable_payload()->mutable_fields();
+      fields["title"].set_string_value(absl::StrCat("picture ", number_));
+      fields["year"].set_number_value(1950 + number_ % 70);
+    }
+    ++number_;
+    return request;
+  }
+
+ private:
+  static constexpr int kVectors = 4096;
+
+  const Settings settings_;
+  std::mt19937_64 random_{1};
+  std::vector<std::vector<float>> vectors_;
+  int number_ = 0;
+};
+
+struct Slice {
+  double seconds = 0;
+  double server_cpu = 0;
+  double client_cpu = 0;
+};
+
+// `milliseconds` gets, of each item, the time from its Write() to its answer.
+std::vector<Slice> Ingest(const QuerndProcess& server, const Api& api,
+                          const Settings& settings,
+                          std::vector<double>& milliseconds) {
+  Requests requests(settings);
   grpc::ClientContext context;
   auto stream = v1::Items::NewStub(api.channel())->Upsert(&context);
-  return SecondsOf([&] {
-    std::thread writer([&] {
-      for (const v1::UpsertRequest& request : requests) stream->Write(request);
-      stream->WritesDone();
-    });
-    v1::UpsertResponse response;
-    while (stream->Read(&response)) {
-      if (response.status().code() != 0) {
-        std::cerr << response.status().message() << "\n";
-      }
+  std::vector<absl::Time> sent(settings.items);
+  std::vector<Slice> slices;
+  const int per_slice = std::max(1, settings.items / settings.slices);
+  absl::Time last = absl::Now();
+  Slice used{.server_cpu = CpuSeconds(server.pid()),
+             .client_cpu = CpuSeconds(getpid())};
+  std::thread writer([&] {
+    for (int i = 0; i < settings.items; ++i) {
+      const v1::UpsertRequest request = requests.Next();
+      sent[i] = absl::Now();
+      stream->Write(request);
     }
-    writer.join();
-    Check(stream->Finish());
+    stream->WritesDone();
   });
+  v1::UpsertResponse response;
+  for (int i = 0; stream->Read(&response); ++i) {
+    if (response.status().code() != 0) {
+      std::cerr << response.status().message() << "\n";
+    }
+    const absl::Time now = absl::Now();
+    milliseconds.push_back(absl::ToDoubleMilliseconds(now - sent[i]));
+    if ((i + 1) % per_slice != 0) continue;
+    const Slice total{.server_cpu = CpuSeconds(server.pid()),
+                      .client_cpu = CpuSeconds(getpid())};
+    slices.push_back({absl::ToDoubleSeconds(now - last),
+                      total.server_cpu - used.server_cpu,
+                      total.client_cpu - used.client_cpu});
+    last = now;
+    used = total;
+  }
+  writer.join();
+  Check(stream->Finish());
+  return slices;
+}
+
+void Report(const Settings& settings, const std::vector<Slice>& slices,
+            const std::vector<double>& milliseconds) {
+  const int items = settings.items / static_cast<int>(slices.size());
+  for (const Slice& slice : slices) {
+    absl::PrintF(
+        "%d items of dimension %d in %.2f s: %.0f items/s; processor time an "
+        "item: server %.1f us, client %.1f us\n",
+        items, settings.dimension, slice.seconds, items / slice.seconds,
+        1e6 * slice.server_cpu / items, 1e6 * slice.client_cpu / items);
+  }
+  absl::PrintF(
+      "from sent to searchable: median %.1f ms, 99%% %.1f ms, all "
+      "%.1f ms\n",
+      Median(milliseconds), Quantile(milliseconds, 0.99),
+      Quantile(milliseconds, 1));
 }
 
 }  // namespace
@@ -60,25 +142,27 @@ double Ingest(Api& api, const std::vector<v1::UpsertRequest>& requests) {
 
 int main(int argc, char** argv) {
   using namespace quern;  // NOLINT(google-build-using-namespace)
-  int items = 50'000;
-  int dimension = 512;
-  std::vector<std::string> settings;
+  Settings settings;
+  std::vector<std::string> server_settings;
   CLI::App app("Ingest of ready-made embeddings");
-  app.add_option("--items", items, "Items of the stream");
-  app.add_option("--dimension", dimension, "Values of an embedding");
-  app.add_option("--set", settings, "Settings of the server: key=value");
+  app.add_option("--items", settings.items, "Items of the stream");
+  app.add_option("--dimension", settings.dimension, "Values of an embedding");
+  app.add_flag("--payload", settings.payload, "Two payload fields an item");
+  app.add_option("--slices", settings.slices,
+                 "Lines of the report, one after the other in time")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--set", server_settings, "Settings of the server: key=value");
   CLI11_PARSE(app, argc, argv);
   TemporaryDirectory data;
   std::vector<std::string> arguments;
-  for (const std::string& setting : settings) {
+  for (const std::string& setting : server_settings) {
     arguments.insert(arguments.end(), {"--set", setting});
   }
   const QuerndProcess server(data.File("data"), arguments);
   Api api(server);
-  Check(api.CreateCollection("bench", dimension));
-  const auto requests = MakeRequests(items, dimension);
-  const double seconds = Ingest(api, requests);
-  std::cout << items << " items of dimension " << dimension << " in " << seconds
-            << " s: " << static_cast<int>(items / seconds) << " items/s\n";
+  Check(api.CreateCollection("bench", settings.dimension));
+  std::vector<double> milliseconds;
+  const std::vector<Slice> slices = Ingest(server, api, settings, milliseconds);
+  Report(settings, slices, milliseconds);
   return 0;
 }

@@ -3,7 +3,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -61,6 +64,41 @@ TEST_F(UpsertTest, ServesACallerThatReadsOnlyAfterItHasSentAll) {
     EXPECT_EQ(response.index(), i);
   }
   EXPECT_FALSE(stream->Read(&response));
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+// The window is 4. A picture that cannot be committed yet stands first; the
+// text comes only if what is between does not fill the window.
+TEST_F(UpsertTest, ReadyMadeEmbeddingsFillTheWindowByTheirSize) {
+  v1::UpsertRequest gate = TextItem("c", "gate", "");
+  gate.mutable_image()->set_content("gate");
+  grpc::ClientContext context;
+  auto stream = v1::Items::NewStub(channel_)->Upsert(&context);
+  ASSERT_TRUE(stream->Write(gate));
+  const int light = 60;
+  v1::UpsertRequest embedding;
+  for (int i = 0; i < kFakeDimension; ++i) {
+    embedding.mutable_embedding()->add_values(1);
+  }
+  for (int i = 0; i < light; ++i) {
+    embedding.set_id(absl::StrCat(i));
+    ASSERT_TRUE(stream->Write(embedding));
+  }
+  ASSERT_TRUE(stream->Write(TextItem("", "text", "red")));
+  const absl::Time deadline = absl::Now() + absl::Seconds(20);
+  while (!absl::StrContains(
+      ScrapeMetrics(), "quern_text_cache_lookups_total{result=\"miss\"} 1")) {
+    ASSERT_LT(absl::Now(), deadline) << "the text was never read";
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  decoder_->Open();
+  stream->WritesDone();
+  v1::UpsertResponse response;
+  for (int i = 0; i < light + 2; ++i) {
+    ASSERT_TRUE(stream->Read(&response));
+    EXPECT_EQ(response.index(), i);
+    EXPECT_EQ(response.status().code(), 0) << response.status().message();
+  }
   EXPECT_TRUE(stream->Finish().ok());
 }
 
