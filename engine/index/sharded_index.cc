@@ -1096,10 +1096,16 @@ absl::Status ShardedIndex::Save() {
   return absl::OkStatus();
 }
 
-absl::Status ShardedIndex::LinkFiles(const std::string& directory) const {
-  if (options_.directory.empty()) return EnsureDirectory(directory);
+absl::Status ShardedIndex::LinkFiles(
+    const std::string& directory,
+    const std::function<absl::Status()>& then) const {
+  if (options_.directory.empty()) {
+    QUERN_RETURN_IF_ERROR(EnsureDirectory(directory));
+    return then();
+  }
   absl::MutexLock lock(&files_mutex_);
-  return LinkIndexFiles(options_.directory, directory);
+  QUERN_RETURN_IF_ERROR(LinkIndexFiles(options_.directory, directory));
+  return then();
 }
 
 // --- loading ---

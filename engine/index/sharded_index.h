@@ -99,7 +99,9 @@ class ShardedIndex final : public VectorIndex {
   void MarkIncomplete(const std::string& why) override;
   void MarkComplete() override;
   bool Contains(const std::string& id) const override;
-  absl::Status LinkFiles(const std::string& directory) const override;
+  absl::Status LinkFiles(
+      const std::string& directory,
+      const std::function<absl::Status()>& then) const override;
   absl::Status Optimize(const RequestContext& context,
                         const std::function<void(float)>& progress) override;
 

@@ -69,8 +69,10 @@ class IndexWithStore final : public VectorIndex {
   bool Contains(const std::string& id) const override {
     return index_->Contains(id);
   }
-  absl::Status LinkFiles(const std::string& directory) const override {
-    return index_->LinkFiles(directory);
+  absl::Status LinkFiles(
+      const std::string& directory,
+      const std::function<absl::Status()>& then) const override {
+    return index_->LinkFiles(directory, then);
   }
   absl::Status Optimize(const RequestContext& context,
                         const std::function<void(float)>& progress) override {

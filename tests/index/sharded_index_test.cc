@@ -13,6 +13,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -164,9 +165,11 @@ TEST_F(ShardedIndexTest, FilesAreLinkedWhileItIsOptimized) {
   const std::string copy = directory_.File("copy");
   const RequestContext context(&kClock, "test");
   absl::Status linked = absl::UnknownError("not called");
-  EXPECT_THAT(
-      index->Optimize(context, [&](float) { linked = index->LinkFiles(copy); }),
-      IsOk());
+  EXPECT_THAT(index->Optimize(context,
+                              [&](float) {
+                                linked = index->LinkFiles(copy, absl::OkStatus);
+                              }),
+              IsOk());
   EXPECT_THAT(linked, IsOk());
   options.directory = copy;
   EXPECT_EQ(Create(options)->size(), 100);
@@ -458,7 +461,8 @@ TEST_F(ShardedIndexFilesTest, LinkedFilesOpenElsewhere) {
   const auto before = MakeFiles();
   {
     const auto index = Create(WithFiles());
-    ASSERT_THAT(index->LinkFiles(directory_.File("copy")), IsOk());
+    ASSERT_THAT(index->LinkFiles(directory_.File("copy"), absl::OkStatus),
+                IsOk());
     Write(*index, 0, 100);
     Optimize(*index);
   }
@@ -469,6 +473,29 @@ TEST_F(ShardedIndexFilesTest, LinkedFilesOpenElsewhere) {
 
 // Checksums do not stop whoever makes files on purpose: what a search relies on
 // is checked as well.
+TEST_F(ShardedIndexFilesTest, NothingIsSavedWhileLinkedFilesAreInUse) {
+  MakeFiles();
+  ShardedIndexOptions options = WithFiles();
+  absl::Notification saved;
+  options.saved = [&saved](uint64_t /*sequence*/) { saved.Notify(); };
+  const auto index = Create(std::move(options));
+  Write(*index, 0, 10);
+  index->MarkApplied(10);
+  std::thread saver;
+  ASSERT_THAT(
+      index->LinkFiles(directory_.File("copy"),
+                       [&] {
+                         saver = std::thread([&] { Optimize(*index); });
+                         // Long enough for the save to come, if it may.
+                         EXPECT_FALSE(saved.WaitForNotificationWithTimeout(
+                             absl::Milliseconds(300)));
+                         return absl::CancelledError("then");
+                       }),
+      StatusIs(absl::StatusCode::kCancelled));
+  saver.join();
+  EXPECT_TRUE(saved.HasBeenNotified());
+}
+
 TEST_F(ShardedIndexTest, HostileSegmentsAreRefusedOrSearchedSafely) {
   ShardedIndexOptions options = Options(IndexKind::kHnsw, VectorStorage::kInt8);
   options.directory = directory_.File("index");

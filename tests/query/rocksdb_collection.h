@@ -34,7 +34,10 @@ inline CollectionFactories RocksdbFactories() {
     return ShardedIndex::Create({.dimension = record.dimension(),
                                  .directory = directory,
                                  .oldest_sequence = store->trimmed_sequence(),
-                                 .newest_sequence = store->last_sequence()});
+                                 .newest_sequence = store->last_sequence(),
+                                 .saved = [store](uint64_t sequence) {
+                                   (void)store->TrimChanges(sequence);
+                                 }});
   };
   return factories;
 }

@@ -16,6 +16,7 @@
 #include "gtest/gtest.h"
 #include <sys/mount.h>
 
+#include "engine/index/index_files.h"
 #include "engine/snapshot/snapshot_files.h"
 #include "tests/query/fake_collection.h"
 #include "tests/query/rocksdb_collection.h"
@@ -355,6 +356,36 @@ TEST_F(SnapshotsTest, TheFilesOfTheIndexComeAlong) {
   const auto restored = ValueOrDie(site_.catalog->Get("new"));
   EXPECT_EQ(ReadTree(restored->directory() + "/index"), files);
   EXPECT_EQ(restored->index().size(), 3);
+}
+
+// A save of the index lets the store forget the changes that it has: the copies
+// of both must be from before one, or both from after it.
+TEST_F(SnapshotsTest, TheIndexOfASnapshotIsNeverTooOldForItsStore) {
+  const auto photos = Make(site_, "photos", 3);
+  std::atomic<bool> stop = false;
+  std::thread saver([&] {
+    for (int i = 3; !stop; ++i) {
+      ASSERT_THAT(photos->Upsert({NumberedItem(i % 50)}), IsOk());
+      ASSERT_THAT(
+          photos->mutable_index().Optimize(context_, [](float /*progress*/) {}),
+          IsOk());
+    }
+  });
+  for (int i = 0; i < 20; ++i) {
+    const std::string name = absl::StrCat("s", i);
+    ASSERT_THAT(site_.snapshots->Create(context_, "photos", name), IsOk());
+    const auto store = ValueOrDie(
+        RocksdbItemStore::Open({.path = SnapshotPath(name) + "/items",
+                                .dimension = 3,
+                                .read_only = "it is a snapshot"}));
+    if (store->trimmed_sequence() == 0) continue;  // Before the first save.
+    const IndexManifest manifest =
+        ValueOrDie(ReadManifest(SnapshotPath(name) + "/index"));
+    EXPECT_GE(manifest.sequence, store->trimmed_sequence()) << name;
+    EXPECT_LE(manifest.sequence, store->last_sequence()) << name;
+  }
+  stop = true;
+  saver.join();
 }
 
 TEST_F(SnapshotsTest, SortedFilesAreLinkedNotCopied) {

@@ -87,8 +87,10 @@ class FakeVectorIndex : public VectorIndex {
     return rows_.contains(id);
   }
 
-  absl::Status LinkFiles(const std::string& /*directory*/) const override {
-    return absl::OkStatus();
+  absl::Status LinkFiles(
+      const std::string& /*directory*/,
+      const std::function<absl::Status()>& then) const override {
+    return then();
   }
 
   int64_t memory_bytes() const override {
