@@ -1,18 +1,22 @@
-// Random operations on a collection against an oracle in memory, with restarts
-// and kills at random moments: nothing acknowledged may lack, nothing may be
-// there that should not, and every payload, vector and time is as written.
+// Random operations on a collection, its index and its snapshots against an
+// oracle in memory, with restarts and kills at random moments: nothing
+// acknowledged may lack, nothing may be there that should not, and every
+// payload, vector and time is as written, in a restored snapshot too.
 //
 // QUERN_CRASH_OPERATIONS sets how many operations; scripts/test --crash N does.
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <iostream>
 #include <map>
 #include <memory>
 #include <optional>
 #include <random>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -30,22 +34,26 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "engine/base/file.h"
+#include "engine/index/sharded_index.h"
+#include "engine/query/catalog.h"
 #include "engine/query/collection.h"
+#include "engine/query/snapshots.h"
 #include "engine/store/rocksdb_item_store.h"
-#include "tests/support/fake_vector_index.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_directory.h"
 
 namespace quern {
 namespace {
 
-constexpr int64_t kDefaultOperations = 3000;
+constexpr int64_t kDefaultOperations = 1500;
 constexpr int kOperationsPerRound = 150;
 constexpr double kKillProbability = 0.3;
 constexpr int kDimension = 8;
 constexpr int kIds = 150;
 constexpr int kMaxBatch = 10;
 constexpr int kShelves = 12;
+constexpr absl::string_view kCollection = "model";
 constexpr absl::string_view kChildFlag = "--run";
 
 // One operation takes one second of the clock.
@@ -70,16 +78,37 @@ std::string PayloadOf(int64_t number, int shelf) {
   return bytes;
 }
 
-enum class Kind { kUpsert, kUpdate, kDelete, kDeleteMatching, kSweep, kRead };
+enum class Kind {
+  kUpsert,
+  kUpdate,
+  kDelete,
+  kDeleteMatching,
+  kSweep,
+  kRead,
+  kSearch,
+  kSnapshot,
+  kRestore
+};
 
 // What an operation does follows from its number.
 struct Operation {
   Kind kind = Kind::kRead;
-  std::vector<std::string> ids;
+  std::vector<int> ids;
   int shelf = 0;
   std::optional<absl::Duration> ttl;
   bool restart = false;  // The collection is opened again before.
 };
+
+Kind KindOf(int dice) {
+  if (dice < 42) return Kind::kUpsert;
+  if (dice < 56) return Kind::kUpdate;
+  if (dice < 72) return Kind::kDelete;
+  if (dice < 77) return Kind::kDeleteMatching;
+  if (dice < 81) return Kind::kSweep;
+  if (dice < 89) return Kind::kRead;
+  if (dice < 97) return Kind::kSearch;
+  return dice < 99 ? Kind::kSnapshot : Kind::kRestore;
+}
 
 Operation OperationOf(int64_t number) {
   std::mt19937 random(number * 7919 + 20260303);
@@ -87,103 +116,146 @@ Operation OperationOf(int64_t number) {
     return static_cast<int>(random() % n);
   };
   Operation operation{.shelf = below(kShelves), .restart = below(60) == 0};
-  const int dice = below(100);
-  operation.kind = dice < 45   ? Kind::kUpsert
-                   : dice < 60 ? Kind::kUpdate
-                   : dice < 78 ? Kind::kDelete
-                   : dice < 83 ? Kind::kDeleteMatching
-                   : dice < 88 ? Kind::kSweep
-                               : Kind::kRead;
+  operation.kind = KindOf(below(100));
   const int ids = operation.kind == Kind::kUpdate ? 1 : 1 + below(kMaxBatch);
-  for (int i = 0; i < ids; ++i) {
-    operation.ids.push_back(absl::StrCat("item", below(kIds)));
-  }
+  for (int i = 0; i < ids; ++i) operation.ids.push_back(below(kIds));
   if (below(4) == 0) operation.ttl = absl::Seconds(1 + below(120));
   return operation;
 }
 
-Item MakeItem(const Operation& operation, int64_t number, size_t position) {
+std::string IdOf(int id) { return absl::StrCat("item", id); }
+
+std::vector<float> VectorOf(int64_t number, int64_t position) {
   std::mt19937 random(number * 31 + position);
-  Item item{.id = operation.ids[position],
+  std::vector<float> vector(kDimension);
+  for (float& value : vector) {
+    value = static_cast<float>(random()) / 1e9F + 0.1F;
+  }
+  return vector;
+}
+
+Item MakeItem(const Operation& operation, int64_t number, size_t position) {
+  Item item{.id = IdOf(operation.ids[position]),
             .payload = PayloadOf(number, operation.shelf),
-            .embedding = std::vector<float>(kDimension),
+            .embedding = VectorOf(number, static_cast<int64_t>(position)),
             .media_uri = absl::StrCat("file:///", number),
             .create_time = TimeOf(number),
             .update_time = TimeOf(number)};
-  for (float& value : item.embedding) {
-    value = static_cast<float>(random()) / 1e9F + 0.1F;
-  }
   if (operation.ttl.has_value()) {
     item.expire_time = TimeOf(number) + *operation.ttl;
   }
   return item;
 }
 
+// What the oracle knows of an item: of which operations it is made. Plain, so
+// that a child is given it as bytes.
+struct Known {
+  int64_t put = 0;  // 0: there is no such item.
+  int64_t position = 0;
+  int64_t created = 0;
+  int64_t payload = 0;  // The last to write that.
+  int64_t expires = 0;  // In seconds after TimeOf(0); 0: never.
+  int64_t shelf = 0;
+
+  bool ExistsAt(int64_t number) const {
+    return put != 0 && (expires == 0 || expires > number);
+  }
+};
+
+Item ItemOf(int id, const Known& known) {
+  Item item{.id = IdOf(id),
+            .payload = PayloadOf(known.payload, static_cast<int>(known.shelf)),
+            .embedding = VectorOf(known.put, known.position),
+            .media_uri = absl::StrCat("file:///", known.put),
+            .create_time = TimeOf(known.created),
+            .update_time = TimeOf(known.payload)};
+  if (known.expires != 0) item.expire_time = TimeOf(known.expires);
+  return item;
+}
+
+using Items = std::map<std::string, Item>;
+
 // The oracle.
 class Oracle {
  public:
+  using State = std::array<Known, kIds>;
+
   void Apply(int64_t number) {
     const Operation operation = OperationOf(number);
-    std::erase_if(items_, [number](const auto& entry) {
-      return entry.second.expire_time.has_value() &&
-             *entry.second.expire_time <= TimeOf(number);
-    });
+    for (Known& known : items_) {
+      if (!known.ExistsAt(number)) known = {};
+    }
     switch (operation.kind) {
       case Kind::kUpsert:
+        // Of equal ids the last one wins; what was there keeps its first time.
         return Upsert(operation, number);
       case Kind::kUpdate: {
-        const auto found = items_.find(operation.ids.front());
-        if (found == items_.end()) return;
-        found->second.payload = PayloadOf(number, operation.shelf);
-        found->second.update_time = TimeOf(number);
-        shelves_[found->first] = operation.shelf;
+        Known& known = items_[operation.ids.front()];
+        if (known.put == 0) return;
+        known.payload = number;
+        known.shelf = operation.shelf;
         return;
       }
       case Kind::kDelete:
-        for (const std::string& id : operation.ids) items_.erase(id);
+        for (const int id : operation.ids) items_[id] = {};
         return;
       case Kind::kDeleteMatching:
-        std::erase_if(items_, [&](const auto& entry) {
-          return shelves_[entry.first] == operation.shelf;
-        });
+        for (Known& known : items_) {
+          if (known.shelf == operation.shelf) known = {};
+        }
+        return;
+      case Kind::kSnapshot:
+        saved_ = items_;
+        snapshot_ = number;
         return;
       case Kind::kSweep:
       case Kind::kRead:
+      case Kind::kSearch:
+      case Kind::kRestore:
         return;
     }
   }
 
-  // What is visible at a time.
-  std::map<std::string, Item> At(absl::Time time) const {
-    std::map<std::string, Item> visible;
-    for (const auto& [id, item] : items_) {
-      if (!item.expire_time.has_value() || *item.expire_time > time) {
-        visible.emplace(id, item);
-      }
-    }
-    return visible;
-  }
-
-  int shelf(const std::string& id) const { return shelves_.at(id); }
+  const State& items() const { return items_; }
+  // Those of the last snapshot, and the operation that made it; 0: none did.
+  const State& saved() const { return saved_; }
+  int64_t snapshot() const { return snapshot_; }
 
  private:
   void Upsert(const Operation& operation, int64_t number) {
-    // Of equal ids the last one wins; what was there keeps its first time.
-    std::map<std::string, Item> last;
+    std::map<int, size_t> last;
     for (size_t i = 0; i < operation.ids.size(); ++i) {
-      last[operation.ids[i]] = MakeItem(operation, number, i);
+      last[operation.ids[i]] = i;
     }
-    for (auto& [id, item] : last) {
-      const auto known = items_.find(id);
-      if (known != items_.end()) item.create_time = known->second.create_time;
-      items_[id] = std::move(item);
-      shelves_[id] = operation.shelf;
+    for (const auto& [id, position] : last) {
+      const Known before = items_[id];
+      items_[id] = {.put = number,
+                    .position = static_cast<int64_t>(position),
+                    .created = before.put == 0 ? number : before.created,
+                    .payload = number,
+                    .shelf = operation.shelf};
+      if (operation.ttl.has_value()) {
+        items_[id].expires = number + absl::ToInt64Seconds(*operation.ttl);
+      }
     }
   }
 
-  std::map<std::string, Item> items_;
-  std::map<std::string, int> shelves_;
+  State items_{};
+  State saved_{};
+  int64_t snapshot_ = 0;
 };
+static_assert(std::is_trivially_copyable_v<Oracle>);
+
+// What is visible at a time.
+Items At(const Oracle::State& state, int64_t number) {
+  Items visible;
+  for (int id = 0; id < kIds; ++id) {
+    if (state[id].ExistsAt(number)) {
+      visible.emplace(IdOf(id), ItemOf(id, state[id]));
+    }
+  }
+  return visible;
+}
 
 // Why two items differ; "" when they do not.
 std::string Difference(const Item& actual, const Item& expected) {
@@ -196,7 +268,23 @@ std::string Difference(const Item& actual, const Item& expected) {
   return "";
 }
 
-// A collection on the disk, and its clock.
+double Cosine(const std::vector<float>& a, const std::vector<float>& b) {
+  double dot = 0;
+  double a_square = 0;
+  double b_square = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    dot += double{a[i]} * b[i];
+    a_square += double{a[i]} * a[i];
+    b_square += double{b[i]} * b[i];
+  }
+  return dot / std::sqrt(a_square * b_square);
+}
+
+std::string TextOf(const absl::Status& status) {
+  return status.ok() ? "" : status.ToString();
+}
+
+// A data folder with one collection and its snapshots, and its clock.
 class Subject {
  public:
   Subject(std::string path, int64_t number)
@@ -218,25 +306,13 @@ class Subject {
         }
         return TextOf(collection_->Upsert(items).status());
       }
-      case Kind::kUpdate: {
-        const absl::Status status =
-            collection_
-                ->Update(operation.ids.front(),
-                         [&](Item& item) {
-                           item.payload = PayloadOf(number, operation.shelf);
-                           item.update_time = TimeOf(number);
-                           return absl::OkStatus();
-                         })
-                .status();
-        const bool exists =
-            oracle.At(TimeOf(number)).contains(operation.ids.front());
-        if (exists != status.ok()) {
-          return absl::StrCat("update: ", status.ToString());
-        }
-        return absl::IsNotFound(status) ? "" : TextOf(status);
+      case Kind::kUpdate:
+        return Update(operation, number, oracle);
+      case Kind::kDelete: {
+        std::vector<std::string> ids;
+        for (const int id : operation.ids) ids.push_back(IdOf(id));
+        return TextOf(collection_->Delete(ids).status());
       }
-      case Kind::kDelete:
-        return TextOf(collection_->Delete(operation.ids).status());
       case Kind::kDeleteMatching:
         return DeleteMatching(operation, number, oracle);
       case Kind::kSweep: {
@@ -245,24 +321,171 @@ class Subject {
         return TextOf(more.status());
       }
       case Kind::kRead:
-        return Compare(oracle.At(TimeOf(number)), number);
+        return Compare(At(oracle.items(), number), number);
+      case Kind::kSearch:
+        return CompareFiltered(operation, number, oracle);
+      case Kind::kSnapshot:
+        return MakeSnapshot(number, oracle);
+      case Kind::kRestore:
+        return Restore(number, oracle);
     }
     return "";
   }
 
   // Compares every item, by list and by search, with what should be there.
-  std::string Compare(const std::map<std::string, Item>& expected,
-                      int64_t number) {
+  std::string Compare(const Items& expected, int64_t number) {
     clock_.Advance(TimeOf(number) - clock_.Now());
-    const RequestContext context(&clock_, "test");
-    std::map<std::string, Item> found;
+    return Compare(*collection_, expected);
+  }
+
+ private:
+  void Open() {
+    collection_ = nullptr;
+    snapshots_ = nullptr;
+    catalog_ = nullptr;
+    catalog_ = ValueOrDie(Catalog::Open(
+        {.path = path_, .factories = Factories(), .clock = &clock_}));
+    snapshots_ = ValueOrDie(
+        Snapshots::Open({.path = path_ + "/snapshots", .clock = &clock_},
+                        Factories(), catalog_.get()));
+    auto found = catalog_->Get(kCollection);
+    if (absl::IsNotFound(found.status())) {
+      v1::Collection record;
+      record.set_name(std::string(kCollection));
+      record.set_model("none");
+      record.set_dimension(kDimension);
+      v1::PayloadField& field = *record.add_payload_fields();
+      field.set_path("shelf");
+      field.set_type(v1::PayloadField::TYPE_NUMBER);
+      found = catalog_->Create(record);
+    }
+    collection_ = ValueOrDie(std::move(found));
+  }
+
+  CollectionFactories Factories() {
+    CollectionFactories factories;
+    factories.open_store = [this](const std::string& path,
+                                  const v1::Collection&)
+        -> absl::StatusOr<std::unique_ptr<ItemStore>> {
+      // Small buffers: flushes and compactions are among what is killed. A kill
+      // loses nothing that was written; tests/store/crash_test syncs.
+      return RocksdbItemStore::Open({.path = path,
+                                     .dimension = kDimension,
+                                     .sync = SyncMode::kNever,
+                                     .write_buffer_bytes = 64 << 10,
+                                     .clock = &clock_});
+    };
+    factories.open_read_only = [this](const std::string& path,
+                                      const v1::Collection&,
+                                      const std::string& reason)
+        -> absl::StatusOr<std::unique_ptr<ItemStore>> {
+      return RocksdbItemStore::Open({.path = path,
+                                     .dimension = kDimension,
+                                     .clock = &clock_,
+                                     .read_only = reason});
+    };
+    factories.create_index =
+        [this](
+            const v1::Collection& record, const std::string& directory,
+            ItemStore* store) -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
+      // Small too: segments are made, merged and saved all the time.
+      return ShardedIndex::Create({.dimension = kDimension,
+                                   .shards = 2,
+                                   .fields = FieldsOf(record),
+                                   .directory = directory,
+                                   .oldest_sequence = store->trimmed_sequence(),
+                                   .newest_sequence = store->last_sequence(),
+                                   .saved =
+                                       [store](uint64_t sequence) {
+                                         (void)store->TrimChanges(sequence);
+                                       },
+                                   .background = background_,
+                                   .seal_rows = 40});
+    };
+    return factories;
+  }
+
+  std::string Update(const Operation& operation, int64_t number,
+                     const Oracle& oracle) {
+    const int id = operation.ids.front();
     const absl::Status status =
-        collection_->Scan(context, "", {.payload = true, .embedding = true},
-                          nullptr, [&found](Item item) {
-                            std::string id = item.id;
-                            found.emplace(std::move(id), std::move(item));
-                            return true;
-                          });
+        collection_
+            ->Update(IdOf(id),
+                     [&](Item& item) {
+                       item.payload = PayloadOf(number, operation.shelf);
+                       item.update_time = TimeOf(number);
+                       return absl::OkStatus();
+                     })
+            .status();
+    if (oracle.items()[id].ExistsAt(number)) return TextOf(status);
+    return absl::IsNotFound(status)
+               ? ""
+               : absl::StrCat("an update of nothing: ", status.ToString());
+  }
+
+  absl::StatusOr<std::shared_ptr<const Filter>> OnShelf(int shelf) const {
+    return ParseFilter(absl::StrCat("shelf = ", shelf),
+                       collection_->settings()->fields);
+  }
+
+  std::string DeleteMatching(const Operation& operation, int64_t number,
+                             const Oracle& oracle) {
+    int64_t expected = 0;
+    for (const Known& known : oracle.items()) {
+      if (known.ExistsAt(number) && known.shelf == operation.shelf) ++expected;
+    }
+    const RequestContext context(&clock_, "test");
+    const absl::StatusOr<int64_t> deleted = collection_->DeleteMatching(
+        context, *ValueOrDie(OnShelf(operation.shelf)));
+    if (!deleted.ok()) return TextOf(deleted.status());
+    return *deleted == expected
+               ? ""
+               : absl::StrCat("deleted ", *deleted, " instead of ", expected);
+  }
+
+  std::string MakeSnapshot(int64_t number, const Oracle& oracle) {
+    const RequestContext context(&clock_, "test");
+    const std::string collection(kCollection);
+    const absl::Status made =
+        snapshots_->Create(context, collection, absl::StrCat("s", number))
+            .status();
+    // It may have been made before a kill; nothing was written since.
+    if (!made.ok() && !absl::IsAlreadyExists(made)) return TextOf(made);
+    if (oracle.snapshot() == 0) return "";
+    const absl::Status gone =
+        snapshots_->Delete(collection, absl::StrCat("s", oracle.snapshot()));
+    return absl::IsNotFound(gone) ? "" : TextOf(gone);
+  }
+
+  std::string Restore(int64_t number, const Oracle& oracle) {
+    if (oracle.snapshot() == 0) return "";
+    const std::string copy = "copy";
+    // What an earlier run may have left when it was killed.
+    const absl::Status cleared = catalog_->Delete(copy).status();
+    if (!cleared.ok() && !absl::IsNotFound(cleared)) return TextOf(cleared);
+    const RequestContext context(&clock_, "test");
+    const absl::Status status =
+        snapshots_
+            ->Restore(context, std::string(kCollection),
+                      absl::StrCat("s", oracle.snapshot()), copy)
+            .status();
+    if (!status.ok()) return TextOf(status);
+    const std::string wrong =
+        Compare(*ValueOrDie(catalog_->Get(copy)), At(oracle.saved(), number));
+    if (!wrong.empty()) return absl::StrCat("in the restored one, ", wrong);
+    return TextOf(catalog_->Delete(copy).status());
+  }
+
+  std::string Compare(const Collection& collection, const Items& expected) {
+    const RequestContext context(&clock_, "test");
+    Items found;
+    const absl::Status status =
+        collection.Scan(context, "", {.payload = true, .embedding = true},
+                        nullptr, [&found](Item item) {
+                          std::string id = item.id;
+                          found.emplace(std::move(id), std::move(item));
+                          return true;
+                        });
     if (!status.ok()) return TextOf(status);
     for (const auto& [id, item] : expected) {
       const auto actual = found.find(id);
@@ -274,91 +497,75 @@ class Subject {
     for (const auto& [id, item] : found) {
       if (!expected.contains(id)) return absl::StrCat(id, " is a phantom");
     }
-    return CompareSearch(expected);
+    return CompareSearch(collection, expected, nullptr, VectorOf(1, 0));
   }
 
- private:
-  static std::string TextOf(const absl::Status& status) {
-    return status.ok() ? "" : status.ToString();
-  }
-
-  void Open() {
-    collection_.reset();
-    v1::Collection record;
-    record.set_name("model");
-    record.set_model("none");
-    record.set_dimension(kDimension);
-    v1::PayloadField& field = *record.add_payload_fields();
-    field.set_path("shelf");
-    field.set_type(v1::PayloadField::TYPE_NUMBER);
-    collection_ = ValueOrDie(Collection::Open(
-        path_, record,
-        {.open_store = [this](const std::string& path, const v1::Collection&)
-             -> absl::StatusOr<std::unique_ptr<ItemStore>> {
-           // Small buffers: flushes and compactions are among what is killed.
-           return RocksdbItemStore::Open({.path = path,
-                                          .dimension = kDimension,
-                                          // A kill loses nothing that was
-                                          // written; tests/store/crash_test
-                                          // syncs.
-                                          .sync = SyncMode::kNever,
-                                          .write_buffer_bytes = 64 << 10,
-                                          .clock = &clock_});
-         },
-         .create_index =
-             [](const v1::Collection&, const std::string&,
-                ItemStore*) -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
-           return std::make_unique<FakeVectorIndex>(kDimension);
-         }}));
-  }
-
-  std::string DeleteMatching(const Operation& operation, int64_t number,
-                             const Oracle& oracle) {
-    int64_t expected = 0;
-    for (const auto& [id, item] : oracle.At(TimeOf(number))) {
-      if (oracle.shelf(id) == operation.shelf) ++expected;
+  std::string CompareFiltered(const Operation& operation, int64_t number,
+                              const Oracle& oracle) {
+    Items expected;
+    for (int id = 0; id < kIds; ++id) {
+      const Known& known = oracle.items()[id];
+      if (known.ExistsAt(number) && known.shelf == operation.shelf) {
+        expected.emplace(IdOf(id), ItemOf(id, known));
+      }
     }
-    const RequestContext context(&clock_, "test");
-    const auto filter =
-        ValueOrDie(ParseFilter(absl::StrCat("shelf = ", operation.shelf),
-                               collection_->settings()->fields));
-    const absl::StatusOr<int64_t> deleted =
-        collection_->DeleteMatching(context, *filter);
-    if (!deleted.ok()) return TextOf(deleted.status());
-    return *deleted == expected
-               ? ""
-               : absl::StrCat("deleted ", *deleted, " instead of ", expected);
+    return CompareSearch(*collection_, expected,
+                         ValueOrDie(OnShelf(operation.shelf)),
+                         VectorOf(number, 0));
   }
 
-  std::string CompareSearch(const std::map<std::string, Item>& expected) {
-    if (expected.empty()) return "";
-    RequestContext context(&clock_, "test");
-    const std::vector<float>& query = expected.begin()->second.embedding;
-    const auto lists = collection_->index().Search(
+  // A search for everything must find `expected`, in the order of its scores.
+  std::string CompareSearch(const Collection& collection, const Items& expected,
+                            std::shared_ptr<const Filter> filter,
+                            const std::vector<float>& query) {
+    const RequestContext context(&clock_, "test");
+    const auto lists = collection.index().Search(
         context, {.data = query.data(), .rows = 1, .columns = kDimension},
-        {.k = kIds});
+        {.k = kIds, .filter = std::move(filter)});
     if (!lists.ok()) return TextOf(lists.status());
-    // Expired items stay in the index until they are swept; hits are fetched.
     size_t found = 0;
     for (const ScoredId& hit : lists->front()) {
-      found += expected.contains(hit.id) ? 1 : 0;
+      // Expired items stay in the index until they are swept; hits are fetched.
+      const auto item = expected.find(hit.id);
+      if (item == expected.end()) continue;
+      ++found;
+      const double score = Cosine(query, item->second.embedding);
+      if (std::abs(score - hit.score) > 1e-5) {
+        return absl::StrCat("a search scores ", hit.id, " ", hit.score,
+                            " instead of ", score);
+      }
     }
-    return found == expected.size()
+    if (found != expected.size()) {
+      return absl::StrCat("a search finds ", found, " of ", expected.size(),
+                          " items");
+    }
+    return std::is_sorted(lists->front().begin(), lists->front().end(),
+                          [](const ScoredId& a, const ScoredId& b) {
+                            return a.score > b.score;
+                          })
                ? ""
-               : absl::StrCat("a search finds ", found, " of ", expected.size(),
-                              " items");
+               : "a search's hits are not in order";
   }
 
   const std::string path_;
   FakeClock clock_;
-  std::unique_ptr<Collection> collection_;
+  const std::shared_ptr<ThreadPool> background_ = std::make_shared<ThreadPool>(
+      ThreadPoolOptions{.name = "index", .threads = 1});
+  std::unique_ptr<Catalog> catalog_;
+  std::unique_ptr<Snapshots> snapshots_;
+  std::shared_ptr<Collection> collection_;
 };
+
+// What a child begins with.
+std::string OraclePath(const std::string& path) { return path + ".oracle"; }
 
 // The child: the operations from `first` to `last`, each acknowledged by a
 // byte.
 int RunChild(const std::string& path, int64_t first, int64_t last) {
   Oracle oracle;
-  for (int64_t number = 1; number < first; ++number) oracle.Apply(number);
+  const std::string bytes = ValueOrDie(ReadFile(OraclePath(path)));
+  if (bytes.size() != sizeof(oracle)) return 1;
+  std::memcpy(&oracle, bytes.data(), sizeof(oracle));
   Subject subject(path, first);
   for (int64_t number = first; number <= last; ++number) {
     const std::string wrong = subject.Run(number, oracle);
@@ -375,20 +582,26 @@ int RunChild(const std::string& path, int64_t first, int64_t last) {
 class ModelTest : public testing::Test {
  protected:
   // Runs a child over the operations after `done_`, killed after `delay` if
-  // there is one, and counts what it acknowledges.
-  void RunRound(int64_t last, std::optional<absl::Duration> delay) {
+  // there is one, and counts what it acknowledges. The delay begins with the
+  // child, or `once_working`, with its first acknowledgement.
+  void RunRound(int64_t last, std::optional<absl::Duration> delay,
+                bool once_working) {
+    ASSERT_THAT(WriteFileAtomically(
+                    OraclePath(path_),
+                    {reinterpret_cast<const char*>(&oracle_), sizeof(oracle_)}),
+                IsOk());
     std::array<int, 2> ends;
     ASSERT_EQ(::pipe(ends.data()), 0);
     const pid_t child = Spawn(ends, done_ + 1, last);
     ::close(ends[1]);
-    const absl::Time end = absl::Now() + delay.value_or(absl::Hours(1));
+    absl::Time end = absl::Now() + delay.value_or(absl::ZeroDuration());
     bool killed = false;
     std::array<char, 256> bytes;
     while (true) {
       pollfd readable = {.fd = ends[0], .events = POLLIN, .revents = 0};
       const int64_t wait_ms =
           std::max<int64_t>(0, absl::ToInt64Milliseconds(end - absl::Now()));
-      if (delay.has_value() && !killed &&
+      if (delay.has_value() && !killed && !once_working &&
           ::poll(&readable, 1, static_cast<int>(wait_ms)) == 0) {
         ::kill(child, SIGKILL);
         killed = true;
@@ -396,6 +609,9 @@ class ModelTest : public testing::Test {
       const ssize_t read = ::read(ends[0], bytes.data(), bytes.size());
       if (read <= 0) break;
       done_ += read;
+      if (!once_working) continue;
+      once_working = false;
+      end = absl::Now() + delay.value_or(absl::ZeroDuration());
     }
     ::close(ends[0]);
     int status = 0;
@@ -408,12 +624,12 @@ class ModelTest : public testing::Test {
   void CheckCollection() {
     while (applied_ < done_) oracle_.Apply(++applied_);
     Subject subject(path_, done_ + 1);
-    const absl::Time now = TimeOf(done_ + 1);
-    const std::string without = subject.Compare(oracle_.At(now), done_ + 1);
+    const int64_t now = done_ + 1;
+    const std::string without = subject.Compare(At(oracle_.items(), now), now);
     if (without.empty()) return;
     oracle_.Apply(++applied_);
     done_ = applied_;
-    const std::string with = subject.Compare(oracle_.At(now), done_);
+    const std::string with = subject.Compare(At(oracle_.items(), now), now);
     EXPECT_EQ(with, "") << "after operation " << done_
                         << "; before it: " << without;
   }
@@ -444,7 +660,7 @@ class ModelTest : public testing::Test {
   }
 
   TemporaryDirectory directory_;
-  const std::string path_ = directory_.path();
+  const std::string path_ = directory_.File("data");
   Oracle oracle_;
   int64_t applied_ = 0;
 };
@@ -459,11 +675,13 @@ TEST_F(ModelTest, TheCollectionIsWhatTheOracleSaysWheneverItIsKilled) {
   while (done_ < operations) {
     SCOPED_TRACE(absl::StrCat("from operation ", done_ + 1));
     std::optional<absl::Duration> delay;
+    const bool once_working = random() % 4 != 0;
     if (std::bernoulli_distribution(kKillProbability)(random)) {
       delay = absl::Milliseconds(random() % 200);
       ++kills;
     }
-    RunRound(std::min(operations, done_ + kOperationsPerRound), delay);
+    RunRound(std::min(operations, done_ + kOperationsPerRound), delay,
+             once_working);
     if (HasFailure()) return;
     CheckCollection();
     if (HasFailure()) return;
