@@ -14,6 +14,7 @@
 #include "CLI/Config.hpp"
 #include "CLI/Formatter.hpp"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include <pthread.h>
 
 #include "engine/base/status_macros.h"
@@ -122,6 +123,11 @@ void ServeUntilSignal(const sigset_t& signals, Server& server) {
 }
 
 int Serve(const v1::Config& config) {
+#ifdef NDEBUG
+  // Debian's Abseil looks for cycles of locks, under one lock of the whole
+  // process. Debug builds and the tests keep that.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+#endif
   const sigset_t signals = BlockSignals();
   ConfigureLog(config.log());
   absl::StatusOr<Backends> backends = CreateBackends(config);
