@@ -46,7 +46,7 @@
 namespace quern {
 namespace {
 
-constexpr int64_t kDefaultOperations = 1500;
+constexpr int64_t kDefaultOperations = 3000;
 constexpr int kOperationsPerRound = 150;
 constexpr double kKillProbability = 0.3;
 constexpr int kDimension = 8;
