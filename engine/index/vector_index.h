@@ -129,8 +129,8 @@ class VectorIndex {
   // Hard-links the index's files, as they were saved last, into a new folder;
   // an index without files makes an empty one. Then calls `then`, before
   // anything is saved again: the store keeps the changes that these files lack
-  // until a later save, so that a copy of it made by `then` can be opened beside
-  // them without making them again. Errors: also those of `then`.
+  // until a later save, so that a copy of it made by `then` can be opened
+  // beside them without making them again. Errors: also those of `then`.
   virtual absl::Status LinkFiles(
       const std::string& directory,
       const std::function<absl::Status()>& then) const = 0;
