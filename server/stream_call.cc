@@ -114,9 +114,11 @@ void StreamCall::Step() {
     written_.bytes.Swap(&answers_.front().bytes);
     answers_.pop_front();
     scope_.AddSentBytes(static_cast<int64_t>(written_.bytes.Length()));
-    // One with others behind it need not be sent at once.
+    // One with others behind it need not be sent at once. The first takes the
+    // call's headers along: gRPC says that it is done only when they are sent.
     grpc::WriteOptions options;
-    if (!answers_.empty()) options.set_buffer_hint();
+    if (sent_first_ && !answers_.empty()) options.set_buffer_hint();
+    sent_first_ = true;
     StartWrite(&written_.bytes, options);
   }
   const bool is_last = read_all_ || !failure_.ok();

@@ -83,6 +83,7 @@ class StreamCall
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;
   bool read_all_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool sent_first_ ABSL_GUARDED_BY(mutex_) = false;  // Or began to.
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   // Of everything that is under way, together.
   int64_t weight_ ABSL_GUARDED_BY(mutex_) = 0;

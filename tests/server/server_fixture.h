@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <utility>
@@ -228,6 +229,8 @@ class ServerTest : public ::testing::Test {
   std::vector<v1::UpsertResponse> Upsert(
       const std::vector<v1::UpsertRequest>& requests, grpc::Status* status) {
     grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() +
+                         std::chrono::seconds(30));
     auto stream = v1::Items::NewStub(channel_)->Upsert(&context);
     for (const v1::UpsertRequest& request : requests) stream->Write(request);
     stream->WritesDone();

@@ -223,6 +223,7 @@ TEST_F(ServicesTest, EveryOtherMethodSaysThatItIsNotThereYet) {
       "quern.v1.Collections.Update",
       "quern.v1.Collections.Delete",
       "quern.v1.Collections.Optimize",
+      "quern.v1.Collections.Reindex",
       "quern.v1.Collections.GetJob",
       "quern.v1.Collections.CreateSnapshot",
       "quern.v1.Collections.ListSnapshots",

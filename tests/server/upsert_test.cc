@@ -102,6 +102,24 @@ TEST_F(UpsertTest, ReadyMadeEmbeddingsFillTheWindowByTheirSize) {
   EXPECT_TRUE(stream->Finish().ok());
 }
 
+// Answers that come together are sent together. gRPC holds back a first one
+// that is marked so for ever (grpc/grpc#12975), unless something else is sent.
+TEST_F(UpsertTest, EveryStreamIsAnsweredWhateverComesTogether) {
+  std::vector<v1::UpsertRequest> requests(20);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].set_id(absl::StrCat(i));
+    for (int j = 0; j < kFakeDimension; ++j) {
+      requests[i].mutable_embedding()->add_values(1);
+    }
+  }
+  requests[0].set_collection("c");
+  for (int stream = 0; stream < 100; ++stream) {
+    grpc::Status status;
+    ASSERT_THAT(Upsert(requests, &status), SizeIs(requests.size()));
+    ASSERT_TRUE(status.ok()) << status.error_message();
+  }
+}
+
 TEST_F(UpsertTest, ABadItemFailsAlone) {
   v1::UpsertRequest uri = TextItem("c", "uri", "");
   uri.mutable_image()->set_uri("file.jpg");
