@@ -1,6 +1,7 @@
 #include "engine/query/reindex.h"
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -26,9 +27,10 @@ constexpr size_t kBatchItems = 64;
 constexpr size_t kBatchMediaBytes = 64 << 20;
 // Of changes, whose media's size is not known before it is read.
 constexpr size_t kChangeItems = 16;
-// Upserts wait for no more changes than these, if rounds come to that.
+// Upserts wait for no more changes than these, if rounds come to that: each
+// must leave fewer than the one before, or writers are faster than the model.
 constexpr int64_t kFewChanges = 64;
-constexpr int kMaxRounds = 20;
+constexpr double kShrinking = 0.8;
 // More items than these that fail end the work at once.
 constexpr size_t kMaxFailures = 100;
 constexpr size_t kReasonsShown = 3;
@@ -125,11 +127,7 @@ absl::StatusOr<std::string> Reindex::Run(RequestContext& context,
       [&](float done) { report(kCopyShare + kIndexShare * done, ""); }));
 
   report(kCopyShare + kIndexShare, "takes over what was written meanwhile");
-  for (int round = 0; round < kMaxRounds; ++round) {
-    QUERN_ASSIGN_OR_RETURN(const int64_t changes, CatchUp(context));
-    QUERN_RETURN_IF_ERROR(CheckFailures());
-    if (changes <= kFewChanges) break;
-  }
+  QUERN_RETURN_IF_ERROR(CatchUpWhileItHelps(context));
   collection_->HoldUpserts();
   const absl::Cleanup resume = [this] { collection_->TakeUpserts(); };
   QUERN_RETURN_IF_ERROR(CatchUp(context).status());
@@ -233,6 +231,20 @@ absl::StatusOr<std::vector<std::string>> Reindex::ChangedIds(
         "the change log was cut off under the job: ask again");
   }
   return std::vector<std::string>(ids.begin(), ids.end());
+}
+
+absl::Status Reindex::CatchUpWhileItHelps(const RequestContext& context) {
+  int64_t before = std::numeric_limits<int64_t>::max();
+  while (true) {
+    QUERN_ASSIGN_OR_RETURN(const int64_t changes, CatchUp(context));
+    QUERN_RETURN_IF_ERROR(CheckFailures());
+    if (changes <= kFewChanges) return absl::OkStatus();
+    if (static_cast<double>(changes) >
+        kShrinking * static_cast<double>(before)) {
+      return absl::OkStatus();
+    }
+    before = changes;
+  }
 }
 
 absl::StatusOr<int64_t> Reindex::CatchUp(const RequestContext& context) {

@@ -65,6 +65,9 @@ class Reindex {
   // Whether what all items have in common lets them be embedded again.
   absl::Status CheckModalities(const RequestContext& context);
   absl::Status CopyAll(const RequestContext& context, const JobReport& report);
+  // Takes over what was written since, again and again, until little is left or
+  // it becomes no less.
+  absl::Status CatchUpWhileItHelps(const RequestContext& context);
   // Takes over what was written since; returns how much there was.
   absl::StatusOr<int64_t> CatchUp(const RequestContext& context);
   // Likewise, with the collection's writers waiting: nothing needs the model.
