@@ -14,6 +14,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/work_crew.h"
 #include "engine/index/device_pool.h"
 #include "engine/index/gpu_device.h"
 #include "engine/index/sharded_index.h"
@@ -171,6 +172,7 @@ absl::StatusOr<std::shared_ptr<const DevicePool>> OpenDevices(
 ShardedIndexOptions IndexOptions(const v1::Collection& record,
                                  const std::string& directory, ItemStore* store,
                                  std::shared_ptr<const DevicePool> devices,
+                                 std::shared_ptr<WorkCrew> crew,
                                  std::shared_ptr<ThreadPool> background) {
   const v1::IndexConfig& config = record.index();
   ShardedIndexOptions options{.dimension = record.dimension(),
@@ -183,6 +185,7 @@ ShardedIndexOptions IndexOptions(const v1::Collection& record,
                               .newest_sequence = store->last_sequence(),
                               .reader = ReaderOf(store),
                               .devices = std::move(devices),
+                              .crew = std::move(crew),
                               .background = std::move(background)};
   if (config.has_target_recall()) {
     options.target_recall = config.target_recall();
@@ -228,13 +231,18 @@ CollectionFactories StoreAndIndex(const v1::StorageConfig& config,
   // One step of one index at a time, whatever the number of collections.
   const auto background = std::make_shared<ThreadPool>(
       ThreadPoolOptions{.name = "index", .threads = 1, .max_queue = 4096});
+  // With the caller's a thread per core.
+  const auto crew = std::make_shared<WorkCrew>(WorkCrewOptions{
+      .name = "search",
+      .threads = std::max(
+          0, static_cast<int>(std::thread::hardware_concurrency()) - 1)});
   factories.create_index =
-      [background, devices = std::move(devices)](
+      [background, crew, devices = std::move(devices)](
           const v1::Collection& record, const std::string& directory,
           ItemStore* store) -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
     // An index whose store takes no writes stays as it is, and so do its files.
     return ShardedIndex::Create(
-        IndexOptions(record, directory, store, devices,
+        IndexOptions(record, directory, store, devices, crew,
                      store->write_status().ok() ? background : nullptr));
   };
   return factories;

@@ -1,6 +1,6 @@
 #include "server/batch_search.h"
 
-#include <optional>
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -13,6 +13,17 @@
 
 namespace quern {
 namespace {
+
+// Searches of a lot. More would let the deadline pass unnoticed and keep other
+// threads from helping; fewer share less.
+constexpr int kMaxLot = 64;
+constexpr int kMinLot = 8;
+
+// So that each thread of the pool has some, where there are enough.
+int LotSize(int searches, int threads) {
+  const int share = (searches + threads - 1) / threads;
+  return std::clamp(share, kMinLot, kMaxLot);
+}
 
 absl::Status CheckBatch(const v1::BatchSearchRequest& request,
                         int64_t max_requests) {
@@ -30,8 +41,8 @@ absl::Status CheckBatch(const v1::BatchSearchRequest& request,
 
 // One of the searches.
 struct BatchSearch::Search {
-  explicit Search(const RequestContext& parent)
-      : context(RequestContext::PartOf{&parent}) {}
+  Search(const RequestContext& parent, const v1::SearchRequest& one)
+      : context(RequestContext::PartOf{&parent}), request(one) {}
 
   absl::Status Decode(const std::string& collection,
                       const EngineLimits& limits) {
@@ -49,7 +60,6 @@ struct BatchSearch::Search {
 
   RequestContext context;
   v1::SearchRequest request;
-  absl::Status status;  // Of Decode().
   ItemMask mask;
   SearchQuery query;
 };
@@ -62,47 +72,60 @@ void BatchSearch::Start(const Engine* engine, ThreadPool* pool,
   absl::Status status = CheckBatch(request, max_requests);
   if (!status.ok()) return done(std::move(status));
   const std::shared_ptr<BatchSearch> batch = absl::WrapUnique(
-      new BatchSearch(engine, request, response, std::move(done)));
-  for (const v1::SearchRequest& one : request.requests()) {
-    auto search = std::make_unique<Search>(context);
-    search->request = one;
-    search->status = search->Decode(request.collection(), engine->limits());
-    batch->searches_.push_back(std::move(search));
-  }
-  for (int i = 0; i < request.requests_size(); ++i) {
-    const absl::Status submitted =
-        pool->Submit([batch, i] { batch->Run(i); }, Lane::kBulk);
+      new BatchSearch(engine, context, request, response, std::move(done)));
+  const int count = request.requests_size();
+  const int lot = LotSize(count, pool->threads());
+  for (int begin = 0; begin < count; begin += lot) {
+    const int end = std::min(count, begin + lot);
+    const absl::Status submitted = pool->Submit(
+        [batch, begin, end] { batch->RunLot(begin, end); }, Lane::kBulk);
     // A full queue slows a batch down, and fails none of it.
-    if (!submitted.ok()) batch->Run(i);
+    if (!submitted.ok()) batch->RunLot(begin, end);
   }
 }
 
-BatchSearch::BatchSearch(const Engine* engine,
+BatchSearch::BatchSearch(const Engine* engine, const RequestContext& context,
                          const v1::BatchSearchRequest& request,
                          v1::BatchSearchResponse* response,
                          std::function<void(absl::Status)> done)
     : engine_(engine),
+      context_(context),
+      request_(request),
       response_(response),
       done_(std::move(done)),
+      searches_(request.requests_size()),
       unfinished_(request.requests_size()) {
   for (int i = 0; i < request.requests_size(); ++i) response->add_results();
 }
 
-void BatchSearch::Run(int index) {
-  Search& search = *searches_[index];
-  if (!search.status.ok()) return Finish(index, search.status);
-  engine_->Search(
-      search.context, search.query,
-      [self = shared_from_this(), &search,
-       index](const absl::StatusOr<SearchResult>& result) {
-        self->Finish(index,
-                     result.ok()
-                         ? EncodeSearch(*result, search.request, search.mask,
-                                        search.context,
-                                        self->response_->mutable_results(index)
-                                            ->mutable_response())
-                         : result.status());
-      });
+void BatchSearch::RunLot(int begin, int end) {
+  std::vector<Engine::BatchedSearch> lot;
+  std::vector<std::pair<int, absl::Status>> refused;
+  for (int i = begin; i < end; ++i) {
+    searches_[i] = std::make_unique<Search>(context_, request_.requests(i));
+    Search& search = *searches_[i];
+    absl::Status status =
+        search.Decode(request_.collection(), engine_->limits());
+    if (!status.ok()) {
+      refused.emplace_back(i, std::move(status));
+      continue;
+    }
+    lot.push_back(
+        {.context = &search.context,
+         .query = &search.query,
+         .done = [self = shared_from_this(), &search,
+                  i](const absl::StatusOr<SearchResult>& result) {
+           self->Finish(
+               i, result.ok() ? EncodeSearch(*result, search.request,
+                                             search.mask, search.context,
+                                             self->response_->mutable_results(i)
+                                                 ->mutable_response())
+                              : result.status());
+         }});
+  }
+  // The last Finish() ends the call, and with it the request.
+  for (const auto& [i, status] : refused) Finish(i, status);
+  if (!lot.empty()) engine_->SearchTogether(std::move(lot));
 }
 
 void BatchSearch::Finish(int index, const absl::Status& status) {

@@ -15,9 +15,10 @@
 
 namespace quern {
 
-// One call of Retrieval.BatchSearch: its searches run side by side on the
-// pool, in the bulk lane, and each fails or succeeds alone. Texts and pictures
-// of all of them share batches of the model.
+// One call of Retrieval.BatchSearch: its searches are dealt out in lots, which
+// run side by side on the pool, in the bulk lane. Those of a lot go on together
+// (Engine::SearchTogether()), and each fails or succeeds alone. Texts and
+// pictures of all of them share batches of the model.
 class BatchSearch final : public std::enable_shared_from_this<BatchSearch> {
  public:
   // `done` is called once, when every search has its result. `engine`, `pool`,
@@ -32,14 +33,18 @@ class BatchSearch final : public std::enable_shared_from_this<BatchSearch> {
  private:
   struct Search;
 
-  BatchSearch(const Engine* engine, const v1::BatchSearchRequest& request,
+  BatchSearch(const Engine* engine, const RequestContext& context,
+              const v1::BatchSearchRequest& request,
               v1::BatchSearchResponse* response,
               std::function<void(absl::Status)> done);
 
-  void Run(int index);
+  // Searches `begin` to `end` - 1.
+  void RunLot(int begin, int end);
   void Finish(int index, const absl::Status& status);
 
   const Engine* const engine_;
+  const RequestContext& context_;
+  const v1::BatchSearchRequest& request_;
   v1::BatchSearchResponse* const response_;
   const std::function<void(absl::Status)> done_;
   std::vector<std::unique_ptr<Search>> searches_;

@@ -10,9 +10,6 @@
 namespace quern {
 namespace {
 
-// Rows that are compared with all queries before the next rows: they stay in
-// the processor's cache for the second and later queries.
-constexpr int64_t kTileRows = 128;
 static_assert(Delta::kChunkRows % kTileRows == 0, "a tile lies in one chunk");
 // Comparisons between two looks at the deadline; a few milliseconds.
 constexpr int64_t kComparisonsPerCheck = 65'536;
@@ -26,7 +23,9 @@ float Clamped(float score, Metric metric) {
   return metric == Metric::kCosine ? std::clamp(score, -1.0F, 1.0F) : score;
 }
 
-// The rows of a part that lie one after the other in memory.
+// The rows of a part that lie one after the other in memory; row `row` is
+// number
+// `*first` of them.
 CodeRows TileOf(const IndexPart& part, int64_t row, uint32_t* first) {
   if (part.segment != nullptr) {
     *first = static_cast<uint32_t>(row);
@@ -60,6 +59,12 @@ void Candidates::Add(float score, float error, uint32_t part, uint32_t row) {
   RaiseThreshold(score - error);
   entries_.push_back(entry);
   if (entries_.size() >= prune_at_) Prune();
+}
+
+void Candidates::Merge(const Candidates& other) {
+  for (const Entry& entry : other.entries_) {
+    Add(entry.score, entry.error, entry.part, entry.row);
+  }
 }
 
 void Candidates::Forget(uint32_t part) {
@@ -137,9 +142,11 @@ absl::Status Candidates::MakeExact(const EncodedQuery& query, Metric metric,
 absl::StatusOr<std::vector<ScoredId>> Candidates::Take(
     const EncodedQuery& query, Metric metric, const VectorReader& reader) {
   Prune();
-  std::sort(
-      entries_.begin(), entries_.end(),
-      [](const Entry& a, const Entry& b) { return a.highest() > b.highest(); });
+  std::sort(entries_.begin(), entries_.end(),
+            [](const Entry& a, const Entry& b) {
+              if (a.highest() != b.highest()) return a.highest() > b.highest();
+              return a.part != b.part ? a.part < b.part : a.row < b.row;
+            });
   // What is exact so far decides how far down it is worth to look.
   lowest_.clear();
   threshold_ = -std::numeric_limits<float>::infinity();
@@ -177,101 +184,173 @@ absl::StatusOr<std::vector<ScoredId>> Candidates::Take(
   return taken;
 }
 
-absl::Status ScanPart(const RequestContext& context,
-                      absl::Span<const EncodedQuery> queries, Metric metric,
-                      const IndexPart& part, uint32_t part_number,
-                      const MatchingRows* matching, bool sure,
-                      absl::Span<Candidates> candidates) {
-  const bool unit_norm = metric == Metric::kCosine;
-  std::array<float, kTileRows> scores{};
-  std::array<bool, kTileRows> wanted{};
-  int64_t comparisons = 0;
-  for (int64_t tile = 0; tile < part.rows; tile += kTileRows) {
-    const int64_t tile_rows = std::min(kTileRows, part.rows - tile);
-    uint32_t first = 0;
-    const CodeRows rows = TileOf(part, tile, &first);
-    for (int64_t i = 0; i < tile_rows; ++i) {
-      wanted[i] = IsWanted(part, matching, tile + i);
-    }
-    for (size_t q = 0; q < queries.size(); ++q) {
-      ScoreRows(queries[q].codes(), rows, nullptr, first,
-                static_cast<size_t>(tile_rows), scores.data());
-      for (int64_t i = 0; i < tile_rows; ++i) {
-        const auto row = static_cast<uint32_t>(first + i);
-        const float error = queries[q].ErrorBound(rows, row, unit_norm, sure);
-        if (scores[i] + error < candidates[q].threshold() || !wanted[i]) {
-          continue;
-        }
-        // Only exact scores are clamped: the others would move off theirs.
-        candidates[q].Add(error == 0 ? Clamped(scores[i], metric) : scores[i],
-                          error, part_number, static_cast<uint32_t>(tile + i));
+namespace {
+
+// Compares tiles of one part with all queries.
+class TileScan {
+ public:
+  TileScan(const SearchedPart& searched, absl::Span<const EncodedQuery> queries,
+           absl::Span<Candidates> candidates)
+      : searched_(searched), queries_(queries), candidates_(candidates) {}
+
+  // Returns the number of comparisons.
+  int64_t Scan(int64_t begin, int64_t end) {
+    begin_ = begin;
+    count_ = static_cast<size_t>(end - begin);
+    if (!FindWanted()) return 0;
+    rows_ = TileOf(searched_.part, begin, &first_);
+    FindWorstScale();
+    size_t q = 0;
+    for (; q + kQueriesTogether <= queries_.size(); q += kQueriesTogether) {
+      const QueryCodes* codes[kQueriesTogether];
+      float* scores[kQueriesTogether];
+      for (size_t i = 0; i < kQueriesTogether; ++i) {
+        codes[i] = &queries_[q + i].codes();
+        scores[i] = scores_[i].data();
       }
-      comparisons += tile_rows;
-      if (comparisons < kComparisonsPerCheck) continue;
-      QUERN_RETURN_IF_ERROR(context.Check("the end of the search"));
-      comparisons = 0;
+      ScoreRowsOfFour(codes, rows_, first_, count_, scores);
+      for (size_t i = 0; i < kQueriesTogether; ++i) Collect(q + i, scores[i]);
     }
+    for (; q < queries_.size(); ++q) {
+      ScoreRows(queries_[q].codes(), rows_, nullptr, first_, count_,
+                scores_[0].data());
+      Collect(q, scores_[0].data());
+    }
+    return static_cast<int64_t>(count_ * queries_.size());
+  }
+
+ private:
+  // Whether there are any.
+  bool FindWanted() {
+    if (searched_.wants_all()) return true;
+    bool any = false;
+    for (size_t i = 0; i < count_; ++i) {
+      wanted_[i] = searched_.IsWanted(begin_ + static_cast<int64_t>(i));
+      any |= wanted_[i];
+    }
+    return any;
+  }
+
+  // So that most rows need no error bound of their own.
+  void FindWorstScale() {
+    worst_ = {.scale = 0, .error = 0};
+    if (rows_.scales == nullptr) return;
+    for (const CodeScale& scale :
+         absl::MakeSpan(rows_.scales + first_, count_)) {
+      worst_.scale = std::max(worst_.scale, scale.scale);
+      worst_.error = std::max(worst_.error, scale.error);
+    }
+  }
+
+  void Collect(size_t q, const float* scores) {
+    const EncodedQuery& query = queries_[q];
+    Candidates& candidates = candidates_[q];
+    const bool unit_norm = searched_.metric == Metric::kCosine;
+    CodeRows worst = rows_;
+    worst.scales = &worst_;
+    const float most = query.ErrorBound(worst, 0, unit_norm, searched_.sure);
+    for (size_t i = 0; i < count_; ++i) {
+      if (scores[i] + most < candidates.threshold() ||
+          (!searched_.wants_all() && !wanted_[i])) {
+        continue;
+      }
+      const auto row = static_cast<uint32_t>(first_ + i);
+      const float error =
+          query.ErrorBound(rows_, row, unit_norm, searched_.sure);
+      // Only exact scores are clamped: the others would move off theirs.
+      candidates.Add(
+          error == 0 ? Clamped(scores[i], searched_.metric) : scores[i], error,
+          searched_.number,
+          static_cast<uint32_t>(begin_ + static_cast<int64_t>(i)));
+    }
+  }
+
+  const SearchedPart& searched_;
+  const absl::Span<const EncodedQuery> queries_;
+  const absl::Span<Candidates> candidates_;
+  int64_t begin_ = 0;
+  size_t count_ = 0;
+  CodeRows rows_;
+  uint32_t first_ = 0;
+  CodeScale worst_;
+  std::array<bool, kTileRows> wanted_{};
+  std::array<std::array<float, kTileRows>, kQueriesTogether> scores_{};
+};
+
+}  // namespace
+
+absl::Status ScanPart(const RequestContext& context,
+                      const SearchedPart& searched,
+                      absl::Span<const EncodedQuery> queries, int64_t begin,
+                      int64_t end, absl::Span<Candidates> candidates) {
+  TileScan scan(searched, queries, candidates);
+  int64_t comparisons = 0;
+  for (int64_t tile = begin; tile < end; tile += kTileRows) {
+    comparisons += scan.Scan(tile, std::min(end, tile + kTileRows));
+    if (comparisons < kComparisonsPerCheck) continue;
+    QUERN_RETURN_IF_ERROR(context.Check("the end of the search"));
+    comparisons = 0;
   }
   return absl::OkStatus();
 }
 
-absl::Status ScanRows(const RequestContext& context, const EncodedQuery& query,
-                      Metric metric, const IndexPart& part,
-                      uint32_t part_number, absl::Span<const uint32_t> rows,
-                      bool sure, Candidates& candidates) {
+absl::Status ScanRows(const RequestContext& context,
+                      const SearchedPart& searched, const EncodedQuery& query,
+                      absl::Span<const uint32_t> rows, Candidates& candidates) {
+  const CodeRows& codes = searched.part.segment->codes();
+  const bool unit_norm = searched.metric == Metric::kCosine;
   std::array<float, kTileRows> scores{};
   for (size_t begin = 0; begin < rows.size(); begin += kTileRows) {
     if (begin % kComparisonsPerCheck == 0) {
       QUERN_RETURN_IF_ERROR(context.Check("the end of the search"));
     }
     const auto some = rows.subspan(begin, kTileRows);
-    const CodeRows& codes = part.segment->codes();
     ScoreRows(query.codes(), codes, some.data(), 0, some.size(), scores.data());
     for (size_t i = 0; i < some.size(); ++i) {
       const float error =
-          query.ErrorBound(codes, some[i], metric == Metric::kCosine, sure);
-      candidates.Add(error == 0 ? Clamped(scores[i], metric) : scores[i], error,
-                     part_number, some[i]);
+          query.ErrorBound(codes, some[i], unit_norm, searched.sure);
+      candidates.Add(
+          error == 0 ? Clamped(scores[i], searched.metric) : scores[i], error,
+          searched.number, some[i]);
     }
   }
   return absl::OkStatus();
 }
 
 absl::Status SearchGraph(const RequestContext& context,
-                         const EncodedQuery& query, Metric metric,
-                         const IndexPart& part, uint32_t part_number,
-                         const MatchingRows* matching, int64_t width,
-                         Candidates& candidates, int64_t* wanted) {
-  thread_local std::vector<ScoredRow> found;
-  const CodeRows& codes = part.segment->codes();
-  QUERN_RETURN_IF_ERROR(part.segment->graph().Search(
-      query.codes(), codes, width,
-      [&context] { return context.Check("the end of the search"); }, &found));
-  *wanted = 0;
-  for (const ScoredRow& row : found) {
-    if (!IsWanted(part, matching, row.row)) continue;
-    ++*wanted;
-    const float error = query.ErrorBound(
-        codes, row.row, metric == Metric::kCosine, /*sure=*/false);
-    candidates.Add(error == 0 ? Clamped(row.score, metric) : row.score, error,
-                   part_number, row.row);
+                         const SearchedPart& searched,
+                         const EncodedQuery& query, int64_t width,
+                         std::vector<ScoredRow>* found) {
+  const Segment& segment = *searched.part.segment;
+  QUERN_RETURN_IF_ERROR(segment.graph().Search(
+      query.codes(), segment.codes(), width,
+      [&context] { return context.Check("the end of the search"); }, found));
+  if (!searched.wants_all()) {
+    std::erase_if(*found, [&](const ScoredRow& row) {
+      return !searched.IsWanted(row.row);
+    });
   }
   return absl::OkStatus();
 }
 
-absl::Status SearchLists(const RequestContext& context,
-                         const EncodedQuery& query, Metric metric,
-                         const IndexPart& part, uint32_t part_number,
-                         const MatchingRows* matching,
-                         absl::Span<const uint32_t> rows,
-                         Candidates& candidates, int64_t* wanted) {
-  std::vector<uint32_t> kept;
-  kept.reserve(rows.size());
-  std::copy_if(rows.begin(), rows.end(), std::back_inserter(kept),
-               [&](uint32_t row) { return IsWanted(part, matching, row); });
-  *wanted = static_cast<int64_t>(kept.size());
-  return ScanRows(context, query, metric, part, part_number, kept,
-                  /*sure=*/false, candidates);
+void AddFound(const SearchedPart& searched, const EncodedQuery& query,
+              absl::Span<const ScoredRow> found, Candidates& candidates) {
+  const CodeRows& codes = searched.part.segment->codes();
+  for (const ScoredRow& row : found) {
+    const float error = query.ErrorBound(
+        codes, row.row, searched.metric == Metric::kCosine, searched.sure);
+    candidates.Add(error == 0 ? Clamped(row.score, searched.metric) : row.score,
+                   error, searched.number, row.row);
+  }
+}
+
+std::vector<uint32_t> WantedRows(const SearchedPart& searched,
+                                 absl::Span<const uint32_t> rows) {
+  std::vector<uint32_t> wanted;
+  wanted.reserve(rows.size());
+  std::copy_if(rows.begin(), rows.end(), std::back_inserter(wanted),
+               [&](uint32_t row) { return searched.IsWanted(row); });
+  return wanted;
 }
 
 }  // namespace quern

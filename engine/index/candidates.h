@@ -57,15 +57,25 @@ struct IndexPart {
 // The rows that a filter matches: a bit a row number.
 using MatchingRows = std::vector<uint64_t>;
 
-// Whether a search may return a row.
-inline bool IsWanted(const IndexPart& part, const MatchingRows* matching,
-                     int64_t row) {
-  if (part.IsDead(row)) return false;
-  if (matching == nullptr) return true;
-  const uint32_t number = part.row_number(row);
-  return number / 64 < matching->size() &&
-         ((*matching)[number / 64] >> (number % 64) & 1) != 0;
-}
+// A part as one search sees it.
+struct SearchedPart {
+  const IndexPart& part;
+  uint32_t number = 0;  // Among the index's parts.
+  Metric metric = Metric::kCosine;
+  const MatchingRows* matching = nullptr;  // Null: all rows match.
+  // Errors are upper bounds, not merely unlikely to be exceeded.
+  bool sure = false;
+
+  // Whether a search may return a row.
+  bool IsWanted(int64_t row) const {
+    if (part.IsDead(row)) return false;
+    if (matching == nullptr) return true;
+    const uint32_t row_number = part.row_number(row);
+    return row_number / 64 < matching->size() &&
+           ((*matching)[row_number / 64] >> (row_number % 64) & 1) != 0;
+  }
+  bool wants_all() const { return matching == nullptr && part.dead == nullptr; }
+};
 
 // What may be among the k best of one query. Not thread-safe.
 class Candidates {
@@ -76,6 +86,10 @@ class Candidates {
 
   // A row whose true score lies within `error` of `score`.
   void Add(float score, float error, uint32_t part, uint32_t row);
+
+  // Adds what another one of the same k, parts and query holds. What Take()
+  // gives does not depend on how the rows were spread.
+  void Merge(const Candidates& other);
 
   // Takes the rows of a part out again.
   void Forget(uint32_t part);
@@ -116,35 +130,34 @@ class Candidates {
   float threshold_ = -std::numeric_limits<float>::infinity();
 };
 
-// Compares every wanted row of part `part_number` with all queries. `sure`:
-// errors are upper bounds, not merely unlikely to be exceeded.
+// Rows that lie one after the other and are compared with all queries before
+// the next ones: they stay in the processor's cache for the later queries.
+inline constexpr int64_t kTileRows = 128;
+
+// Compares the wanted ones of rows `begin` to `end` - 1 with all queries, and
+// adds them to the candidates of each; `begin` is a multiple of kTileRows.
 absl::Status ScanPart(const RequestContext& context,
-                      absl::Span<const EncodedQuery> queries, Metric metric,
-                      const IndexPart& part, uint32_t part_number,
-                      const MatchingRows* matching, bool sure,
-                      absl::Span<Candidates> candidates);
-
-// Adds what a beam of `width` rows finds in a segment's graph; `wanted` becomes
-// how many rows of the beam a search may return.
-absl::Status SearchGraph(const RequestContext& context,
-                         const EncodedQuery& query, Metric metric,
-                         const IndexPart& part, uint32_t part_number,
-                         const MatchingRows* matching, int64_t width,
-                         Candidates& candidates, int64_t* wanted);
-
-// Adds those of `rows`, which the segment's lists gave, that a search may
-// return; `wanted` becomes their number.
-absl::Status SearchLists(const RequestContext& context,
-                         const EncodedQuery& query, Metric metric,
-                         const IndexPart& part, uint32_t part_number,
-                         const MatchingRows* matching,
-                         absl::Span<const uint32_t> rows,
-                         Candidates& candidates, int64_t* wanted);
+                      const SearchedPart& searched,
+                      absl::Span<const EncodedQuery> queries, int64_t begin,
+                      int64_t end, absl::Span<Candidates> candidates);
 
 // Compares the rows of a segment given with one query.
-absl::Status ScanRows(const RequestContext& context, const EncodedQuery& query,
-                      Metric metric, const IndexPart& part,
-                      uint32_t part_number, absl::Span<const uint32_t> rows,
-                      bool sure, Candidates& candidates);
+absl::Status ScanRows(const RequestContext& context,
+                      const SearchedPart& searched, const EncodedQuery& query,
+                      absl::Span<const uint32_t> rows, Candidates& candidates);
+
+// The wanted ones of what a beam of `width` rows finds in a segment's graph.
+absl::Status SearchGraph(const RequestContext& context,
+                         const SearchedPart& searched,
+                         const EncodedQuery& query, int64_t width,
+                         std::vector<ScoredRow>* found);
+
+// Adds rows that SearchGraph() found.
+void AddFound(const SearchedPart& searched, const EncodedQuery& query,
+              absl::Span<const ScoredRow> found, Candidates& candidates);
+
+// The wanted ones of `rows`.
+std::vector<uint32_t> WantedRows(const SearchedPart& searched,
+                                 absl::Span<const uint32_t> rows);
 
 }  // namespace quern

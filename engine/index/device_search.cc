@@ -26,27 +26,31 @@ int64_t FirstRows(const DeviceSegment& segment,
 }
 
 // Above what no row can be that a device left out, whose last row has `score`.
-float HighestLeft(float score, const EncodedQuery& query, const IndexPart& part,
-                  Metric metric, bool sure) {
-  const DeviceSegment& on_device = *part.device;
+float HighestLeft(float score, const EncodedQuery& query,
+                  const SearchedPart& searched) {
+  const DeviceSegment& on_device = *searched.part.device;
   const float norm = query.norm();
   // Products with it are below what floats hold.
   if (norm < std::numeric_limits<float>::min()) {
     return std::numeric_limits<float>::infinity();
   }
-  CodeRows worst = part.segment->codes();
+  CodeRows worst = searched.part.segment->codes();
   worst.scales = &on_device.worst_scale();
   return score + norm * on_device.score_error() +
-         query.ErrorBound(worst, 0, metric == Metric::kCosine, sure);
+         query.ErrorBound(worst, 0, searched.metric == Metric::kCosine,
+                          searched.sure);
 }
 
 // One query's turn: adds the wanted ones of `rows`, and returns whether these
 // are all that matter.
-absl::StatusOr<bool> AddRows(
-    const RequestContext& context, const EncodedQuery& query, Metric metric,
-    const IndexPart& part, uint32_t part_number, const MatchingRows* matching,
-    const DeviceSearchOptions& options, absl::Span<const int64_t> rows,
-    absl::Span<const float> scores, Candidates& candidates) {
+absl::StatusOr<bool> AddRows(const RequestContext& context,
+                             const SearchedPart& searched,
+                             const EncodedQuery& query,
+                             const DeviceSearchOptions& options,
+                             absl::Span<const int64_t> rows,
+                             absl::Span<const float> scores,
+                             Candidates& candidates) {
+  const IndexPart& part = searched.part;
   std::vector<uint32_t> wanted;
   wanted.reserve(rows.size());
   size_t found = 0;
@@ -54,20 +58,18 @@ absl::StatusOr<bool> AddRows(
     if (rows[found] >= part.rows) {
       return absl::UnavailableError("a device gave a row that is not there");
     }
-    if (IsWanted(part, matching, rows[found])) {
+    if (searched.IsWanted(rows[found])) {
       wanted.push_back(static_cast<uint32_t>(rows[found]));
     }
   }
-  QUERN_RETURN_IF_ERROR(ScanRows(context, query, metric, part, part_number,
-                                 wanted, options.sure, candidates));
+  QUERN_RETURN_IF_ERROR(ScanRows(context, searched, query, wanted, candidates));
   if (static_cast<int64_t>(found) == part.rows) return true;
   if (found < rows.size()) {
     // That is all that those lists hold; others may hold what is missing.
     return options.lists == part.device->shape().lists ||
            static_cast<int64_t>(wanted.size()) >= options.k;
   }
-  return HighestLeft(scores.back(), query, part, metric, options.sure) <
-         candidates.threshold();
+  return HighestLeft(scores.back(), query, searched) < candidates.threshold();
 }
 
 }  // namespace
@@ -80,10 +82,10 @@ bool DeviceCanSearch(const DeviceSegment& segment,
 }
 
 absl::StatusOr<std::vector<size_t>> SearchDevice(
-    const RequestContext& context, absl::Span<const EncodedQuery> queries,
-    Metric metric, const IndexPart& part, uint32_t part_number,
-    const MatchingRows* matching, const DeviceSearchOptions& options,
+    const RequestContext& context, const SearchedPart& searched,
+    absl::Span<const EncodedQuery> queries, const DeviceSearchOptions& options,
     absl::Span<Candidates> candidates) {
+  const IndexPart& part = searched.part;
   std::vector<size_t> waiting(queries.size());
   std::iota(waiting.begin(), waiting.end(), size_t{0});
   const auto search = [&](int64_t count) -> absl::Status {
@@ -105,8 +107,7 @@ absl::StatusOr<std::vector<size_t>> SearchDevice(
       const auto some = static_cast<size_t>(count);
       QUERN_ASSIGN_OR_RETURN(
           const bool complete,
-          AddRows(context, queries[waiting[i]], metric, part, part_number,
-                  matching, options,
+          AddRows(context, searched, queries[waiting[i]], options,
                   absl::MakeConstSpan(hits.rows).subspan(begin, some),
                   absl::MakeConstSpan(hits.scores).subspan(begin, some),
                   candidates[waiting[i]]));
@@ -120,11 +121,11 @@ absl::StatusOr<std::vector<size_t>> SearchDevice(
   while (!waiting.empty()) {
     const absl::Status status = search(count);
     if (!status.ok()) {
-      for (Candidates& of_query : candidates) of_query.Forget(part_number);
+      for (Candidates& of_query : candidates) of_query.Forget(searched.number);
       return status;
     }
     // The rows that were found come again.
-    for (const size_t q : waiting) candidates[q].Forget(part_number);
+    for (const size_t q : waiting) candidates[q].Forget(searched.number);
     if (count == most) break;
     count = std::min(count * kGrowth, most);
   }

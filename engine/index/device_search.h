@@ -18,7 +18,6 @@ struct DeviceSearchOptions {
   int64_t k = 10;
   int64_t lists = 0;  // To look into; 0: there are none.
   double share = 1;   // Of the rows that may be returned, in (0, 1].
-  bool sure = false;  // As for ScanPart().
 };
 
 // Whether to ask a device: it returns at most kMaxDeviceResults rows, those
@@ -35,9 +34,8 @@ bool DeviceCanSearch(const DeviceSegment& segment,
 // Errors: kResourceExhausted or kUnavailable: the device did not do it, and
 // nothing of this part is among any candidates; what context.Check() gives.
 absl::StatusOr<std::vector<size_t>> SearchDevice(
-    const RequestContext& context, absl::Span<const EncodedQuery> queries,
-    Metric metric, const IndexPart& part, uint32_t part_number,
-    const MatchingRows* matching, const DeviceSearchOptions& options,
+    const RequestContext& context, const SearchedPart& searched,
+    absl::Span<const EncodedQuery> queries, const DeviceSearchOptions& options,
     absl::Span<Candidates> candidates);
 
 }  // namespace quern

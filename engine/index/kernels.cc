@@ -1,6 +1,9 @@
 #include "engine/index/kernels.h"
 
 #include <algorithm>
+#include <array>
+#include <cmath>
+#include <numeric>
 
 #include <immintrin.h>
 
@@ -17,9 +20,10 @@ constexpr size_t kPrefetchRows = 4;
 // Of longer rows the processor fetches the rest by itself.
 constexpr size_t kPrefetchBytes = 1024;
 
-#define QUERN_AVX512                                                     \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma," \
-                        "f16c")))
+#define QUERN_AVX512                                          \
+  __attribute__((                                             \
+      target("avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma," \
+             "f16c")))
 #define QUERN_AVX2 __attribute__((target("avx2,fma,f16c")))
 
 bool HasAvx512Vnni() {
@@ -208,11 +212,256 @@ QUERN_SCORE_ROWS(ScoreInt8Avx2, QUERN_AVX2,
 
 #undef QUERN_SCORE_ROWS
 
+// --- rows, for four queries ---
+//
+// A block of rows is held against all queries in registers. Each sum is made of
+// the same products in the same order as by one query alone.
+
+constexpr size_t kFour = kQueriesTogether;
+
+template <size_t kRows>
+QUERN_AVX512 inline void FourFp32Avx512(const QueryCodes* const* queries,
+                                        const CodeRows& rows, size_t first,
+                                        float* const* scores) {
+  const size_t count = rows.row_bytes / sizeof(float);
+  __m512 even[kFour][kRows];
+  __m512 odd[kFour][kRows];
+#pragma GCC unroll 4
+  for (size_t q = 0; q < kFour; ++q) {
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) {
+      even[q][r] = _mm512_setzero_ps();
+      odd[q][r] = _mm512_setzero_ps();
+    }
+  }
+  const auto* row = reinterpret_cast<const float*>(rows.row(first));
+  size_t i = 0;
+  for (; i + 32 <= count; i += 32) {
+    __m512 low[kRows];
+    __m512 high[kRows];
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) {
+      low[r] = _mm512_loadu_ps(row + r * count + i);
+      high[r] = _mm512_loadu_ps(row + r * count + i + 16);
+    }
+#pragma GCC unroll 4
+    for (size_t q = 0; q < kFour; ++q) {
+      const __m512 a = _mm512_loadu_ps(queries[q]->values + i);
+      const __m512 b = _mm512_loadu_ps(queries[q]->values + i + 16);
+#pragma GCC unroll 4
+      for (size_t r = 0; r < kRows; ++r) {
+        even[q][r] = _mm512_fmadd_ps(a, low[r], even[q][r]);
+        odd[q][r] = _mm512_fmadd_ps(b, high[r], odd[q][r]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (size_t q = 0; q < kFour; ++q) {
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) {
+      if (i < count) {
+        even[q][r] =
+            _mm512_fmadd_ps(_mm512_loadu_ps(queries[q]->values + i),
+                            _mm512_loadu_ps(row + r * count + i), even[q][r]);
+      }
+      scores[q][r] = _mm512_reduce_add_ps(_mm512_add_ps(even[q][r], odd[q][r]));
+    }
+  }
+}
+
+template <size_t kRows>
+QUERN_AVX512 inline void FourFp16Avx512(const QueryCodes* const* queries,
+                                        const CodeRows& rows, size_t first,
+                                        float* const* scores) {
+  __m512 even[kFour][kRows];
+  __m512 odd[kFour][kRows];
+#pragma GCC unroll 4
+  for (size_t q = 0; q < kFour; ++q) {
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) {
+      even[q][r] = _mm512_setzero_ps();
+      odd[q][r] = _mm512_setzero_ps();
+    }
+  }
+  const uint8_t* const row = rows.row(first);
+  for (size_t i = 0; i < rows.row_bytes; i += 64) {
+    __m512 low[kRows];
+    __m512 high[kRows];
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) {
+      const __m512i halves = _mm512_loadu_si512(row + r * rows.row_bytes + i);
+      low[r] = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
+      high[r] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1));
+    }
+#pragma GCC unroll 4
+    for (size_t q = 0; q < kFour; ++q) {
+      const float* const values = queries[q]->values + i / 2;
+      const __m512 a = _mm512_loadu_ps(values);
+      const __m512 b = _mm512_loadu_ps(values + 16);
+#pragma GCC unroll 4
+      for (size_t r = 0; r < kRows; ++r) {
+        even[q][r] = _mm512_fmadd_ps(a, low[r], even[q][r]);
+        odd[q][r] = _mm512_fmadd_ps(b, high[r], odd[q][r]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (size_t q = 0; q < kFour; ++q) {
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) {
+      scores[q][r] = rows.scales[first + r].scale *
+                     _mm512_reduce_add_ps(_mm512_add_ps(even[q][r], odd[q][r]));
+    }
+  }
+}
+
+// Sums of integers are the same in any order.
+template <size_t kRows>
+QUERN_AVX512 inline void FourInt8Avx512(const QueryCodes* const* queries,
+                                        const CodeRows& rows, size_t first,
+                                        float* const* scores) {
+  __m512i sum[kFour][kRows];
+#pragma GCC unroll 4
+  for (size_t q = 0; q < kFour; ++q) {
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) sum[q][r] = _mm512_setzero_si512();
+  }
+  const uint8_t* const row = rows.row(first);
+  for (size_t i = 0; i < rows.row_bytes; i += 64) {
+    __m512i codes[kRows];
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) {
+      codes[r] = _mm512_loadu_si512(row + r * rows.row_bytes + i);
+    }
+#pragma GCC unroll 4
+    for (size_t q = 0; q < kFour; ++q) {
+      const __m512i query = _mm512_loadu_si512(queries[q]->integers + i);
+#pragma GCC unroll 4
+      for (size_t r = 0; r < kRows; ++r) {
+        sum[q][r] = _mm512_dpbusd_epi32(sum[q][r], codes[r], query);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (size_t q = 0; q < kFour; ++q) {
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) {
+      scores[q][r] = queries[q]->scale * rows.scales[first + r].scale *
+                     static_cast<float>(_mm512_reduce_add_epi32(sum[q][r]) -
+                                        queries[q]->offset);
+    }
+  }
+}
+
+QUERN_AVX2 inline void FourFp32Avx2(const QueryCodes* const* queries,
+                                    const CodeRows& rows, size_t first,
+                                    float* const* scores) {
+  const auto* const row = reinterpret_cast<const float*>(rows.row(first));
+  __m256 even[kFour];
+  __m256 odd[kFour];
+#pragma GCC unroll 4
+  for (size_t q = 0; q < kFour; ++q) {
+    even[q] = _mm256_setzero_ps();
+    odd[q] = _mm256_setzero_ps();
+  }
+  for (size_t i = 0; i < rows.row_bytes / sizeof(float); i += 16) {
+    const __m256 low = _mm256_loadu_ps(row + i);
+    const __m256 high = _mm256_loadu_ps(row + i + 8);
+#pragma GCC unroll 4
+    for (size_t q = 0; q < kFour; ++q) {
+      const float* const values = queries[q]->values + i;
+      even[q] = _mm256_fmadd_ps(_mm256_loadu_ps(values), low, even[q]);
+      odd[q] = _mm256_fmadd_ps(_mm256_loadu_ps(values + 8), high, odd[q]);
+    }
+  }
+#pragma GCC unroll 4
+  for (size_t q = 0; q < kFour; ++q) {
+    scores[q][0] = Sum(_mm256_add_ps(even[q], odd[q]));
+  }
+}
+
+QUERN_AVX2 inline void FourFp16Avx2(const QueryCodes* const* queries,
+                                    const CodeRows& rows, size_t first,
+                                    float* const* scores) {
+  const uint8_t* const row = rows.row(first);
+  __m256 even[kFour];
+  __m256 odd[kFour];
+#pragma GCC unroll 4
+  for (size_t q = 0; q < kFour; ++q) {
+    even[q] = _mm256_setzero_ps();
+    odd[q] = _mm256_setzero_ps();
+  }
+  for (size_t i = 0; i < rows.row_bytes; i += 32) {
+    const auto* halves = reinterpret_cast<const __m128i*>(row + i);
+    const __m256 low = _mm256_cvtph_ps(_mm_loadu_si128(halves));
+    const __m256 high = _mm256_cvtph_ps(_mm_loadu_si128(halves + 1));
+#pragma GCC unroll 4
+    for (size_t q = 0; q < kFour; ++q) {
+      const float* const values = queries[q]->values + i / 2;
+      even[q] = _mm256_fmadd_ps(_mm256_loadu_ps(values), low, even[q]);
+      odd[q] = _mm256_fmadd_ps(_mm256_loadu_ps(values + 8), high, odd[q]);
+    }
+  }
+#pragma GCC unroll 4
+  for (size_t q = 0; q < kFour; ++q) {
+    scores[q][0] =
+        rows.scales[first].scale * Sum(_mm256_add_ps(even[q], odd[q]));
+  }
+}
+
+// A row of integers is in the cache for the second query and later.
+QUERN_AVX2 inline void FourInt8Avx2(const QueryCodes* const* queries,
+                                    const CodeRows& rows, size_t first,
+                                    float* const* scores) {
+  for (size_t q = 0; q < kFour; ++q) {
+    scores[q][0] =
+        queries[q]->scale * rows.scales[first].scale *
+        static_cast<float>(
+            DotInt8Avx2(queries[q]->integers, rows.row(first), rows.row_bytes) -
+            queries[q]->offset);
+  }
+}
+
+// `block` scores `step` rows at once, `single` one.
+#define QUERN_SCORE_ROWS_OF_FOUR(name, target, step, block, single)        \
+  target void name(const QueryCodes* const* queries, const CodeRows& rows, \
+                   uint32_t first, size_t count, float* const* scores) {   \
+    float* at[kFour] = {scores[0], scores[1], scores[2], scores[3]};       \
+    size_t i = 0;                                                          \
+    for (; i + (step) <= count; i += (step)) {                             \
+      block(queries, rows, first + i, at);                                 \
+      for (float*& score : at) score += (step);                            \
+    }                                                                      \
+    for (; i < count; ++i) {                                               \
+      single(queries, rows, first + i, at);                                \
+      for (float*& score : at) ++score;                                    \
+    }                                                                      \
+  }
+
+QUERN_SCORE_ROWS_OF_FOUR(ScoreFourFp32Avx512, QUERN_AVX512, 2,
+                         FourFp32Avx512<2>, FourFp32Avx512<1>)
+QUERN_SCORE_ROWS_OF_FOUR(ScoreFourFp16Avx512, QUERN_AVX512, 2,
+                         FourFp16Avx512<2>, FourFp16Avx512<1>)
+QUERN_SCORE_ROWS_OF_FOUR(ScoreFourInt8Avx512, QUERN_AVX512, 4,
+                         FourInt8Avx512<4>, FourInt8Avx512<1>)
+QUERN_SCORE_ROWS_OF_FOUR(ScoreFourFp32Avx2, QUERN_AVX2, 1, FourFp32Avx2,
+                         FourFp32Avx2)
+QUERN_SCORE_ROWS_OF_FOUR(ScoreFourFp16Avx2, QUERN_AVX2, 1, FourFp16Avx2,
+                         FourFp16Avx2)
+QUERN_SCORE_ROWS_OF_FOUR(ScoreFourInt8Avx2, QUERN_AVX2, 1, FourInt8Avx2,
+                         FourInt8Avx2)
+
+#undef QUERN_SCORE_ROWS_OF_FOUR
+
 using ScoreRowsFunction = void (*)(const QueryCodes&, const CodeRows&,
                                    const uint32_t*, uint32_t, size_t, float*);
+using ScoreRowsOfFourFunction = void (*)(const QueryCodes* const*,
+                                         const CodeRows&, uint32_t, size_t,
+                                         float* const*);
 
 struct Kernels {
   ScoreRowsFunction fp32, fp16, int8;
+  ScoreRowsOfFourFunction four_fp32, four_fp16, four_int8;
   float (*inner_product)(const float*, const float*, size_t);
 };
 
@@ -227,14 +476,89 @@ QUERN_AVX2 float InnerProductAvx2(const float* a, const float* b,
 
 const Kernels& ThisProcessors() {
   static const Kernels kernels =
-      HasAvx512Vnni() ? Kernels{ScoreFp32Avx512, ScoreFp16Avx512,
-                                ScoreInt8Avx512, InnerProductAvx512}
-                      : Kernels{ScoreFp32Avx2, ScoreFp16Avx2, ScoreInt8Avx2,
-                                InnerProductAvx2};
+      HasAvx512Vnni()
+          ? Kernels{ScoreFp32Avx512,     ScoreFp16Avx512,
+                    ScoreInt8Avx512,     ScoreFourFp32Avx512,
+                    ScoreFourFp16Avx512, ScoreFourInt8Avx512,
+                    InnerProductAvx512}
+          : Kernels{ScoreFp32Avx2,     ScoreFp16Avx2,     ScoreInt8Avx2,
+                    ScoreFourFp32Avx2, ScoreFourFp16Avx2, ScoreFourInt8Avx2,
+                    InnerProductAvx2};
   return kernels;
 }
 
 }  // namespace
+
+QUERN_AVX2 float LargestMagnitude(const float* values, size_t count) {
+  const __m256 sign = _mm256_set1_ps(-0.0F);
+  __m256 largest = _mm256_setzero_ps();
+  for (size_t i = 0; i < count; i += 8) {
+    largest = _mm256_max_ps(
+        largest, _mm256_andnot_ps(sign, _mm256_loadu_ps(values + i)));
+  }
+  std::array<float, 8> lanes{};
+  _mm256_storeu_ps(lanes.data(), largest);
+  return *std::max_element(lanes.begin(), lanes.end());
+}
+
+namespace {
+
+// The sum of squares, which in floats could vanish.
+struct SquareSum {
+  __m256d low, high;
+};
+
+QUERN_AVX2 inline void AddSquares(__m256 v, SquareSum& sum) {
+  const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
+  const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
+  sum.low = _mm256_fmadd_pd(low, low, sum.low);
+  sum.high = _mm256_fmadd_pd(high, high, sum.high);
+}
+
+QUERN_AVX2 inline float RootOf(const SquareSum& sum) {
+  std::array<double, 4> lanes{};
+  _mm256_storeu_pd(lanes.data(), _mm256_add_pd(sum.low, sum.high));
+  return static_cast<float>(
+      std::sqrt(std::accumulate(lanes.begin(), lanes.end(), 0.0)));
+}
+
+}  // namespace
+
+QUERN_AVX2 float Norm(const float* values, size_t count) {
+  SquareSum sum{_mm256_setzero_pd(), _mm256_setzero_pd()};
+  for (size_t i = 0; i < count; i += 8) {
+    AddSquares(_mm256_loadu_ps(values + i), sum);
+  }
+  return RootOf(sum);
+}
+
+QUERN_AVX2 QuantizedSums Quantize(const float* values, size_t count,
+                                  float scale, int8_t* integers) {
+  const __m256 inverse = _mm256_set1_ps(1 / scale);
+  const __m256 step_size = _mm256_set1_ps(scale);
+  // Rounding up the inverse could exceed it.
+  const __m256 most = _mm256_set1_ps(127);
+  const __m256 least = _mm256_set1_ps(-127);
+  SquareSum lost{_mm256_setzero_pd(), _mm256_setzero_pd()};
+  __m256i sum = _mm256_setzero_si256();
+  for (size_t i = 0; i < count; i += 8) {
+    const __m256 eight = _mm256_loadu_ps(values + i);
+    const __m256i steps = _mm256_cvtps_epi32(_mm256_min_ps(
+        most, _mm256_max_ps(least, _mm256_mul_ps(eight, inverse))));
+    AddSquares(_mm256_fnmadd_ps(step_size, _mm256_cvtepi32_ps(steps), eight),
+               lost);
+    sum = _mm256_add_epi32(sum, steps);
+    // The low bytes, in order.
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(steps),
+                                          _mm256_extracti128_si256(steps, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(integers + i),
+                     _mm_packs_epi16(words, words));
+  }
+  std::array<int32_t, 8> lanes{};
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes.data()), sum);
+  return {.steps = std::accumulate(lanes.begin(), lanes.end(), 0),
+          .error = RootOf(lost)};
+}
 
 QUERN_AVX2 uint16_t ToHalf(float value) {
   return static_cast<uint16_t>(_mm_extract_epi16(
@@ -273,6 +597,19 @@ void ScoreRows(const QueryCodes& query, const CodeRows& rows,
       return kernels.fp16(query, rows, list, first, count, scores);
     case VectorStorage::kInt8:
       return kernels.int8(query, rows, list, first, count, scores);
+  }
+}
+
+void ScoreRowsOfFour(const QueryCodes* const* queries, const CodeRows& rows,
+                     uint32_t first, size_t count, float* const* scores) {
+  const Kernels& kernels = ThisProcessors();
+  switch (rows.storage) {
+    case VectorStorage::kFp32:
+      return kernels.four_fp32(queries, rows, first, count, scores);
+    case VectorStorage::kFp16:
+      return kernels.four_fp16(queries, rows, first, count, scores);
+    case VectorStorage::kInt8:
+      return kernels.four_int8(queries, rows, first, count, scores);
   }
 }
 

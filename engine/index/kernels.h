@@ -46,9 +46,31 @@ void ScoreRows(const QueryCodes& query, const CodeRows& rows,
                const uint32_t* list, uint32_t first, size_t count,
                float* scores);
 
+// Queries that ScoreRowsOfFour() takes.
+inline constexpr size_t kQueriesTogether = 4;
+// scores[q][i] = queries[q] * row first + i, of kQueriesTogether queries, to
+// the bit what ScoreRows() gives; each row is read once for all.
+void ScoreRowsOfFour(const QueryCodes* const* queries, const CodeRows& rows,
+                     uint32_t first, size_t count, float* const* scores);
+
 // The inner product of `count` floats, as ScoreRows() computes it; `count` is a
 // multiple of 16.
 float InnerProduct(const float* a, const float* b, size_t count);
+
+// Of `count` floats, a multiple of 16: the largest magnitude, and the norm.
+float LargestMagnitude(const float* values, size_t count);
+float Norm(const float* values, size_t count);
+
+// What is left of floats as steps of a scale.
+struct QuantizedSums {
+  int32_t steps = 0;  // Their sum.
+  float error = 0;    // Norm of what the steps lose.
+};
+
+// integers[i] = values[i] / scale, rounded to nearest, in [-127, 127]; `count`
+// is a multiple of 16, `scale` a normal number above 0, each value finite.
+QuantizedSums Quantize(const float* values, size_t count, float scale,
+                       int8_t* integers);
 
 // IEEE 754 binary16, rounded to nearest.
 uint16_t ToHalf(float value);

@@ -320,9 +320,10 @@ class Builder {
     for (size_t begin = 0; begin < questions.queries.size(); begin += kTurn) {
       QUERN_RETURN_IF_ERROR(check_());
       const size_t count = std::min(kTurn, questions.queries.size() - begin);
-      QUERN_RETURN_IF_ERROR(ScanPart(
-          context_, {&questions.queries[begin], count}, options_.metric, part,
-          0, nullptr, /*sure=*/false, {&candidates[begin], count}));
+      QUERN_RETURN_IF_ERROR(ScanPart(context_,
+                                     {.part = part, .metric = options_.metric},
+                                     {&questions.queries[begin], count}, 0,
+                                     part.rows, {&candidates[begin], count}));
     }
     for (size_t q = 0; q < questions.queries.size(); ++q) {
       QUERN_ASSIGN_OR_RETURN(
@@ -337,13 +338,14 @@ class Builder {
   absl::StatusOr<float> RecallAt(const IndexPart& part,
                                  const Questions& questions,
                                  const OperatingPoint& way) {
+    const SearchedPart searched{.part = part, .metric = options_.metric};
+    std::vector<ScoredRow> rows;
     int64_t found = 0;
     int64_t wanted = 0;
     for (size_t q = 0; q < questions.queries.size(); ++q) {
       if (q % 32 == 0) QUERN_RETURN_IF_ERROR(check_());
       Candidates candidates(kRecallAt, {&part, 1});
       const EncodedQuery& query = questions.queries[q];
-      int64_t ignored = 0;
       if (part.segment->ivf() != nullptr) {
         QUERN_ASSIGN_OR_RETURN(
             const std::vector<std::vector<uint32_t>> lists,
@@ -351,13 +353,13 @@ class Builder {
                                          .rows = 1,
                                          .columns = query.dimension()},
                                         way.effort, way.depth));
-        QUERN_RETURN_IF_ERROR(SearchLists(context_, query, options_.metric,
-                                          part, 0, nullptr, lists[0],
-                                          candidates, &ignored));
+        QUERN_RETURN_IF_ERROR(ScanRows(context_, searched, query,
+                                       WantedRows(searched, lists[0]),
+                                       candidates));
       } else {
-        QUERN_RETURN_IF_ERROR(SearchGraph(context_, query, options_.metric,
-                                          part, 0, nullptr, way.effort,
-                                          candidates, &ignored));
+        QUERN_RETURN_IF_ERROR(
+            SearchGraph(context_, searched, query, way.effort, &rows));
+        AddFound(searched, query, rows, candidates);
       }
       QUERN_ASSIGN_OR_RETURN(const std::vector<ScoredId> hits,
                              candidates.Take(query, options_.metric, reader_));

@@ -18,7 +18,7 @@
 #include "engine/base/file.h"
 #include "engine/base/guard.h"
 #include "engine/base/status_macros.h"
-#include "engine/index/device_search.h"
+#include "engine/index/search_run.h"
 
 namespace quern {
 namespace {
@@ -33,12 +33,6 @@ constexpr int64_t kMergeFactor = 2;
 constexpr double kMaxDeadShare = 0.25;
 // Background work leaves the cores to whoever answers calls.
 constexpr int kNiceness = 10;
-// Neighbours of a row that a graph's search has not met yet, on average: what
-// a step costs beside comparing one listed row.
-constexpr int64_t kRowsPerStep = 24;
-// Reading rows in order costs a part of jumping between them.
-constexpr int64_t kSequentialGain = 2;
-constexpr int64_t kPointsOfK = 10;  // Operating points are for this k.
 constexpr size_t kRealQueries = 256;
 constexpr size_t kLoadThreads = 8;
 constexpr absl::Duration kLockPoll = absl::Milliseconds(5);
@@ -140,7 +134,13 @@ absl::StatusOr<std::unique_ptr<ShardedIndex>> ShardedIndex::Create(
 }
 
 ShardedIndex::ShardedIndex(ShardedIndexOptions options)
-    : options_(std::move(options)), fields_(options_.fields) {
+    : options_(std::move(options)),
+      search_options_{.metric = options_.metric,
+                      .target_recall = options_.target_recall,
+                      .reader = &options_.reader,
+                      .crew = options_.crew.get(),
+                      .min_crew_bytes = options_.min_crew_bytes},
+      fields_(options_.fields) {
   auto empty = std::make_shared<Snapshot>();
   empty->shards.resize(options_.shards);
   {
@@ -301,359 +301,6 @@ void ShardedIndex::MarkComplete() {
 
 // --- search ---
 
-// One call of Search(): all queries over one snapshot.
-class ShardedIndex::SearchRun {
- public:
-  SearchRun(const ShardedIndex& index, const RequestContext& context,
-            std::shared_ptr<const Snapshot> snapshot, const Matrix& queries,
-            const VectorSearchOptions& options)
-      : index_(index),
-        context_(context),
-        snapshot_(std::move(snapshot)),
-        matrix_(queries),
-        options_(options) {
-    const int64_t k =
-        std::min(options.k, std::max<int64_t>(snapshot_->live_rows, 1));
-    queries_.reserve(queries.rows());
-    candidates_.reserve(queries.rows());
-    for (int64_t i = 0; i < queries.rows(); ++i) {
-      queries_.emplace_back(queries.row(i));
-      candidates_.emplace_back(k, snapshot_->parts);
-    }
-    k_ = k;
-  }
-
-  // Only these rows, of which there are `count`.
-  void Restrict(const RowSet& matching) {
-    matched_count_ = matching.size();
-    matching_.emplace((snapshot_->next_row + 63) / 64);
-    matching.ToBitset(absl::MakeSpan(*matching_));
-  }
-
-  absl::StatusOr<std::vector<std::vector<ScoredId>>> Run() {
-    const bool sure = options_.exact || options_.recall.value_or(
-                                            index_.options_.target_recall) >= 1;
-    for (uint32_t p = 0; p < snapshot_->parts.size(); ++p) {
-      QUERN_RETURN_IF_ERROR(SearchPart(p, sure));
-    }
-    std::vector<std::vector<ScoredId>> results;
-    results.reserve(queries_.size());
-    for (size_t q = 0; q < queries_.size(); ++q) {
-      QUERN_RETURN_IF_ERROR(context_.Check("reading exact vectors"));
-      QUERN_ASSIGN_OR_RETURN(
-          std::vector<ScoredId> hits,
-          candidates_[q].Take(queries_[q], index_.options_.metric,
-                              index_.options_.reader));
-      results.push_back(std::move(hits));
-    }
-    return results;
-  }
-
-  void Describe(SearchStats* stats) const {
-    *stats = {};
-    stats->shards_asked = index_.options_.shards;
-    for (size_t i = 0; i < snapshot_->shards.size(); ++i) {
-      if (snapshot_->shards[i].complete) {
-        ++stats->shards_answered;
-      } else {
-        stats->degraded_reasons.push_back(
-            absl::StrCat("shard ", i, ": ", snapshot_->shards[i].message));
-      }
-    }
-    const std::string trouble = DeviceTrouble();
-    if (!trouble.empty()) {
-      stats->degraded_reasons.push_back(
-          absl::StrCat(trouble, ": the processor searched instead"));
-    }
-    if (!options_.explain) return;
-    if (matching_.has_value()) {
-      absl::StrAppend(&stats->plan, "The filter matches ", matched_count_,
-                      " of ", snapshot_->live_rows, " items. ");
-    }
-    if (scanned_rows_ > 0) {
-      absl::StrAppend(&stats->plan, "Compared ", scanned_rows_,
-                      " vectors one by one. ");
-    }
-    if (listed_rows_ > 0) {
-      absl::StrAppend(&stats->plan, "Compared the ", listed_rows_,
-                      " matching vectors of large segments one by one. ");
-    }
-    for (const std::string& step : steps_) {
-      absl::StrAppend(&stats->plan, step, " ");
-    }
-    if (stats->plan.empty()) stats->plan = "The collection is empty. ";
-    stats->plan.pop_back();
-  }
-
- private:
-  const MatchingRows* matching() const {
-    return matching_.has_value() ? &*matching_ : nullptr;
-  }
-
-  // The share of a part's rows that may be returned, as far as is known.
-  double WantedShare(const IndexPart& part) const {
-    const double live = static_cast<double>(part.live_rows()) /
-                        static_cast<double>(std::max<int64_t>(part.rows, 1));
-    if (!matching_.has_value()) return live;
-    return live * static_cast<double>(matched_count_) /
-           static_cast<double>(std::max<int64_t>(snapshot_->live_rows, 1));
-  }
-
-  absl::Status SearchPart(uint32_t p, bool sure) {
-    const IndexPart& part = snapshot_->parts[p];
-    if (part.live_rows() == 0 ||
-        (matching_.has_value() && matched_count_ == 0)) {
-      return absl::OkStatus();
-    }
-    const OperatingPoint* point = part.segment == nullptr || sure
-                                      ? nullptr
-                                      : part.segment->PointFor(options_.recall);
-    const double share = WantedShare(part);
-    const auto wanted_rows =
-        static_cast<int64_t>(share * static_cast<double>(part.rows));
-    QUERN_ASSIGN_OR_RETURN(const bool done, AskDevice(p, point, share, sure));
-    if (done) return absl::OkStatus();
-    if (point == nullptr || k_ >= wanted_rows) return Scan(p, sure);
-    if (part.segment->ivf() != nullptr) return ProbeLists(p, *point, share);
-    return WalkGraph(p, *point, share);
-  }
-
-  // Has a part searched on its device; false: the processor is to do it.
-  absl::StatusOr<bool> AskDevice(uint32_t p, const OperatingPoint* point,
-                                 double share, bool sure) {
-    const IndexPart& part = snapshot_->parts[p];
-    if (part.device == nullptr || !part.device->status().ok()) return false;
-    DeviceSearchOptions options{.k = k_,
-                                .lists = part.device->shape().lists,
-                                .share = share,
-                                .sure = sure};
-    if (options.lists > 0 && point != nullptr) {
-      options.lists = ProbesFor(*part.segment->ivf(), *point);
-    }
-    if (!DeviceCanSearch(*part.device, options)) return false;
-    const absl::StatusOr<std::vector<size_t>> left =
-        SearchDevice(context_, queries_, index_.options_.metric, part, p,
-                     matching(), options, absl::MakeSpan(candidates_));
-    if (absl::IsResourceExhausted(left.status()) ||
-        absl::IsUnavailable(left.status())) {
-      device_trouble_ = std::string(left.status().message());
-      return false;
-    }
-    QUERN_RETURN_IF_ERROR(left.status());
-    if (options_.explain) {
-      const std::string where =
-          options.lists == part.device->shape().lists
-              ? ""
-              : absl::StrFormat("%d of %d lists of ", options.lists,
-                                part.device->shape().lists);
-      steps_.push_back(absl::StrFormat("Compared %s%d vectors on %s.", where,
-                                       part.rows, part.device->device()));
-    }
-    for (const size_t q : *left) {
-      QUERN_RETURN_IF_ERROR(ScanPart(context_, {&queries_[q], 1},
-                                     index_.options_.metric, part, p,
-                                     matching(), sure, {&candidates_[q], 1}));
-    }
-    return true;
-  }
-
-  // Why a device did not do its part; empty: all did.
-  std::string DeviceTrouble() const {
-    if (!device_trouble_.empty()) return device_trouble_;
-    const DevicePool* const devices = index_.options_.devices.get();
-    if (devices == nullptr) return "";
-    const absl::Status status = devices->status();
-    const bool missed =
-        !status.ok() &&
-        std::any_of(
-            snapshot_->parts.begin(), snapshot_->parts.end(),
-            [devices](const IndexPart& part) {
-              return part.segment != nullptr && devices->IsFor(*part.segment) &&
-                     (part.device == nullptr || !part.device->status().ok());
-            });
-    return missed ? std::string(status.message()) : "";
-  }
-
-  absl::Status Scan(uint32_t p, bool sure) {
-    const IndexPart& part = snapshot_->parts[p];
-    // Few of many: look them up instead of passing by all.
-    if (matching_.has_value() && part.segment != nullptr &&
-        matched_count_ * kSequentialGain * 2 < part.rows) {
-      return ScanListed(p, sure);
-    }
-    scanned_rows_ += part.rows;
-    return ScanPart(context_, queries_, index_.options_.metric, part, p,
-                    matching(), sure, absl::MakeSpan(candidates_));
-  }
-
-  absl::Status ScanListed(uint32_t p, bool sure) {
-    const std::vector<uint32_t> rows = ListRows(snapshot_->parts[p]);
-    listed_rows_ += static_cast<int64_t>(rows.size());
-    for (size_t q = 0; q < queries_.size(); ++q) {
-      QUERN_RETURN_IF_ERROR(
-          ScanRows(context_, queries_[q], index_.options_.metric,
-                   snapshot_->parts[p], p, rows, sure, candidates_[q]));
-    }
-    return absl::OkStatus();
-  }
-
-  // The rows of a segment that match and live.
-  std::vector<uint32_t> ListRows(const IndexPart& part) const {
-    std::vector<uint32_t> rows;
-    const uint32_t* numbers = part.segment->row_numbers();
-    const uint32_t* const end = numbers + part.rows;
-    const uint32_t* at = numbers;
-    const size_t last_word =
-        std::min<size_t>(matching_->size(), end[-1] / 64 + 1);
-    for (size_t word = numbers[0] / 64; word < last_word; ++word) {
-      for (uint64_t bits = (*matching_)[word]; bits != 0; bits &= bits - 1) {
-        const auto number = static_cast<uint32_t>(
-            word * 64 + static_cast<size_t>(__builtin_ctzll(bits)));
-        at = std::lower_bound(at, end, number);
-        if (at == end) return rows;
-        const auto row = static_cast<uint32_t>(at - numbers);
-        if (*at == number && !part.IsDead(row)) rows.push_back(row);
-      }
-    }
-    return rows;
-  }
-
-  // Operating points are for 10 results; more take a wider search.
-  int64_t WidthFor(uint32_t effort) const {
-    return effort + 2 * std::max<int64_t>(k_ - kPointsOfK, 0);
-  }
-
-  absl::Status WalkGraph(uint32_t p, const OperatingPoint& point,
-                         double share) {
-    const IndexPart& part = snapshot_->parts[p];
-    const int64_t needed = WidthFor(point.effort);
-    const auto wanted_rows =
-        static_cast<int64_t>(share * static_cast<double>(part.rows));
-    const int64_t scan_cost =
-        matching_.has_value()
-            ? std::min(wanted_rows, part.rows / kSequentialGain)
-            : part.rows / kSequentialGain;
-    const auto width =
-        static_cast<int64_t>(std::ceil(static_cast<double>(needed) / share));
-    if (width * kRowsPerStep > scan_cost) return Scan(p, /*sure=*/false);
-    int64_t widest = width;
-    std::vector<size_t> short_of;
-    for (size_t q = 0; q < queries_.size(); ++q) {
-      int64_t wide = width;
-      while (true) {
-        int64_t found = 0;
-        QUERN_RETURN_IF_ERROR(
-            SearchGraph(context_, queries_[q], index_.options_.metric, part, p,
-                        matching(), wide, candidates_[q], &found));
-        // Where matches lie far from the query a beam holds fewer of them.
-        if (2 * found >= needed && found >= std::min(k_, wanted_rows)) break;
-        wide *= 2;
-        // The rows that were found may come twice otherwise.
-        candidates_[q].Forget(p);
-        if (wide * kRowsPerStep > scan_cost) {
-          short_of.push_back(q);
-          break;
-        }
-      }
-      widest = std::max(widest, wide);
-    }
-    if (options_.explain) {
-      steps_.push_back(absl::StrFormat(
-          "Searched a graph of %d vectors with a beam of %d (recall@10 %.3f "
-          "in calibration).",
-          part.rows, widest, point.recall));
-    }
-    return ScanFor(p, short_of);
-  }
-
-  int64_t ProbesFor(const IvfPq& ivf, const OperatingPoint& point) const {
-    const double more =
-        std::max(1.0, static_cast<double>(k_) / (4 * kPointsOfK));
-    return std::min(ivf.lists(),
-                    static_cast<int64_t>(std::ceil(point.effort * more)));
-  }
-
-  absl::Status ProbeLists(uint32_t p, const OperatingPoint& point,
-                          double share) {
-    const IndexPart& part = snapshot_->parts[p];
-    const IvfPq& ivf = *part.segment->ivf();
-    const auto wanted_rows =
-        static_cast<int64_t>(share * static_cast<double>(part.rows));
-    // Lists are not looked through for matches: more candidates make up for it.
-    const auto depth = static_cast<int64_t>(
-        std::ceil(static_cast<double>(point.depth) *
-                  std::max(1.0, static_cast<double>(k_) / kPointsOfK) / share));
-    const int64_t probes = ProbesFor(ivf, point);
-    if (depth > wanted_rows || depth > part.rows / 8) {
-      return Scan(p, /*sure=*/false);
-    }
-    QUERN_ASSIGN_OR_RETURN(const std::vector<std::vector<uint32_t>> lists,
-                           ivf.Search(matrix_.view(), probes, depth));
-    std::vector<size_t> short_of;
-    for (size_t q = 0; q < queries_.size(); ++q) {
-      int64_t found = 0;
-      QUERN_RETURN_IF_ERROR(
-          SearchLists(context_, queries_[q], index_.options_.metric, part, p,
-                      matching(), lists[q], candidates_[q], &found));
-      const int64_t needed =
-          matching_.has_value()
-              ? std::min<int64_t>(point.depth / 2, wanted_rows)
-              : k_;
-      if (found >= std::max(std::min(k_, wanted_rows), needed)) continue;
-      candidates_[q].Forget(p);
-      short_of.push_back(q);
-    }
-    if (options_.explain) {
-      steps_.push_back(absl::StrFormat(
-          "Probed %d of %d lists of %d vectors and compared the codes of %d "
-          "(recall@10 %.3f in calibration).",
-          probes, ivf.lists(), part.rows, depth, point.recall));
-    }
-    return ScanFor(p, short_of);
-  }
-
-  // Compares one by one for the queries whose search came up short.
-  absl::Status ScanFor(uint32_t p, absl::Span<const size_t> short_of) {
-    const IndexPart& part = snapshot_->parts[p];
-    if (short_of.empty()) return absl::OkStatus();
-    if (options_.explain) {
-      steps_.push_back(
-          "Too few of what that found match: compared one by one.");
-    }
-    if (!matching_.has_value()) {
-      for (const size_t q : short_of) {
-        QUERN_RETURN_IF_ERROR(ScanPart(context_, {&queries_[q], 1},
-                                       index_.options_.metric, part, p, nullptr,
-                                       /*sure=*/false, {&candidates_[q], 1}));
-      }
-      return absl::OkStatus();
-    }
-    const std::vector<uint32_t> rows = ListRows(part);
-    for (const size_t q : short_of) {
-      QUERN_RETURN_IF_ERROR(ScanRows(context_, queries_[q],
-                                     index_.options_.metric, part, p, rows,
-                                     /*sure=*/false, candidates_[q]));
-    }
-    return absl::OkStatus();
-  }
-
-  const ShardedIndex& index_;
-  const RequestContext& context_;
-  const std::shared_ptr<const Snapshot> snapshot_;
-  const Matrix& matrix_;
-  const VectorSearchOptions& options_;
-  int64_t k_ = 1;
-  std::vector<EncodedQuery> queries_;
-  std::vector<Candidates> candidates_;
-  std::optional<MatchingRows> matching_;
-  int64_t matched_count_ = 0;
-  std::string device_trouble_;
-  // For the explanation.
-  int64_t scanned_rows_ = 0;
-  int64_t listed_rows_ = 0;
-  std::vector<std::string> steps_;
-};
-
 absl::Status ShardedIndex::CheckSearch(
     MatrixView queries, const VectorSearchOptions& options) const {
   if (options.k < 1) {
@@ -676,19 +323,59 @@ absl::StatusOr<std::vector<std::vector<ScoredId>>> ShardedIndex::Search(
     QUERN_ASSIGN_OR_RETURN(const Matrix prepared,
                            PrepareVectors(queries, options_.metric, "queries"));
     Remember(prepared);
+    std::shared_ptr<const Snapshot> now;
     std::optional<SearchRun> run;
     if (options.filter == nullptr && options.modalities.empty()) {
-      run.emplace(*this, context, snapshot(), prepared, options);
+      now = snapshot();
+      run.emplace(search_options_, context, now->parts, prepared, options);
     } else {
       // Rows must not come and go between the two.
       absl::ReaderMutexLock lock(&fields_mutex_);
-      run.emplace(*this, context, snapshot(), prepared, options);
-      run->Restrict(fields_.Match(options.filter.get(), options.modalities));
+      now = snapshot();
+      run.emplace(search_options_, context, now->parts, prepared, options);
+      const RowSet rows =
+          fields_.Match(options.filter.get(), options.modalities);
+      MatchingRows matching((now->next_row + 63) / 64);
+      rows.ToBitset(absl::MakeSpan(matching));
+      run->Restrict(std::move(matching), rows.size());
     }
     QUERN_ASSIGN_OR_RETURN(Results results, run->Run());
-    run->Describe(stats);
+    Describe(*now, run->device_trouble(), stats);
+    if (options.explain) stats->plan = run->Explain();
     return results;
   });
+}
+
+void ShardedIndex::Describe(const Snapshot& now, std::string device_trouble,
+                            SearchStats* stats) const {
+  *stats = {};
+  stats->shards_asked = options_.shards;
+  for (size_t i = 0; i < now.shards.size(); ++i) {
+    if (now.shards[i].complete) {
+      ++stats->shards_answered;
+    } else {
+      stats->degraded_reasons.push_back(
+          absl::StrCat("shard ", i, ": ", now.shards[i].message));
+    }
+  }
+  if (device_trouble.empty()) device_trouble = DeviceTrouble(now);
+  if (device_trouble.empty()) return;
+  stats->degraded_reasons.push_back(
+      absl::StrCat(device_trouble, ": the processor searched instead"));
+}
+
+std::string ShardedIndex::DeviceTrouble(const Snapshot& now) const {
+  const DevicePool* const devices = options_.devices.get();
+  if (devices == nullptr) return "";
+  const absl::Status status = devices->status();
+  const bool missed =
+      !status.ok() &&
+      std::any_of(
+          now.parts.begin(), now.parts.end(), [devices](const IndexPart& part) {
+            return part.segment != nullptr && devices->IsFor(*part.segment) &&
+                   (part.device == nullptr || !part.device->status().ok());
+          });
+  return missed ? std::string(status.message()) : "";
 }
 
 void ShardedIndex::Remember(const Matrix& queries) const {

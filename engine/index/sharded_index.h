@@ -12,11 +12,13 @@
 #include "absl/synchronization/mutex.h"
 
 #include "engine/base/thread_pool.h"
+#include "engine/base/work_crew.h"
 #include "engine/filter/field_index.h"
 #include "engine/index/candidates.h"
 #include "engine/index/delta.h"
 #include "engine/index/device_pool.h"
 #include "engine/index/index_files.h"
+#include "engine/index/search_run.h"
 #include "engine/index/segment_builder.h"
 #include "engine/index/vector_index.h"
 
@@ -45,6 +47,12 @@ struct ShardedIndexOptions {
 
   // Search sealed segments, as far as they have room; null: the processor does.
   std::shared_ptr<const DevicePool> devices;
+
+  // Helps with searches of at least `min_crew_bytes` of vectors to compare,
+  // some tenths of a millisecond of work; null: a search has its caller's
+  // thread alone.
+  std::shared_ptr<WorkCrew> crew;
+  int64_t min_crew_bytes = int64_t{2} << 20;
 
   // Seals and merges, at low priority; null: only Optimize() does.
   std::shared_ptr<ThreadPool> background;
@@ -121,7 +129,6 @@ class ShardedIndex final : public VectorIndex {
     uint32_t next_row = 0;  // Row numbers are below.
   };
   class Edit;
-  class SearchRun;
 
   // Lets a task of the background find out that the index is gone.
   struct Tether {
@@ -138,6 +145,12 @@ class ShardedIndex final : public VectorIndex {
       ABSL_LOCKS_EXCLUDED(snapshot_mutex_);
   absl::Status CheckSearch(MatrixView queries,
                            const VectorSearchOptions& options) const;
+  // What a search of `now` is to say of it; `device_trouble`: why a device did
+  // not do its part, or empty.
+  void Describe(const Snapshot& now, std::string device_trouble,
+                SearchStats* stats) const;
+  // Why devices have not got what is theirs; empty: they have.
+  std::string DeviceTrouble(const Snapshot& now) const;
   void Remember(const Matrix& queries) const;
   Matrix RealQueries() const;
 
@@ -175,6 +188,7 @@ class ShardedIndex final : public VectorIndex {
   absl::Status CheckStopping() const;
 
   const ShardedIndexOptions options_;
+  const SearchRunOptions search_options_;
   std::atomic<bool> stopping_ = false;
   std::atomic<bool> scheduled_ = false;
   std::atomic<int> optimizing_ = 0;  // Calls of Optimize().

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 
@@ -25,12 +26,6 @@ float LargestValue(absl::Span<const float> vector) {
     largest = std::max(largest, std::abs(value));
   }
   return largest;
-}
-
-float Norm(absl::Span<const float> vector) {
-  double sum = 0;
-  for (const float value : vector) sum += static_cast<double>(value) * value;
-  return static_cast<float>(std::sqrt(sum));
 }
 
 // The nearest integer, at most 127 either way: rounding up the scale's inverse
@@ -120,23 +115,20 @@ EncodedQuery::EncodedQuery(absl::Span<const float> vector)
       values_((vector.size() + kPaddedValues - 1) / kPaddedValues *
               kPaddedValues),
       integers_(values_.size()),
-      norm_(Norm(vector)),
       unsure_(
           std::min(1.0F, kSigmas / std::sqrt(static_cast<float>(
                                        std::max<size_t>(vector.size(), 1))))) {
   std::copy(vector.begin(), vector.end(), values_.begin());
-  const float largest = LargestValue(vector);
-  codes_.scale = largest > 0 ? largest / kSteps : 1;
-  const float inverse = 1 / codes_.scale;
-  double lost = 0;
-  for (size_t i = 0; i < vector.size(); ++i) {
-    const int32_t step = Step(vector[i], inverse);
-    integers_[i] = static_cast<int8_t>(step);
-    codes_.offset += step * 128;
-    const double error = vector[i] - static_cast<double>(codes_.scale) * step;
-    lost += error * error;
-  }
-  integer_error_ = static_cast<float>(std::sqrt(lost));
+  norm_ = Norm(values_.data(), values_.size());
+  const float largest = LargestMagnitude(values_.data(), values_.size());
+  // Smaller ones all round to 0.
+  codes_.scale = largest > kSteps * std::numeric_limits<float>::min()
+                     ? largest / kSteps
+                     : 1;
+  const QuantizedSums sums =
+      Quantize(values_.data(), values_.size(), codes_.scale, integers_.data());
+  codes_.offset = 128 * sums.steps;
+  integer_error_ = sums.error;
   // The heap blocks of moved vectors stay where they are.
   codes_.values = values_.data();
   codes_.integers = integers_.data();

@@ -19,6 +19,7 @@
 #include "engine/query/item_update.h"
 #include "engine/query/match_scorer.h"
 #include "engine/query/parts_settings.h"
+#include "engine/query/search_lot.h"
 
 namespace quern {
 namespace {
@@ -146,7 +147,9 @@ absl::StatusOr<std::shared_ptr<const Model>> Engine::ModelOf(
 
 // One search: the parts' vectors, those that need the model from the embedder,
 // then their sum, the index, and the hits' items.
-class Engine::SearchCall : public std::enable_shared_from_this<SearchCall> {
+class Engine::SearchCall final
+    : public StagedSearch,
+      public std::enable_shared_from_this<SearchCall> {
  public:
   SearchCall(const Engine& engine, RequestContext& context,
              const SearchQuery& query, SearchDone done)
@@ -156,20 +159,117 @@ class Engine::SearchCall : public std::enable_shared_from_this<SearchCall> {
         done_(std::move(done)),
         vectors_(query.parts.size()) {}
 
-  static void Start(std::shared_ptr<SearchCall> call) {
-    const absl::Status status = call->Prepare();
-    if (!status.ok() || call->inputs_.empty()) {
-      call->Finish(status);
-      return;
-    }
-    SearchCall& raw = *call;
-    raw.engine_.embedder_->Embed(
-        raw.context_, raw.model_, raw.inputs_, {.tokens = raw.uses_tokens_},
-        [call =
-             std::move(call)](std::vector<absl::StatusOr<Embedded>> embedded) {
-          call->Finish(call->TakeEmbedded(std::move(embedded)));
+  static void Start(const std::shared_ptr<SearchCall>& call) {
+    call->Encode([call](absl::Status status) {
+      if (status.ok()) status = call->Begin();
+      if (status.ok()) {
+        call->GoOn();
+      } else {
+        call->End(std::move(status));
+      }
+    });
+  }
+
+  void Encode(std::function<void(absl::Status)> ready) override {
+    const absl::Status status = Prepare();
+    if (!status.ok() || inputs_.empty()) return ready(status);
+    engine_.embedder_->Embed(
+        context_, model_, inputs_, {.tokens = uses_tokens_},
+        [self = shared_from_this(), ready = std::move(ready)](
+            std::vector<absl::StatusOr<Embedded>> embedded) {
+          ready(self->TakeEmbedded(std::move(embedded)));
         });
   }
+
+  absl::Status Begin() override {
+    QUERN_ASSIGN_OR_RETURN(query_vector_, QueryVector());
+    QUERN_RETURN_IF_ERROR(context_.Check("search"));
+    result_.page_state = CurrentState();
+    return CheckPageState();
+  }
+
+  void GoOn() override {
+    if (!UsesStage()) return End(SearchAndFetch());
+    absl::Status status = StartStage();
+    if (!status.ok()) End(std::move(status));
+  }
+
+  // The plan of a search that is explained is its own.
+  bool can_share() const override { return !query_.explain; }
+
+  IndexQuestion question() const override {
+    return {.collection = collection_.get(),
+            .k = FirstK() + static_cast<int64_t>(excluded_.size()),
+            .filter = query_.filter,
+            .modalities = query_.modalities,
+            .exact = query_.exact,
+            .recall = query_.recall};
+  }
+
+  const VectorSearchOptions& index_options() override {
+    options_.k = question().k;
+    return options_;
+  }
+
+  absl::Span<const float> query_vector() const override {
+    return query_vector_;
+  }
+
+  void TakeCoarse(std::vector<ScoredId> found, const SearchStats& stats,
+                  absl::Duration time) override {
+    context_.AddStageTime("search", time);
+    result_.index = stats;
+    coarse_k_ = FirstK();
+    coarse_ = WithoutExcluded(std::move(found), coarse_k_);
+  }
+
+  bool leaves_thread() const override { return UsesStage(); }
+
+  absl::Status Choose() override {
+    QUERN_RETURN_IF_ERROR(context_.Check("search"));
+    const std::vector<float>& vector = query_vector_;
+    const int64_t end = PageEnd();
+    // One more tells whether another page follows.
+    QUERN_ASSIGN_OR_RETURN(chosen_, query_.group_by.empty()
+                                        ? Candidates(vector, end + 1)
+                                        : GroupedCandidates(vector, end + 1));
+    QUERN_RETURN_IF_ERROR(CheckPageState());
+    result_.has_more = static_cast<int64_t>(chosen_.size()) > end &&
+                       end < engine_.limits_.max_page_size;
+    result_.next_offset = end;
+    if (static_cast<int64_t>(chosen_.size()) > end) chosen_.resize(end);
+    chosen_.erase(chosen_.begin(),
+                  chosen_.begin() +
+                      std::min<int64_t>(query_.offset,
+                                        static_cast<int64_t>(chosen_.size())));
+    return absl::OkStatus();
+  }
+
+  absl::Span<const ScoredId> chosen() const override { return chosen_; }
+  ItemParts read() const override { return query_.read; }
+
+  void AddHits(absl::Span<std::optional<Item>> items,
+               absl::Duration time) override {
+    context_.AddStageTime("fetch", time);
+    result_.hits.reserve(chosen_.size());
+    for (size_t i = 0; i < chosen_.size(); ++i) {
+      // One that was deleted since the index was searched is left out.
+      if (!items[i].has_value()) continue;
+      result_.hits.push_back(
+          {.item = *std::move(items[i]), .score = chosen_[i].score});
+      AddStages(result_.hits.back());
+    }
+  }
+
+  void End(absl::Status status) override {
+    if (status.ok()) {
+      done_(std::move(result_));
+    } else {
+      done_(std::move(status));
+    }
+  }
+
+  RequestContext& context() override { return context_; }
 
  private:
   absl::Status Prepare() {
@@ -362,30 +462,6 @@ class Engine::SearchCall : public std::enable_shared_from_this<SearchCall> {
     return absl::OkStatus();
   }
 
-  void Finish(absl::Status status) {
-    if (status.ok()) status = Begin();
-    if (status.ok() && UsesStage()) {
-      status = StartStage();
-      if (status.ok()) return;
-    }
-    End(status.ok() ? SearchAndFetch() : std::move(status));
-  }
-
-  void End(absl::Status status) {
-    if (status.ok()) {
-      done_(std::move(result_));
-    } else {
-      done_(std::move(status));
-    }
-  }
-
-  absl::Status Begin() {
-    QUERN_ASSIGN_OR_RETURN(query_vector_, QueryVector());
-    QUERN_RETURN_IF_ERROR(context_.Check("search"));
-    result_.page_state = CurrentState();
-    return CheckPageState();
-  }
-
   bool UsesStage() const {
     return query_.rerank.has_value() &&
            (query_.rerank->method == RerankMethod::kMatch ||
@@ -395,10 +471,8 @@ class Engine::SearchCall : public std::enable_shared_from_this<SearchCall> {
   // Has the short list scored on the stage's threads, and goes on when that is
   // done, or late.
   absl::Status StartStage() {
-    QUERN_ASSIGN_OR_RETURN(
-        const std::vector<ScoredId> found,
-        SearchIndex(query_vector_, std::max(query_.offset + query_.k + 1,
-                                            query_.rerank->depth)));
+    QUERN_ASSIGN_OR_RETURN(const std::vector<ScoredId> found,
+                           SearchIndex(query_vector_, FirstK()));
     QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<const ShortList> list,
                            MakeShortList(found));
     // The work may outlive this call; what it points to outlives the stage.
@@ -484,25 +558,20 @@ class Engine::SearchCall : public std::enable_shared_from_this<SearchCall> {
   }
 
   absl::Status SearchAndFetch() {
-    QUERN_RETURN_IF_ERROR(context_.Check("search"));
-    const std::vector<float>& vector = query_vector_;
-    const int64_t end =
-        std::min(query_.offset + query_.k, engine_.limits_.max_page_size);
-    // One more tells whether another page follows.
-    QUERN_ASSIGN_OR_RETURN(std::vector<ScoredId> found,
-                           query_.group_by.empty()
-                               ? Candidates(vector, end + 1)
-                               : GroupedCandidates(vector, end + 1));
-    QUERN_RETURN_IF_ERROR(CheckPageState());
-    result_.has_more = static_cast<int64_t>(found.size()) > end &&
-                       end < engine_.limits_.max_page_size;
-    result_.next_offset = end;
-    if (static_cast<int64_t>(found.size()) > end) found.resize(end);
-    found.erase(
-        found.begin(),
-        found.begin() + std::min<int64_t>(query_.offset,
-                                          static_cast<int64_t>(found.size())));
-    return Fetch(found);
+    QUERN_RETURN_IF_ERROR(Choose());
+    QUERN_RETURN_IF_ERROR(context_.Check("fetch"));
+    const absl::Time start = context_.clock().Now();
+    std::vector<std::string> ids;
+    ids.reserve(chosen_.size());
+    for (const ScoredId& hit : chosen_) ids.push_back(hit.id);
+    QUERN_ASSIGN_OR_RETURN(std::vector<std::optional<Item>> items,
+                           collection_->store().Get(ids, query_.read));
+    AddHits(absl::MakeSpan(items), context_.clock().Now() - start);
+    return absl::OkStatus();
+  }
+
+  int64_t PageEnd() const {
+    return std::min(query_.offset + query_.k, engine_.limits_.max_page_size);
   }
 
   PageState CurrentState() const {
@@ -529,6 +598,19 @@ class Engine::SearchCall : public std::enable_shared_from_this<SearchCall> {
                      "): begin with the first page again"));
   }
 
+  // Coarse hits that the best `k` are chosen from.
+  int64_t CoarseK(int64_t k) const {
+    return query_.rerank.has_value() ? std::max(k, query_.rerank->depth) : k;
+  }
+
+  // What the index is asked for first.
+  int64_t FirstK() const {
+    if (UsesStage()) return CoarseK(query_.offset + query_.k + 1);
+    return CoarseK(query_.group_by.empty()
+                       ? PageEnd() + 1
+                       : kGroupOversampling * (PageEnd() + 1));
+  }
+
   // The coarse stage: the best `k` besides the query's own items.
   absl::StatusOr<std::vector<ScoredId>> SearchIndex(
       const std::vector<float>& vector, int64_t k) {
@@ -549,7 +631,11 @@ class Engine::SearchCall : public std::enable_shared_from_this<SearchCall> {
     QUERN_ASSIGN_OR_RETURN(std::vector<std::vector<ScoredId>> lists,
                            collection_->index().Search(
                                context_, queries, options_, &result_.index));
-    std::vector<ScoredId> found = std::move(lists.front());
+    return WithoutExcluded(std::move(lists.front()), k);
+  }
+
+  std::vector<ScoredId> WithoutExcluded(std::vector<ScoredId> found,
+                                        int64_t k) const {
     std::erase_if(found, [&](const ScoredId& hit) {
       return std::find(excluded_.begin(), excluded_.end(), hit.id) !=
              excluded_.end();
@@ -561,10 +647,8 @@ class Engine::SearchCall : public std::enable_shared_from_this<SearchCall> {
   // The best `k` that the query may find, best first, after all stages.
   absl::StatusOr<std::vector<ScoredId>> Candidates(
       const std::vector<float>& vector, int64_t k) {
-    const int64_t wanted =
-        query_.rerank.has_value() ? std::max(k, query_.rerank->depth) : k;
     QUERN_ASSIGN_OR_RETURN(std::vector<ScoredId> found,
-                           SearchIndex(vector, wanted));
+                           SearchIndex(vector, CoarseK(k)));
     if (query_.rerank.has_value()) {
       QUERN_RETURN_IF_ERROR(RerankFound(vector, k, found));
     }
@@ -674,25 +758,6 @@ class Engine::SearchCall : public std::enable_shared_from_this<SearchCall> {
     }
   }
 
-  absl::Status Fetch(const std::vector<ScoredId>& found) {
-    QUERN_RETURN_IF_ERROR(context_.Check("fetch"));
-    StageTimer timer(context_, "fetch");
-    std::vector<std::string> ids;
-    ids.reserve(found.size());
-    for (const ScoredId& hit : found) ids.push_back(hit.id);
-    QUERN_ASSIGN_OR_RETURN(std::vector<std::optional<Item>> items,
-                           collection_->store().Get(ids, query_.read));
-    result_.hits.reserve(found.size());
-    for (size_t i = 0; i < found.size(); ++i) {
-      // One that was deleted since the index was searched is left out.
-      if (!items[i].has_value()) continue;
-      result_.hits.push_back(
-          {.item = *std::move(items[i]), .score = found[i].score});
-      AddStages(result_.hits.back());
-    }
-    return absl::OkStatus();
-  }
-
   const Engine& engine_;
   RequestContext& context_;
   const SearchQuery& query_;
@@ -710,6 +775,7 @@ class Engine::SearchCall : public std::enable_shared_from_this<SearchCall> {
   std::vector<float> query_vector_;
   std::vector<ScoredId> coarse_;  // The best `coarse_k_` that the index has.
   int64_t coarse_k_ = 0;
+  std::vector<ScoredId> chosen_;  // The hits.
   // Of a search that is reranked.
   bool uses_tokens_ = false;
   std::vector<float> token_values_;      // [tokens x dimension]
@@ -724,6 +790,16 @@ void Engine::Search(RequestContext& context, const SearchQuery& query,
                     SearchDone done) const {
   SearchCall::Start(
       std::make_shared<SearchCall>(*this, context, query, std::move(done)));
+}
+
+void Engine::SearchTogether(std::vector<BatchedSearch> searches) const {
+  std::vector<std::shared_ptr<StagedSearch>> calls;
+  calls.reserve(searches.size());
+  for (BatchedSearch& search : searches) {
+    calls.push_back(std::make_shared<SearchCall>(
+        *this, *search.context, *search.query, std::move(search.done)));
+  }
+  SearchLot::Start(std::move(calls));
 }
 
 void Engine::PrepareItem(const RequestContext& context,

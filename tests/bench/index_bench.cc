@@ -1,5 +1,6 @@
 // The index alone, in process and on one thread, beside FAISS's own HNSW at the
-// same recall: build time, recall, processor time a query, memory.
+// same recall: build time, recall, processor time a query, memory; and how long
+// an exact search takes alone and with a crew.
 
 #include <algorithm>
 #include <cmath>
@@ -23,6 +24,7 @@
 #include "tests/bench/bench.h"
 #include "tests/index/clustered_vectors.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/temporary_directory.h"
 
 namespace quern {
 namespace {
@@ -34,6 +36,8 @@ constexpr int64_t kLatent = 48;
 constexpr int64_t kRowsPerCentre = 100;
 constexpr int64_t kUpsertRows = 1000;
 constexpr int64_t kK = 10;
+constexpr int64_t kBatch = 64;
+constexpr int64_t kExactQueries = 128;
 constexpr float kTargets[] = {0.95F, 0.99F};
 
 struct Options {
@@ -184,6 +188,8 @@ class Bench {
     options.storage =
         kind.ends_with("int8") ? VectorStorage::kInt8 : VectorStorage::kFp32;
     options.min_ann_rows = 1000;
+    const TemporaryDirectory files;
+    options.directory = files.File("index");
     // As if the store had every vector in its cache.
     options.reader =
         [this](
@@ -237,12 +243,51 @@ class Bench {
       Add(name + ": cpu a query in a batch of 64", BatchCpu(*index, target),
           "us");
     }
+    MeasureCrew(kind, *index, options);
+  }
+
+  // Exact searches, in turns; times, since it is them that a crew is for.
+  void MeasureCrew(const std::string& kind, const ShardedIndex& alone,
+                   ShardedIndexOptions options) {
+    options.crew = std::make_shared<WorkCrew>(
+        WorkCrewOptions{.threads = options_.threads - 1});
+    const auto together = ValueOrDie(ShardedIndex::Create(options));
+    const RealClock clock;
+    const RequestContext context(&clock, "bench");
+    const auto ms_of = [&](const ShardedIndex& index, int64_t rows) {
+      std::vector<double> ms;
+      const int64_t asked = std::min(queries_.rows(), kExactQueries);
+      for (int64_t q = 0; q + rows <= asked; q += rows) {
+        ms.push_back(1e3 * SecondsOf([&] {
+                       CheckOk(index
+                                   .Search(context,
+                                           {.data = queries_.row(q).data(),
+                                            .rows = rows,
+                                            .columns = kDimension},
+                                           {.k = kK, .exact = true})
+                                   .status());
+                     }));
+      }
+      return Median(ms);
+    };
+    for (const int64_t rows : {int64_t{1}, kBatch}) {
+      std::vector<double> one, more, ratio;
+      for (int round = 0; round < options_.rounds; ++round) {
+        one.push_back(ms_of(alone, rows));
+        more.push_back(ms_of(*together, rows));
+        ratio.push_back(more.back() / one.back());
+      }
+      const std::string name =
+          absl::StrCat(kind, ", exact, ", rows, " at once");
+      Add(name + ": on one thread", Median(one), "ms");
+      Add(absl::StrCat(name, ": on ", options_.threads), Median(more), "ms");
+      Add(name + ": over one thread", Median(ratio), "");
+    }
   }
 
   double BatchCpu(const ShardedIndex& index, float target) {
     const RealClock clock;
     const RequestContext context(&clock, "bench");
-    constexpr int64_t kBatch = 64;
     const double start = ThreadCpuSeconds();
     int64_t asked = 0;
     for (int64_t q = 0; q + kBatch <= queries_.rows(); q += kBatch) {
@@ -287,7 +332,8 @@ int main(int argc, char** argv) {
   app.add_option("--rounds", options.rounds, "Rounds; the median counts")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  app.add_option("--threads", options.threads, "Threads that build a graph")
+  app.add_option("--threads", options.threads,
+                 "Threads that build a graph, or help an exact search")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
   app.add_option("--kind", options.kinds, "Leave out the rest; repeatable")

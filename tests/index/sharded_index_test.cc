@@ -530,11 +530,11 @@ TEST_F(ShardedIndexTest, HostileSegmentsAreRefusedOrSearchedSafely) {
     const EncodedQuery query(queries_.row(0));
     if ((*segment)->header().dimension != kDimension) continue;
     Candidates candidates(10, {&part, 1});
-    int64_t wanted = 0;
     if (!(*segment)->graph().empty()) {
-      EXPECT_THAT(SearchGraph(context, query, Metric::kCosine, part, 0, nullptr,
-                              50, candidates, &wanted),
-                  IsOk());
+      const SearchedPart searched{.part = part};
+      std::vector<ScoredRow> found;
+      EXPECT_THAT(SearchGraph(context, searched, query, 50, &found), IsOk());
+      AddFound(searched, query, found, candidates);
     }
     EXPECT_THAT(candidates.Take(query, Metric::kCosine, nullptr), IsOk());
     (void)(*segment)->Find("17");
@@ -553,6 +553,8 @@ TEST_F(ShardedIndexTest, WritesAndSearchesGoOnWhileSegmentsAreMade) {
   options.directory = directory_.File("index");
   options.background = std::make_shared<ThreadPool>(
       ThreadPoolOptions{.name = "index", .threads = 2});
+  options.crew = std::make_shared<WorkCrew>(WorkCrewOptions{.threads = 2});
+  options.min_crew_bytes = 0;
   const auto index = Create(options);
   constexpr int64_t kWritten = 2000;
   std::atomic<bool> stop = false;

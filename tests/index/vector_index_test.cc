@@ -14,9 +14,14 @@ namespace quern {
 namespace {
 
 // Everything in segments, and what came since in deltas; `exact` where the kind
-// may leave something out.
+// may leave something out. With a crew every search asks it, however small.
 VectorIndexBackend Sharded(const std::string& name, IndexKind kind,
-                           VectorStorage storage, int32_t shards, bool exact) {
+                           VectorStorage storage, int32_t shards, bool exact,
+                           int crew_threads = 0) {
+  const auto crew = crew_threads == 0
+                        ? nullptr
+                        : std::make_shared<WorkCrew>(
+                              WorkCrewOptions{.threads = crew_threads});
   return {.name = name,
           .create = [=](int64_t dimension,
                         Metric metric) -> std::unique_ptr<VectorIndex> {
@@ -26,6 +31,8 @@ VectorIndexBackend Sharded(const std::string& name, IndexKind kind,
                                     .kind = kind,
                                     .storage = storage,
                                     .shards = shards,
+                                    .crew = crew,
+                                    .min_crew_bytes = 0,
                                     .min_ann_rows = 500});
           },
           .search = {.exact = exact},
@@ -46,7 +53,13 @@ INSTANTIATE_TEST_SUITE_P(
         Sharded("ExactInt8", IndexKind::kExact, VectorStorage::kInt8, 1, false),
         Sharded("HnswFp32", IndexKind::kHnsw, VectorStorage::kFp32, 1, true),
         Sharded("HnswInt8", IndexKind::kHnsw, VectorStorage::kInt8, 2, true),
-        Sharded("IvfPqInt8", IndexKind::kIvfPq, VectorStorage::kInt8, 1, true)),
+        Sharded("IvfPqInt8", IndexKind::kIvfPq, VectorStorage::kInt8, 1, true),
+        Sharded("ExactFp32Crew", IndexKind::kExact, VectorStorage::kFp32, 3,
+                false, 3),
+        Sharded("ExactInt8Crew", IndexKind::kExact, VectorStorage::kInt8, 1,
+                false, 1),
+        Sharded("HnswFp16Crew", IndexKind::kHnsw, VectorStorage::kFp16, 2, true,
+                2)),
     [](const auto& info) { return info.param.name; });
 
 TEST(ShardedIndexTest, RefusesOptionsOutOfRange) {

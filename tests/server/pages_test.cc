@@ -295,6 +295,107 @@ TEST_F(BatchSearchTest, EachResultIsThatOfItsSearch) {
   }
 }
 
+// Searches that want different things of the index, some of them in error, all
+// mixed: each result is what its search gives alone.
+TEST_F(BatchSearchTest, MixedSearchesAreEachAnsweredAsAlone) {
+  v1::Collection collection;
+  collection.set_name("mixed");
+  collection.set_model("fake");
+  v1::PayloadField& field = *collection.add_payload_fields();
+  field.set_path("third");
+  field.set_type(v1::PayloadField::TYPE_NUMBER);
+  ASSERT_TRUE(Create(collection).ok());
+  std::vector<v1::UpsertRequest> items;
+  for (int i = 0; i < 60; ++i) {
+    v1::UpsertRequest& item = items.emplace_back();
+    item.set_collection("mixed");
+    item.set_id(absl::StrCat("t", i));
+    item.set_text(absl::StrCat("a picture of ", i));
+    (*item.mutable_payload()->mutable_fields())["third"].set_number_value(i /
+                                                                          3);
+  }
+  grpc::Status upserted;
+  Upsert(items, &upserted);
+  ASSERT_TRUE(upserted.ok()) << upserted.error_message();
+
+  v1::BatchSearchRequest batch;
+  batch.set_collection("mixed");
+  v1::SearchResponse page;
+  for (int i = 0; i < 150; ++i) {
+    v1::SearchRequest& one = *batch.add_requests();
+    one.set_collection("mixed");
+    one.set_page_size(1 + i % 3);
+    v1::QueryPart& part = *one.mutable_query()->add_parts();
+    part.set_text(absl::StrCat("a picture of ", i));
+    switch (i % 15) {
+      case 1:
+        one.set_filter("third < 5");
+        break;
+      case 2:
+        one.set_filter("third >= ");
+        break;
+      case 3:
+        one.set_exact(true);
+        break;
+      case 4:
+        one.set_page_size(-1);
+        break;
+      case 5:
+        one.mutable_group_by()->set_field("third");
+        break;
+      case 6:
+        part.set_item_id(absl::StrCat("t", i % 60));
+        break;
+      case 7:
+        part.set_item_id("none");
+        break;
+      case 8:
+        one.set_explain(true);
+        break;
+      case 9:
+        one.set_min_score(0.5F);
+        break;
+      case 10:
+        one.add_modalities(v1::MODALITY_IMAGE);
+        break;
+      case 11:
+        part.mutable_embedding()->add_values(1);
+        break;
+      case 12:
+        one.mutable_read_mask()->add_paths("id");
+        break;
+      case 13:
+        ASSERT_TRUE(Search(one, &page).ok());
+        one.set_page_token(page.next_page_token());
+        break;
+      default:
+        break;
+    }
+  }
+  v1::BatchSearchResponse response;
+  const grpc::Status status = BatchSearch(batch, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  ASSERT_EQ(response.results_size(), batch.requests_size());
+  int failed = 0;
+  for (int i = 0; i < batch.requests_size(); ++i) {
+    SCOPED_TRACE(batch.requests(i).ShortDebugString());
+    v1::SearchResponse alone;
+    const grpc::Status alone_status = Search(batch.requests(i), &alone);
+    const v1::BatchSearchResult& together = response.results(i);
+    ASSERT_EQ(together.status().code(), alone_status.error_code())
+        << together.status().message();
+    EXPECT_EQ(together.status().message(), alone_status.error_message());
+    failed += alone_status.ok() ? 0 : 1;
+    // Times are its own.
+    alone.mutable_report()->clear_stages();
+    v1::SearchResponse timeless = together.response();
+    timeless.mutable_report()->clear_stages();
+    EXPECT_TRUE(
+        google::protobuf::util::MessageDifferencer::Equals(timeless, alone));
+  }
+  EXPECT_EQ(failed, 40);
+}
+
 TEST_F(BatchSearchTest, ABadSearchFailsAlone) {
   v1::BatchSearchRequest batch;
   batch.set_collection("c");

@@ -1,0 +1,291 @@
+// Searches that a crew of threads helps with, beside the same ones done alone.
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "engine/base/clock.h"
+#include "engine/index/sharded_index.h"
+#include "tests/index/clustered_vectors.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/temporary_directory.h"
+
+namespace quern {
+namespace {
+
+constexpr int64_t kDimension = 32;
+constexpr int64_t kRows = 6000;
+constexpr int64_t kQueries = 20;
+
+const RealClock kClock;
+
+struct Form {
+  std::string name;
+  IndexKind kind;
+  VectorStorage storage;
+  int32_t shards;
+};
+
+class ParallelSearchTest : public testing::TestWithParam<Form> {
+ protected:
+  using Results = std::vector<std::vector<ScoredId>>;
+
+  // Over the files of one folder, so that graphs and lists are the same.
+  std::unique_ptr<ShardedIndex> Open(const Form& form,
+                                     std::shared_ptr<WorkCrew> crew) const {
+    return ValueOrDie(ShardedIndex::Create(
+        {.dimension = kDimension,
+         .kind = form.kind,
+         .storage = form.storage,
+         .shards = form.shards,
+         .fields = fields_,
+         .directory = directory_.File("index"),
+         .reader =
+             [this](absl::Span<const std::string> ids,
+                    const std::function<void(size_t, absl::Span<const float>)>&
+                        visit) {
+               for (size_t i = 0; i < ids.size(); ++i) {
+                 visit(i, vectors_.row(std::stoll(ids[i])));
+               }
+               return absl::OkStatus();
+             },
+         .crew = std::move(crew),
+         .min_crew_bytes = 0,
+         .min_ann_rows = 1000}));
+  }
+
+  void Write(ShardedIndex& index, int64_t first, int64_t last) const {
+    std::vector<std::string> ids;
+    std::vector<FieldValues> fields;
+    for (int64_t i = first; i < last; ++i) {
+      ids.push_back(absl::StrCat(i));
+      fields.push_back({.entries = {{0, FieldValue(static_cast<double>(i))}}});
+    }
+    ASSERT_THAT(index.Upsert(ids,
+                             {.data = vectors_.row(first).data(),
+                              .rows = last - first,
+                              .columns = kDimension},
+                             fields),
+                IsOk());
+  }
+
+  // Most rows sealed, the last ones in deltas, some of both dead.
+  void WriteMore(ShardedIndex& index) const {
+    Write(index, kRows - 1000, kRows);
+    Write(index, 100, 200);
+    std::vector<std::string> removed;
+    for (int64_t i = 3; i < kRows; i += 11) removed.push_back(absl::StrCat(i));
+    ASSERT_THAT(index.Remove(removed), IsOk());
+  }
+
+  void MakeFiles(const Form& form) const {
+    const auto index = Open(form, nullptr);
+    Write(*index, 0, kRows - 1000);
+    const RequestContext context(&kClock, "test");
+    ASSERT_THAT(index->Optimize(context, [](float) {}), IsOk());
+  }
+
+  std::vector<VectorSearchOptions> Searches() const {
+    std::vector<VectorSearchOptions> searches;
+    for (const char* text : {"", "n < 4000", "n < 300", "n < 20", "n < 0"}) {
+      for (const int64_t k : {1, 10, 300, 10'000}) {
+        for (const bool exact : {false, true}) {
+          VectorSearchOptions& options = searches.emplace_back();
+          options.k = k;
+          options.exact = exact;
+          options.explain = true;
+          if (*text != '\0') {
+            options.filter = ValueOrDie(ParseFilter(text, fields_));
+          }
+        }
+      }
+    }
+    return searches;
+  }
+
+  MatrixView Queries(int64_t count) const {
+    return {.data = queries_.data(), .rows = count, .columns = kDimension};
+  }
+
+  static void ExpectEqual(const Results& a, const Results& b) {
+    ASSERT_EQ(a.size(), b.size());
+    for (size_t q = 0; q < a.size(); ++q) {
+      ASSERT_EQ(a[q].size(), b[q].size());
+      for (size_t i = 0; i < a[q].size(); ++i) {
+        ASSERT_EQ(a[q][i].id, b[q][i].id);
+        ASSERT_EQ(a[q][i].score, b[q][i].score);
+      }
+    }
+  }
+
+  const Matrix vectors_ = ClusteredVectors(kRows, kDimension, 200, 2);
+  const Matrix queries_ = ClusteredVectors(kQueries, kDimension, 200, 3);
+  const std::vector<FieldDeclaration> fields_ = {
+      {.path = "n", .type = FieldType::kNumber}};
+  const TemporaryDirectory directory_;
+};
+
+TEST_P(ParallelSearchTest, FindsWhatOneThreadFinds) {
+  MakeFiles(GetParam());
+  const auto alone = Open(GetParam(), nullptr);
+  WriteMore(*alone);
+  for (const int threads : {0, 1, 3}) {
+    const auto together =
+        Open(GetParam(),
+             std::make_shared<WorkCrew>(WorkCrewOptions{.threads = threads}));
+    WriteMore(*together);
+    for (const VectorSearchOptions& options : Searches()) {
+      for (const int64_t queries : {int64_t{1}, int64_t{3}, kQueries}) {
+        const RequestContext context(&kClock, "test");
+        SearchStats expected;
+        SearchStats stats;
+        const Results one = ValueOrDie(
+            alone->Search(context, Queries(queries), options, &expected));
+        SCOPED_TRACE(absl::StrCat(threads, " threads, ", queries,
+                                  " queries, k ", options.k, ", ",
+                                  expected.plan));
+        ExpectEqual(ValueOrDie(together->Search(context, Queries(queries),
+                                                options, &stats)),
+                    one);
+        EXPECT_EQ(stats.plan, expected.plan);
+      }
+    }
+  }
+}
+
+TEST_P(ParallelSearchTest, ABatchFindsWhatItsQueriesFindAlone) {
+  MakeFiles(GetParam());
+  const auto index =
+      Open(GetParam(), std::make_shared<WorkCrew>(WorkCrewOptions{}));
+  WriteMore(*index);
+  const RequestContext context(&kClock, "test");
+  for (const VectorSearchOptions& options : Searches()) {
+    const Results batch =
+        ValueOrDie(index->Search(context, Queries(kQueries), options));
+    Results single;
+    for (int64_t q = 0; q < kQueries; ++q) {
+      single.push_back(ValueOrDie(index->Search(context,
+                                                {.data = queries_.row(q).data(),
+                                                 .rows = 1,
+                                                 .columns = kDimension},
+                                                options))
+                           .front());
+    }
+    ExpectEqual(batch, single);
+  }
+}
+
+TEST_P(ParallelSearchTest, CallersAtTheSameTimeShareTheCrew) {
+  MakeFiles(GetParam());
+  const auto index = Open(
+      GetParam(), std::make_shared<WorkCrew>(WorkCrewOptions{.threads = 2}));
+  WriteMore(*index);
+  const std::vector<VectorSearchOptions> searches = Searches();
+  std::vector<Results> expected;
+  const RequestContext context(&kClock, "test");
+  for (const VectorSearchOptions& options : searches) {
+    expected.push_back(
+        ValueOrDie(index->Search(context, Queries(kQueries), options)));
+  }
+  std::vector<std::thread> callers;
+  for (int c = 0; c < 4; ++c) {
+    callers.emplace_back([&] {
+      for (size_t i = 0; i < searches.size(); ++i) {
+        ExpectEqual(
+            ValueOrDie(index->Search(context, Queries(kQueries), searches[i])),
+            expected[i]);
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Forms, ParallelSearchTest,
+    testing::Values(
+        Form{"ExactFp32", IndexKind::kExact, VectorStorage::kFp32, 1},
+        Form{"ExactInt8", IndexKind::kExact, VectorStorage::kInt8, 3},
+        Form{"HnswFp16", IndexKind::kHnsw, VectorStorage::kFp16, 1},
+        Form{"HnswInt8", IndexKind::kHnsw, VectorStorage::kInt8, 3},
+        Form{"IvfPqInt8", IndexKind::kIvfPq, VectorStorage::kInt8, 2}),
+    [](const auto& info) { return info.param.name; });
+
+// Stands still for so many looks, and is then an hour further.
+class LimitedClock final : public Clock {
+ public:
+  explicit LimitedClock(int64_t looks) : looks_(looks) {}
+
+  absl::Time Now() const override {
+    return ++asked_ <= looks_ ? absl::UnixEpoch()
+                              : absl::UnixEpoch() + absl::Hours(1);
+  }
+  int64_t asked() const { return asked_; }
+
+ private:
+  const int64_t looks_;
+  mutable std::atomic<int64_t> asked_ = 0;
+};
+
+class ParallelSearchStopTest : public ParallelSearchTest {};
+
+TEST_P(ParallelSearchStopTest, PiecesAfterTheDeadlineDoNotBegin) {
+  MakeFiles(GetParam());
+  const auto crew = std::make_shared<WorkCrew>(WorkCrewOptions{.threads = 3});
+  const auto index = Open(GetParam(), crew);
+  const auto looks_within = [&](int64_t looks) {
+    const LimitedClock clock(looks);
+    const RequestContext context(&clock, "test",
+                                 absl::UnixEpoch() + absl::Minutes(1));
+    const auto results =
+        index->Search(context, Queries(1), {.k = 10, .exact = true});
+    EXPECT_EQ(results.ok(), clock.asked() <= looks);
+    if (!results.ok()) {
+      EXPECT_THAT(results, StatusIs(absl::StatusCode::kDeadlineExceeded));
+    }
+    return clock.asked();
+  };
+  const int64_t all = looks_within(1'000'000);
+  EXPECT_GT(all, 20);
+  for (const int64_t looks : {1, 2, 5, 10}) {
+    // Each worker finds out once.
+    EXPECT_LE(looks_within(looks), looks + crew->workers());
+  }
+}
+
+TEST_P(ParallelSearchStopTest, ACancelledSearchStops) {
+  MakeFiles(GetParam());
+  const auto index = Open(
+      GetParam(), std::make_shared<WorkCrew>(WorkCrewOptions{.threads = 1}));
+  RequestContext context(&kClock, "test");
+  absl::Notification searching;
+  std::thread caller([&] {
+    absl::Status status;
+    while (status.ok()) {
+      status =
+          index->Search(context, Queries(kQueries), {.exact = true}).status();
+      if (!searching.HasBeenNotified()) searching.Notify();
+    }
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kCancelled));
+  });
+  searching.WaitForNotification();
+  context.Cancel();
+  caller.join();
+}
+
+INSTANTIATE_TEST_SUITE_P(Forms, ParallelSearchStopTest,
+                         testing::Values(Form{"ExactFp32", IndexKind::kExact,
+                                              VectorStorage::kFp32, 1},
+                                         Form{"HnswInt8", IndexKind::kHnsw,
+                                              VectorStorage::kInt8, 2}),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace quern
