@@ -179,6 +179,39 @@ absl::StatusOr<RerankOptions> DecodeRerank(const v1::Rerank& rerank) {
   return options;
 }
 
+absl::StatusOr<Granularity> DecodeGranularity(v1::Granularity granularity) {
+  switch (granularity) {
+    case v1::GRANULARITY_UNSPECIFIED:
+    case v1::GRANULARITY_ITEM:
+      return Granularity::kItem;
+    case v1::GRANULARITY_REGION:
+      return Granularity::kRegion;
+    case v1::GRANULARITY_SEGMENT:
+      return Granularity::kSegment;
+    default:
+      return InvalidField("granularity",
+                          absl::StrCat("is ", static_cast<int>(granularity),
+                                       "; it must be ITEM, REGION or SEGMENT"));
+  }
+}
+
+absl::Status DecodeMinProbability(const v1::SearchRequest& request,
+                                  SearchQuery& query) {
+  if (!request.has_min_probability()) return absl::OkStatus();
+  const float probability = request.min_probability();
+  if (!(probability >= 0 && probability <= 1)) {
+    return InvalidField("min_probability", absl::StrCat("is ", probability,
+                                                        "; it must be 0 to 1"));
+  }
+  if (query.granularity == Granularity::kItem) {
+    return absl::UnimplementedError(
+        "min_probability: not available in this version with granularity "
+        "ITEM: leave it out, or ask for REGION or SEGMENT");
+  }
+  query.min_probability = probability;
+  return absl::OkStatus();
+}
+
 void EncodeEvidence(const Evidence& evidence, v1::Evidence* out) {
   out->set_score(evidence.score);
   if (evidence.probability.has_value()) {
@@ -219,11 +252,7 @@ absl::Status EncodePartsInfo(const Item& item, v1::Item* out) {
 }
 
 absl::Status RefuseUnknownSearchFields(const v1::SearchRequest& request) {
-  QUERN_RETURN_IF_ERROR(RefuseFields(request, {"min_probability", "category"}));
-  if (request.granularity() != v1::GRANULARITY_UNSPECIFIED &&
-      request.granularity() != v1::GRANULARITY_ITEM) {
-    return NotInThisVersion("granularity");
-  }
+  QUERN_RETURN_IF_ERROR(RefuseFields(request, {"category"}));
   return RefuseFields(request.query(), {"feedback"}, "query.");
 }
 
@@ -496,6 +525,9 @@ absl::StatusOr<SearchQuery> DecodeSearch(const v1::SearchRequest& request,
   QUERN_RETURN_IF_ERROR(RefuseUnknownSearchFields(request));
   QUERN_RETURN_IF_ERROR(RequireName(request.collection(), "collection"));
   SearchQuery query{.collection = request.collection(), .read = mask.parts()};
+  QUERN_ASSIGN_OR_RETURN(query.granularity,
+                         DecodeGranularity(request.granularity()));
+  QUERN_RETURN_IF_ERROR(DecodeMinProbability(request, query));
   QUERN_ASSIGN_OR_RETURN(query.k,
                          PageSize(request, kDefaultHits, limits.max_page_size));
   QUERN_RETURN_IF_ERROR(DecodeSearchToken(request, query));

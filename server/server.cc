@@ -182,11 +182,20 @@ absl::Status Server::StartEngine() {
                        .max_queue = static_cast<size_t>(scoring.max_queued()),
                        .timeout = DurationOf(scoring.timeout())},
       pool_.get());
+  // Grounding keeps a core busy, as towers do, and yields to calls as they do.
+  grounding_ = std::make_unique<FineStage>(
+      FineStageOptions{.name = "grounding",
+                       .niceness = 5,
+                       .threads = ThreadCount(config_.server().threads(), 1),
+                       .max_queue = static_cast<size_t>(scoring.max_queued()),
+                       .timeout = DurationOf(scoring.timeout())},
+      pool_.get());
   engine_ = std::make_unique<Engine>(
       Limits(config_.limits()), embedder_.get(), backends_.models.get(),
       catalog_.get(),
       EngineScoring{
           .stage = stage_.get(),
+          .grounding = grounding_.get(),
           .remote = remote_.get(),
           .max_media_bytes = static_cast<int64_t>(
               kMediaShare *
@@ -294,6 +303,7 @@ void Server::Shutdown() {
   grpc_server_->Wait();
   // What no call waits for any more still counts itself.
   if (stage_ != nullptr) stage_->Shutdown();
+  if (grounding_ != nullptr) grounding_->Shutdown();
   // A thread of the pool may still be leaving its last call.
   pool_->Shutdown();
   grpc_server_.reset();
@@ -308,7 +318,7 @@ ServerGauges Server::ReadGauges() const {
   AddModelGauges(gauges);
   if (IsScorer()) return gauges;
   gauges.queued_decodes = embedder_->queued_decodes();
-  gauges.queued_short_lists = stage_->queued();
+  gauges.queued_short_lists = stage_->queued() + grounding_->queued();
   if (remote_ != nullptr) {
     for (const RemoteScorer::EndpointState& state : remote_->states()) {
       gauges.scorers.push_back(

@@ -87,6 +87,7 @@ class Server {
   std::unique_ptr<FeatureScorer> scorer_;
   std::unique_ptr<RemoteScorer> remote_;  // Null without scoring.remote.
   std::unique_ptr<FineStage> stage_;
+  std::unique_ptr<FineStage> grounding_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Jobs> jobs_;
   ActiveCalls calls_;

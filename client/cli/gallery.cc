@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
+#include "client/cli/moments_page.h"
 #include "client/cli/text.h"
 
 namespace quern::cli {
@@ -54,6 +55,10 @@ h1 { margin: 0; font-size: clamp(26px, 4vw, 40px); line-height: 1.15; letter-spa
 .card { display: flex; flex-direction: column; overflow: hidden; background: var(--card); border: 1px solid var(--line); border-radius: 16px; box-shadow: var(--shadow); }
 .picture { position: relative; aspect-ratio: 1; background: var(--well); display: grid; place-items: center; overflow: hidden; }
 .picture img { width: 100%; height: 100%; object-fit: contain; }
+.picture svg { position: absolute; inset: 0; width: 100%; height: 100%; }
+.picture rect { fill: none; vector-effect: non-scaling-stroke; }
+.picture .edge { stroke: #fff; stroke-width: 5; }
+.picture .box { stroke: var(--accent); stroke-width: 3; }
 .picture.none { color: var(--soft); font-size: 13px; background: repeating-linear-gradient(135deg, var(--well) 0 14px, var(--track) 14px 15px); }
 .rank { position: absolute; top: 10px; left: 10px; min-width: 30px; padding: 2px 9px; border-radius: 99px; background: var(--card); color: var(--ink); border: 1px solid var(--line); font-size: 13px; font-weight: 650; text-align: center; font-variant-numeric: tabular-nums; }
 .first .rank { background: var(--accent); border-color: var(--accent); color: var(--card); }
@@ -62,6 +67,9 @@ h2 { margin: 0; font-size: 15px; line-height: 1.4; font-weight: 600; overflow-wr
 .score { display: flex; align-items: center; gap: 10px; margin-top: auto; color: var(--soft); font-size: 13px; font-variant-numeric: tabular-nums; }
 .track { flex: 1; height: 5px; border-radius: 99px; background: var(--track); overflow: hidden; }
 .track span { display: block; height: 100%; border-radius: 99px; background: var(--accent); }
+.moment { display: flex; flex-direction: column; gap: 5px; color: var(--soft); font-size: 13px; font-variant-numeric: tabular-nums; }
+.moment .track { flex: none; position: relative; height: 7px; }
+.moment .track span { position: absolute; min-width: 3px; }
 details { font-size: 13px; color: var(--soft); }
 summary { cursor: pointer; border-radius: 6px; }
 summary:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
@@ -112,12 +120,46 @@ std::string Header(const GalleryPage& page) {
   return absl::StrCat(html, "</ul>\n</div>\n</header>\n");
 }
 
+// The box over the picture, which is fitted into the same square.
+std::string BoxOver(const Thumbnail& picture, const GalleryBox& box) {
+  const auto rect = [&](absl::string_view kind) {
+    return absl::StrFormat(
+        "<rect class=\"%s\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" "
+        "height=\"%.1f\"/>",
+        kind, box.left * static_cast<float>(picture.width),
+        box.top * static_cast<float>(picture.height),
+        box.width * static_cast<float>(picture.width),
+        box.height * static_cast<float>(picture.height));
+  };
+  return absl::StrCat("<svg viewBox=\"0 0 ", picture.width, " ", picture.height,
+                      "\" aria-hidden=\"true\">", rect("edge"), rect("box"),
+                      "</svg>");
+}
+
+std::string Moment(const GallerySpan& span) {
+  std::string html =
+      absl::StrCat("<div class=\"moment\"><span>", ClockTime(span.start), " – ",
+                   ClockTime(span.end));
+  if (span.duration <= 0) return absl::StrCat(html, "</span></div>\n");
+  const auto percent = [&](double seconds) {
+    return 100 * std::clamp(seconds / span.duration, 0.0, 1.0);
+  };
+  return absl::StrCat(
+      html, " of ", ClockTime(span.duration), "</span>",
+      absl::StrFormat("<div class=\"track\" aria-hidden=\"true\">"
+                      "<span style=\"left:%.2f%%;width:%.2f%%\"></span>"
+                      "</div></div>\n",
+                      percent(span.start),
+                      percent(span.end) - percent(span.start)));
+}
+
 std::string Picture(const GalleryCard& card) {
   const std::string rank =
       absl::StrCat("<span class=\"rank\">", card.rank, "</span></div>\n");
   if (card.thumbnail.has_value()) {
-    return absl::StrCat("<div class=\"picture\">",
-                        ImageTag(*card.thumbnail, card.title), rank);
+    return absl::StrCat(
+        "<div class=\"picture\">", ImageTag(*card.thumbnail, card.title),
+        card.box.has_value() ? BoxOver(*card.thumbnail, *card.box) : "", rank);
   }
   return absl::StrCat("<div class=\"picture none\">no preview", rank);
 }
@@ -133,6 +175,12 @@ std::string Fields(const GalleryCard& card) {
   return absl::StrCat(html, "</dl></details>\n");
 }
 
+std::string Probability(const GalleryCard& card) {
+  if (!card.probability.has_value()) return "";
+  return absl::StrFormat("<span title=\"probability\">%.0f %%</span>",
+                         100 * *card.probability);
+}
+
 // Bars compare the hits of one page: the best is full.
 std::string Card(const GalleryCard& card, float best_score) {
   const float share =
@@ -140,11 +188,11 @@ std::string Card(const GalleryCard& card, float best_score) {
   return absl::StrCat(
       "<li class=\"card", card.rank == 1 ? " first" : "", "\">\n",
       Picture(card), "<div class=\"text\">\n<h2>", EscapeHtml(card.title),
-      "</h2>\n",
+      "</h2>\n", card.span.has_value() ? Moment(*card.span) : "",
       absl::StrFormat("<div class=\"score\"><span>%.3f</span>"
                       "<div class=\"track\" aria-hidden=\"true\">"
-                      "<span style=\"width:%.0f%%\"></span></div></div>\n",
-                      card.score, 100 * share),
+                      "<span style=\"width:%.0f%%\"></span></div>%s</div>\n",
+                      card.score, 100 * share, Probability(card)),
       Fields(card), "</div>\n</li>\n");
 }
 

@@ -12,6 +12,21 @@
 
 namespace quern::cli {
 
+// In shares of a picture's sides.
+struct GalleryBox {
+  float left = 0;
+  float top = 0;
+  float width = 0;
+  float height = 0;
+};
+
+// In seconds from a video's start.
+struct GallerySpan {
+  double start = 0;
+  double end = 0;
+  double duration = 0;  // Of the video; 0: not known.
+};
+
 struct GalleryCard {
   int rank = 0;  // From 1.
   float score = 0;
@@ -20,6 +35,10 @@ struct GalleryCard {
   std::optional<Thumbnail> thumbnail;  // None: a neutral box.
   // Payload, key and value, in the order to show them.
   std::vector<std::pair<std::string, std::string>> fields;
+  std::optional<float> probability = std::nullopt;
+  // Where in the picture, or when in the video, the hit is.
+  std::optional<GalleryBox> box = std::nullopt;
+  std::optional<GallerySpan> span = std::nullopt;
 };
 
 struct GalleryStage {

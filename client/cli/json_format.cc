@@ -8,6 +8,7 @@
 #include "google/protobuf/util/time_util.h"
 #include "nlohmann/json.hpp"
 
+#include "client/cli/place.h"
 #include "client/cli/text.h"
 
 namespace quern::cli {
@@ -37,12 +38,22 @@ Json NumberToJson(double number) {
   return number;
 }
 
-Json EvidenceToJson(const v1::Evidence& evidence) {
+Json EvidenceToJson(const v1::Evidence& evidence, const v1::PartsInfo& parts) {
   Json json = {{"score", Shortest(evidence.score())}};
+  if (evidence.has_probability()) {
+    json["probability"] = Shortest(evidence.probability());
+  }
   if (evidence.has_box()) {
     const v1::Box& box = evidence.box();
     json["box"] = {Shortest(box.left()), Shortest(box.top()),
                    Shortest(box.right()), Shortest(box.bottom())};
+    if (parts.width() > 0 && parts.height() > 0) {
+      const v1::PixelBox pixels = ToPixels(box, parts.width(), parts.height());
+      json["pixels"] = {{"left", pixels.left()},
+                        {"top", pixels.top()},
+                        {"width", pixels.width()},
+                        {"height", pixels.height()}};
+    }
   }
   if (evidence.has_span()) {
     json["span_ms"] = {Milliseconds(evidence.span().start()),
@@ -140,7 +151,7 @@ Json ToJson(const v1::Hit& hit, int rank) {
     json["media_uri"] = hit.item().media_uri();
   }
   for (const v1::Evidence& evidence : hit.evidence()) {
-    json["evidence"].push_back(EvidenceToJson(evidence));
+    json["evidence"].push_back(EvidenceToJson(evidence, hit.item().parts()));
   }
   for (const v1::StageScore& score : hit.stage_scores()) {
     json["stage_scores"][score.stage()] = Shortest(score.score());

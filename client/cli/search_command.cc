@@ -18,6 +18,8 @@
 #include "client/cli/fine_options.h"
 #include "client/cli/gallery.h"
 #include "client/cli/json_format.h"
+#include "client/cli/place.h"
+#include "client/cli/proto_time.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
 
@@ -36,6 +38,11 @@ Examples:
   quern search "red flowers" --html flowers.html
   quern search --id birds/wren.jpg --collection stamps
   quern search "a red ball" --rerank best
+  quern search --regions "a red ball" --html balls.html
+  quern search --moments "a dog jumps into the water" --min-probability 0.5
+
+--regions and --moments look into what a collection keeps of its items (quern
+collections create --parts).
 
 Which server: see --address and --local in quern --help.
 
@@ -53,8 +60,13 @@ struct SearchOptions {
   std::string collection = "photos";
   int limit = 10;
   std::optional<float> min_score;
+  bool regions = false;
+  bool moments = false;
+  std::optional<float> min_probability;
   std::string filter;
   RerankFlags rerank;
+
+  bool wants_parts() const { return regions || moments; }
   bool json = false;
   std::string html;
 };
@@ -91,6 +103,11 @@ v1::SearchRequest MakeRequest(const SearchOptions& options,
   request.set_collection(options.collection);
   request.set_page_size(options.limit);
   if (options.min_score.has_value()) request.set_min_score(*options.min_score);
+  if (options.regions) request.set_granularity(v1::GRANULARITY_REGION);
+  if (options.moments) request.set_granularity(v1::GRANULARITY_SEGMENT);
+  if (options.min_probability.has_value()) {
+    request.set_min_probability(*options.min_probability);
+  }
   request.set_filter(options.filter);
   SetRerank(options.rerank, request);
   v1::Query& query = *request.mutable_query();
@@ -160,19 +177,33 @@ std::vector<std::string> Warnings(const v1::SearchReport& report) {
   return warnings;
 }
 
-void PrintTable(const v1::SearchResponse& response, Console& console) {
+void PrintTable(const SearchOptions& options,
+                const v1::SearchResponse& response, Console& console) {
   if (response.hits().empty()) {
     console.out << "Nothing was found ("
                 << TerminalSafe(DescribeReport(response)) << ").\n";
   } else {
-    Table table({{"#", Table::Align::kRight},
-                 {"score", Table::Align::kRight},
-                 {"id", Table::Align::kLeft, /*shrinks=*/true},
-                 {"payload", Table::Align::kLeft, /*shrinks=*/true}});
+    std::vector<Table::Column> columns = {{"#", Table::Align::kRight},
+                                          {"score", Table::Align::kRight}};
+    if (options.wants_parts()) {
+      columns.push_back({"probability", Table::Align::kRight});
+      columns.push_back({options.regions ? "region" : "moment"});
+    }
+    columns.push_back({"id", Table::Align::kLeft, /*shrinks=*/true});
+    columns.push_back({"payload", Table::Align::kLeft, /*shrinks=*/true});
+    Table table(columns);
     for (int i = 0; i < response.hits_size(); ++i) {
       const v1::Hit& hit = response.hits(i);
-      table.AddRow({absl::StrCat(i + 1), absl::StrFormat("%.3f", hit.score()),
-                    hit.item().id(), PayloadSummary(hit.item().payload())});
+      std::vector<std::string> cells = {absl::StrCat(i + 1),
+                                        absl::StrFormat("%.3f", hit.score())};
+      if (options.wants_parts()) {
+        cells.push_back(
+            ProbabilityCell(hit.has_probability(), hit.probability()));
+        cells.push_back(PlaceText(hit));
+      }
+      cells.push_back(hit.item().id());
+      cells.push_back(PayloadSummary(hit.item().payload()));
+      table.AddRow(std::move(cells));
     }
     console.out << table.Format(console.out_width)
                 << TerminalSafe(DescribeReport(response)) << "\n";
@@ -205,9 +236,12 @@ absl::StatusOr<Thumbnail> PictureThumbnail(const std::filesystem::path& file) {
   return MakeThumbnail(*bytes);
 }
 
-// The picture an item was made from, or its video's first frame, where this
-// machine has it.
-std::optional<Thumbnail> ItemThumbnail(const v1::Item& item) {
+// The picture that a hit's item was made from, or the frame in the middle of
+// its segment or else the first one of its video, where this machine has it.
+std::optional<Thumbnail> HitThumbnail(const v1::Hit& hit,
+                                      const std::optional<GallerySpan>& span) {
+  const v1::Item& item = hit.item();
+  const double middle = span.has_value() ? (span->start + span->end) / 2 : 0;
   absl::string_view path = item.media_uri();
   absl::ConsumePrefix(&path, "file://");
   std::error_code error;
@@ -216,7 +250,7 @@ std::optional<Thumbnail> ItemThumbnail(const v1::Item& item) {
     return std::nullopt;
   }
   auto thumbnail = item.modality() == v1::MODALITY_VIDEO
-                       ? VideoThumbnail(file)
+                       ? VideoThumbnail(file, absl::Seconds(middle))
                        : PictureThumbnail(file);
   if (!thumbnail.ok()) return std::nullopt;
   return *std::move(thumbnail);
@@ -233,6 +267,30 @@ std::string Title(const v1::Item& item) {
     }
   }
   return item.id();
+}
+
+GalleryCard MakeCard(int rank, const v1::Hit& hit) {
+  GalleryCard card{.rank = rank,
+                   .score = hit.score(),
+                   .title = Title(hit.item()),
+                   .id = hit.item().id(),
+                   .fields = SortedFields(hit.item().payload())};
+  if (hit.has_probability()) card.probability = hit.probability();
+  if (!hit.evidence().empty() && hit.evidence(0).has_box()) {
+    const v1::Box& box = hit.evidence(0).box();
+    card.box = {.left = box.left(),
+                .top = box.top(),
+                .width = box.right() - box.left(),
+                .height = box.bottom() - box.top()};
+  }
+  if (!hit.evidence().empty() && hit.evidence(0).has_span()) {
+    const v1::TimeSpan& span = hit.evidence(0).span();
+    card.span = {.start = Seconds(span.start()),
+                 .end = Seconds(span.end()),
+                 .duration = Seconds(hit.item().parts().duration())};
+  }
+  card.thumbnail = HitThumbnail(hit, card.span);
+  return card;
 }
 
 GalleryPage MakePage(const SearchOptions& options, const std::string& picture,
@@ -252,10 +310,7 @@ GalleryPage MakePage(const SearchOptions& options, const std::string& picture,
     page.stages.push_back({stage.stage(), Milliseconds(stage)});
   }
   for (int i = 0; i < response.hits_size(); ++i) {
-    const v1::Hit& hit = response.hits(i);
-    page.cards.push_back({i + 1, hit.score(), Title(hit.item()),
-                          hit.item().id(), ItemThumbnail(hit.item()),
-                          SortedFields(hit.item().payload())});
+    page.cards.push_back(MakeCard(i + 1, response.hits(i)));
   }
   return page;
 }
@@ -267,6 +322,12 @@ absl::StatusOr<ExitCode> RunSearch(const SearchOptions& options,
       options.item_id.empty()) {
     return UsageError(
         "say what to search for: a text, --image, --video or --id");
+  }
+  if (options.wants_parts() && options.words.empty()) {
+    return UsageError("--regions and --moments look for a text: give one");
+  }
+  if (options.min_probability.has_value() && !options.wants_parts()) {
+    return UsageError("--min-probability takes --regions or --moments");
   }
   auto connection = Connection::Open(connection_options, console,
                                      Connection::StopOn::kInterrupt);
@@ -285,7 +346,7 @@ absl::StatusOr<ExitCode> RunSearch(const SearchOptions& options,
   if (options.json) {
     PrintJson(options, *response, console);
   } else {
-    PrintTable(*response, console);
+    PrintTable(options, *response, console);
   }
   if (!options.html.empty()) {
     if (absl::Status status = WriteFile(
@@ -340,6 +401,19 @@ void AddSearchCommand(CLI::App& app, CommandLine& line) {
           "Only items whose payload fits, as 'year >= 2020'; of fields "
           "that the collection declares")
       ->type_name("FILTER");
+  CLI::Option* regions = command->add_flag(
+      "--regions", options->regions,
+      "Finds regions of pictures instead of whole pictures and videos");
+  command
+      ->add_flag("--moments", options->moments,
+                 "Finds segments of videos, likewise")
+      ->excludes(regions);
+  command
+      ->add_option("--min-probability", options->min_probability,
+                   "Of --regions and --moments: leaves out what is there less "
+                   "probably, 0 to 1. Default: 0")
+      ->check(CLI::Range(0.0, 1.0).description(""))
+      ->type_name("P");
   AddRerankOptions(*command, options->rerank);
   command->add_flag("--json", options->json, "Prints JSON instead of a table");
   command

@@ -77,20 +77,30 @@ absl::StatusOr<Thumbnail> MakeThumbnail(absl::string_view picture) {
   return thumbnail;
 }
 
-absl::StatusOr<Thumbnail> VideoThumbnail(const std::filesystem::path& file) {
+absl::StatusOr<Thumbnail> VideoThumbnail(const std::filesystem::path& file,
+                                         absl::Duration time) {
   constexpr int kFrameQuality = 95;  // It is compressed once more.
+  constexpr double kMaxRate = 60;    // Frames per second.
   static const RealClock clock;
   const auto decoder = FfmpegVideoDecoder::Create({}, &clock);
   if (!decoder.ok()) return decoder.status();
+  // Frames are asked for at 0 and at `time`, and the second ends it.
+  VideoSampling sampling{.max_frames = 1};
+  if (time >= absl::Seconds(1) / kMaxRate) {
+    sampling = {.frames_per_second = 1 / absl::ToDoubleSeconds(time),
+                .max_frames = 4096};
+  }
   Image frame;
+  bool is_found = false;
   const auto info = (*decoder)->Decode(
-      {.path = file.string()}, {.max_frames = 1}, kSide, kSide,
+      {.path = file.string()}, sampling, kSide, kSide,
       [] { return absl::OkStatus(); },
-      [&](VideoFrame first) {
-        frame = std::move(first.image);
-        return absl::OkStatus();
+      [&](VideoFrame next) {
+        is_found = !frame.rgb.empty();
+        frame = std::move(next.image);
+        return is_found ? absl::CancelledError("found") : absl::OkStatus();
       });
-  if (!info.ok()) return info.status();
+  if (!info.ok() && !is_found) return info.status();
   const auto jpeg = EncodeJpeg(frame, kFrameQuality);
   if (!jpeg.ok()) return jpeg.status();
   return MakeThumbnail(*jpeg);

@@ -5,6 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 
 namespace quern::cli {
 
@@ -20,7 +21,9 @@ struct Thumbnail {
 // Thread-safe.
 absl::StatusOr<Thumbnail> MakeThumbnail(absl::string_view picture);
 
-// Likewise, of the first frame of a video.
-absl::StatusOr<Thumbnail> VideoThumbnail(const std::filesystem::path& file);
+// Likewise, of the frame that a video shows at `time` from its start, or of its
+// first one where that is not to be had.
+absl::StatusOr<Thumbnail> VideoThumbnail(const std::filesystem::path& file,
+                                         absl::Duration time = {});
 
 }  // namespace quern::cli

@@ -4,6 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 #include <pthread.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "engine/base/error.h"
 
@@ -81,6 +83,10 @@ ThreadPool::Task ThreadPool::TakeNext() {
 }
 
 void ThreadPool::Run() {
+  if (options_.niceness != 0) {
+    // On Linux it is per thread.
+    setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), options_.niceness);
+  }
   while (true) {
     Task task;
     {

@@ -18,6 +18,7 @@ struct ThreadPoolOptions {
   std::string name = "pool";  // Thread name, at most 15 characters are shown.
   int threads = 1;            // >= 1.
   size_t max_queue = 1024;    // Tasks waiting, not running; >= 1.
+  int niceness = 0;  // Of the threads, 0 to 19; 0 is that of the process.
 };
 
 // A fixed set of threads over one bounded queue: what was resumed goes first,
@@ -64,7 +65,7 @@ class ThreadPool {
   std::deque<Task> interactive_ ABSL_GUARDED_BY(mutex_);
   std::deque<Task> bulk_ ABSL_GUARDED_BY(mutex_);
   int64_t contested_ ABSL_GUARDED_BY(mutex_) = 0;  // Turns both lanes wanted.
-  int running_ ABSL_GUARDED_BY(mutex_) = 0;        // Threads that have not left.
+  int running_ ABSL_GUARDED_BY(mutex_) = 0;  // Threads that have not left.
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> threads_;
 };

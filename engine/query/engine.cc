@@ -33,6 +33,8 @@ constexpr int64_t kMaxRerankDepth = 10'000;
 constexpr int64_t kMaxDimension = 4096;
 // Of a file that the store is to keep.
 constexpr int64_t kMaxKeptBytes = int64_t{2} << 30;
+// Groups the hits of a search for parts by their items.
+constexpr absl::string_view kItemGroup = "id";
 // The model of a collection of ready-made embeddings.
 constexpr absl::string_view kNoModel = "none";
 
@@ -94,11 +96,16 @@ absl::Status CheckQuery(const SearchQuery& query, int64_t max_page_size) {
   return absl::OkStatus();
 }
 
-void Normalise(std::vector<float>& vector) {
+double Length(absl::Span<const float> vector) {
   double squares = 0;
   for (float value : vector) squares += static_cast<double>(value) * value;
-  if (squares == 0) return;
-  const double scale = 1 / std::sqrt(squares);
+  return std::sqrt(squares);
+}
+
+void Normalise(std::vector<float>& vector) {
+  const double length = Length(vector);
+  if (length == 0) return;
+  const double scale = 1 / length;
   for (float& value : vector) value = static_cast<float>(value * scale);
 }
 
@@ -173,6 +180,7 @@ class Engine::SearchCall final
   void Encode(std::function<void(absl::Status)> ready) override {
     const absl::Status status = Prepare();
     if (!status.ok() || inputs_.empty()) return ready(status);
+    AddThings();
     engine_.embedder_->Embed(
         context_, model_, inputs_, {.tokens = uses_tokens_},
         [self = shared_from_this(), ready = std::move(ready)](
@@ -189,8 +197,8 @@ class Engine::SearchCall final
   }
 
   void GoOn() override {
-    if (!UsesStage()) return End(SearchAndFetch());
-    absl::Status status = StartStage();
+    if (!leaves_thread()) return End(SearchAndFetch());
+    absl::Status status = FindsParts() ? StartGrounding() : StartStage();
     if (!status.ok()) End(std::move(status));
   }
 
@@ -201,7 +209,7 @@ class Engine::SearchCall final
     return {.collection = collection_.get(),
             .k = FirstK() + static_cast<int64_t>(excluded_.size()),
             .filter = query_.filter,
-            .modalities = query_.modalities,
+            .modalities = options_.modalities,
             .exact = query_.exact,
             .recall = query_.recall};
   }
@@ -223,7 +231,7 @@ class Engine::SearchCall final
     coarse_ = WithoutExcluded(std::move(found), coarse_k_);
   }
 
-  bool leaves_thread() const override { return UsesStage(); }
+  bool leaves_thread() const override { return UsesStage() || FindsParts(); }
 
   absl::Status Choose() override {
     QUERN_RETURN_IF_ERROR(context_.Check("search"));
@@ -234,14 +242,7 @@ class Engine::SearchCall final
                                         ? Candidates(vector, end + 1)
                                         : GroupedCandidates(vector, end + 1));
     QUERN_RETURN_IF_ERROR(CheckPageState());
-    result_.has_more = static_cast<int64_t>(chosen_.size()) > end &&
-                       end < engine_.limits_.max_page_size;
-    result_.next_offset = end;
-    if (static_cast<int64_t>(chosen_.size()) > end) chosen_.resize(end);
-    chosen_.erase(chosen_.begin(),
-                  chosen_.begin() +
-                      std::min<int64_t>(query_.offset,
-                                        static_cast<int64_t>(chosen_.size())));
+    TakePage(chosen_);
     return absl::OkStatus();
   }
 
@@ -299,7 +300,64 @@ class Engine::SearchCall final
                      query_.parts[i].input);
       QUERN_RETURN_IF_ERROR(OfPart(i, status));
     }
+    if (FindsParts()) return PrepareParts();
     return query_.rerank.has_value() ? PrepareRerank() : absl::OkStatus();
+  }
+
+  bool FindsParts() const { return query_.granularity != Granularity::kItem; }
+
+  absl::Status PrepareParts() {
+    PartRequest request{
+        .granularity = query_.granularity,
+        .modalities = query_.modalities,
+        .rerank = query_.rerank.has_value() ? &*query_.rerank : nullptr,
+        .min_probability = query_.min_probability};
+    for (size_t i = 0; i < query_.parts.size(); ++i) {
+      const auto* text = std::get_if<TextInput>(&query_.parts[i].input);
+      if (text == nullptr || query_.parts[i].weight < 0) continue;
+      request.texts.emplace_back(i, text->text);
+    }
+    QUERN_ASSIGN_OR_RETURN(plan_,
+                           PlanParts(request, *collection_, model_.get()));
+    options_.modalities = {plan_->modality};
+    return absl::OkStatus();
+  }
+
+  // Has the things of a phrase with words of place embedded, too.
+  void AddThings() {
+    if (!plan_.has_value() ||
+        plan_->phrase.relation == SpatialRelation::kNone) {
+      return;
+    }
+    for (const SpatialPhrase* thing = &plan_->phrase; thing != nullptr;
+         thing = thing->object.get()) {
+      inputs_.push_back(TextInput{thing->subject});
+    }
+  }
+
+  // What is looked for, of embeddings that AddThings() asked for.
+  absl::Status TakeThings(absl::Span<absl::StatusOr<Embedded>> embedded) {
+    if (!plan_.has_value()) return absl::OkStatus();
+    if (embedded.empty()) {
+      std::vector<float> text(collection_->dimension());
+      for (const size_t part : plan_->texts) {
+        std::vector<float> vector = vectors_[part];
+        Normalise(vector);
+        AddScaled(vector, query_.parts[part].weight, text);
+      }
+      Normalise(text);
+      things_.push_back({.embedding = std::move(text)});
+      return absl::OkStatus();
+    }
+    const SpatialPhrase* thing = &plan_->phrase;
+    for (absl::StatusOr<Embedded>& one : embedded) {
+      if (!one.ok()) return OfPart(plan_->texts.front(), one.status());
+      Normalise(one->embedding);
+      things_.push_back({.embedding = std::move(one->embedding),
+                         .relation = thing->relation});
+      thing = thing->object.get();
+    }
+    return absl::OkStatus();
   }
 
   // Chooses the method. What it needs of the query, the model and the
@@ -411,7 +469,8 @@ class Engine::SearchCall final
     return absl::OkStatus();
   }
 
-  absl::Status TakeEmbedded(std::vector<absl::StatusOr<Embedded>> embedded) {
+  absl::Status TakeEmbedded(std::vector<absl::StatusOr<Embedded>> all) {
+    const auto embedded = absl::MakeSpan(all).first(part_of_input_.size());
     for (size_t i = 0; i < embedded.size(); ++i) {
       const size_t part = part_of_input_[i];
       if (!embedded[i].ok()) {
@@ -431,12 +490,14 @@ class Engine::SearchCall final
                              tokens.data() + tokens.rows() * tokens.columns());
       }
     }
+    QUERN_RETURN_IF_ERROR(
+        TakeThings(absl::MakeSpan(all).subspan(part_of_input_.size())));
     return WeighFramesByTexts(embedded);
   }
 
   // A video beside a text is taken for what of it the text is about.
   absl::Status WeighFramesByTexts(
-      const std::vector<absl::StatusOr<Embedded>>& embedded) {
+      absl::Span<const absl::StatusOr<Embedded>> embedded) {
     std::vector<float> text(collection_->dimension());
     bool has_text = false;
     for (size_t i = 0; i < embedded.size(); ++i) {
@@ -491,6 +552,116 @@ class Engine::SearchCall final
           call->stage_scores_ = std::move(scores);
           call->End(call->SearchAndFetch());
         });
+    return absl::OkStatus();
+  }
+
+  // Has the items that are found coarsely looked into, and goes on when that is
+  // done, or late.
+  absl::Status StartGrounding() {
+    QUERN_ASSIGN_OR_RETURN(const std::vector<ScoredId> found,
+                           SearchIndex(query_vector_, plan_->depth));
+    std::vector<std::string> ids;
+    ids.reserve(found.size());
+    for (const ScoredId& hit : found) ids.push_back(hit.id);
+    const PartGrounderOptions options{.max_parts = kMaxPartsOfItem,
+                                      .calibration = plan_->calibration};
+    auto list = std::make_shared<const PartList>(PartList{
+        .collection = collection_,
+        .ids = std::move(ids),
+        .grounder = query_.granularity == Granularity::kRegion
+                        ? PartGrounder::Regions(std::move(things_), options)
+                        : PartGrounder::Segments(
+                              std::move(things_.front().embedding), options)});
+    const absl::Time start = context_.clock().Now();
+    GroundShortList(
+        engine_.scoring_.grounding, context_, std::move(list),
+        [call = shared_from_this(), start](absl::StatusOr<FineScores> scores) {
+          call->context_.AddStageTime("ground",
+                                      call->context_.clock().Now() - start);
+          call->End(scores.ok() ? call->FetchParts(*scores) : scores.status());
+        });
+    return absl::OkStatus();
+  }
+
+  // Ranks the parts of the items on the short list, and fetches a page of them.
+  absl::Status FetchParts(const FineScores& scores) {
+    QUERN_RETURN_IF_ERROR(context_.Check("ground"));
+    QUERN_RETURN_IF_ERROR(CheckPageState());
+    const PartRanking ranking{.weight = plan_->weight,
+                              .min_score = query_.min_score,
+                              .min_probability = query_.min_probability};
+    QUERN_ASSIGN_OR_RETURN(result_.degraded_reasons,
+                           PartsMissing(*plan_, ranking, coarse_, scores));
+    QUERN_ASSIGN_OR_RETURN(const std::vector<float> cosines, CoarseCosines());
+    std::vector<FoundPart> parts = RankParts(ranking, coarse_, cosines, scores);
+    if (query_.explain) {
+      absl::StrAppend(&result_.index.plan, " Looked into ",
+                      scores.scores.size(), " of ", coarse_.size(),
+                      " items that were found; ", parts.size(),
+                      " parts of them may be hits.");
+    }
+    if (!query_.group_by.empty()) QUERN_RETURN_IF_ERROR(GroupParts(parts));
+    TakePage(parts);
+    return AddPartHits(parts);
+  }
+
+  // The coarse scores as cosines.
+  absl::StatusOr<std::vector<float>> CoarseCosines() const {
+    std::vector<float> cosines;
+    std::vector<std::string> ids;
+    for (const ScoredId& hit : coarse_) {
+      cosines.push_back(hit.score);
+      ids.push_back(hit.id);
+    }
+    if (collection_->metric() == Metric::kCosine) return cosines;
+    QUERN_RETURN_IF_ERROR(collection_->store().GetEmbeddings(
+        ids, [&](size_t i, absl::Span<const float> embedding) {
+          const double length = Length(embedding) * Length(query_vector_);
+          cosines[i] = length > 0 ? static_cast<float>(cosines[i] / length) : 0;
+        }));
+    return cosines;
+  }
+
+  absl::Status GroupParts(std::vector<FoundPart>& parts) {
+    const bool is_by_item = query_.group_by == kItemGroup;
+    if (!is_by_item) {
+      std::vector<std::string> ids;
+      for (const FoundPart& part : parts) ids.push_back(part.id);
+      QUERN_RETURN_IF_ERROR(ReadGroupKeys(std::move(ids)));
+    }
+    absl::flat_hash_map<std::string, int64_t> taken;
+    std::erase_if(parts, [&](const FoundPart& part) {
+      const std::optional<std::string>& key =
+          is_by_item ? part.id : group_keys_[part.id];
+      return !key.has_value() || ++taken[*key] > query_.group_size;
+    });
+    return absl::OkStatus();
+  }
+
+  absl::Status AddPartHits(const std::vector<FoundPart>& parts) {
+    QUERN_RETURN_IF_ERROR(context_.Check("fetch"));
+    StageTimer timer(context_, "fetch");
+    std::vector<std::string> ids;
+    absl::flat_hash_map<std::string, size_t> place_of;
+    for (const FoundPart& part : parts) {
+      if (place_of.emplace(part.id, ids.size()).second) ids.push_back(part.id);
+    }
+    QUERN_ASSIGN_OR_RETURN(const std::vector<std::optional<Item>> items,
+                           collection_->store().Get(ids, query_.read));
+    result_.hits.reserve(parts.size());
+    for (const FoundPart& part : parts) {
+      const std::optional<Item>& item = items[place_of[part.id]];
+      // One that was deleted since the index was searched is left out.
+      if (!item.has_value()) continue;
+      SearchHit& hit = result_.hits.emplace_back(
+          SearchHit{.item = *item, .score = part.score});
+      hit.stage_scores.push_back({"coarse", part.coarse});
+      if (part.fine.has_value()) {
+        hit.stage_scores.push_back({"ground", *part.fine});
+      }
+      hit.evidence.push_back(part.evidence);
+      hit.probability = part.evidence.probability;
+    }
     return absl::OkStatus();
   }
 
@@ -574,6 +745,20 @@ class Engine::SearchCall final
     return std::min(query_.offset + query_.k, engine_.limits_.max_page_size);
   }
 
+  // Leaves what is on the page that was asked for, of all that comes before its
+  // end and, where there is more, at least one behind it.
+  template <typename Found>
+  void TakePage(std::vector<Found>& found) {
+    const int64_t end = PageEnd();
+    const auto count = static_cast<int64_t>(found.size());
+    result_.has_more = count > end && end < engine_.limits_.max_page_size;
+    result_.next_offset = end;
+    found.erase(found.begin() + std::min(end, count), found.end());
+    found.erase(found.begin(),
+                found.begin() + std::min(query_.offset,
+                                         static_cast<int64_t>(found.size())));
+  }
+
   PageState CurrentState() const {
     return {.create_time_nanos =
                 google::protobuf::util::TimeUtil::TimestampToNanoseconds(
@@ -605,6 +790,7 @@ class Engine::SearchCall final
 
   // What the index is asked for first.
   int64_t FirstK() const {
+    if (FindsParts()) return plan_->depth;
     if (UsesStage()) return CoarseK(query_.offset + query_.k + 1);
     return CoarseK(query_.group_by.empty()
                        ? PageEnd() + 1
@@ -680,17 +866,9 @@ class Engine::SearchCall final
       const std::vector<ScoredId>& candidates, int64_t wanted) {
     StageTimer timer(context_, "group");
     std::vector<std::string> ids;
-    for (const ScoredId& hit : candidates) {
-      if (!group_keys_.contains(hit.id)) ids.push_back(hit.id);
-    }
-    QUERN_ASSIGN_OR_RETURN(
-        const std::vector<std::optional<Item>> items,
-        collection_->store().Get(ids, {.payload = true, .embedding = false}));
-    for (size_t i = 0; i < ids.size(); ++i) {
-      std::optional<std::string>& key = group_keys_[ids[i]];
-      if (!items[i].has_value()) continue;
-      QUERN_ASSIGN_OR_RETURN(key, GroupKey(items[i]->payload, query_.group_by));
-    }
+    ids.reserve(candidates.size());
+    for (const ScoredId& hit : candidates) ids.push_back(hit.id);
+    QUERN_RETURN_IF_ERROR(ReadGroupKeys(std::move(ids)));
     absl::flat_hash_map<std::string, int64_t> taken;
     std::vector<ScoredId> grouped;
     for (const ScoredId& hit : candidates) {
@@ -700,6 +878,21 @@ class Engine::SearchCall final
       if (static_cast<int64_t>(grouped.size()) == wanted) break;
     }
     return grouped;
+  }
+
+  absl::Status ReadGroupKeys(std::vector<std::string> ids) {
+    std::erase_if(ids, [this](const std::string& id) {
+      return !group_keys_.emplace(id, std::nullopt).second;
+    });
+    QUERN_ASSIGN_OR_RETURN(
+        const std::vector<std::optional<Item>> items,
+        collection_->store().Get(ids, {.payload = true, .embedding = false}));
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (!items[i].has_value()) continue;
+      QUERN_ASSIGN_OR_RETURN(group_keys_[ids[i]],
+                             GroupKey(items[i]->payload, query_.group_by));
+    }
+    return absl::OkStatus();
   }
 
   // Puts `found` in its final order, with its final scores; what the stages
@@ -776,6 +969,9 @@ class Engine::SearchCall final
   std::vector<ScoredId> coarse_;  // The best `coarse_k_` that the index has.
   int64_t coarse_k_ = 0;
   std::vector<ScoredId> chosen_;  // The hits.
+  // Of a search for parts.
+  std::optional<PartPlan> plan_;
+  std::vector<PlacedThing> things_;  // What is looked for.
   // Of a search that is reranked.
   bool uses_tokens_ = false;
   std::vector<float> token_values_;      // [tokens x dimension]

@@ -21,6 +21,7 @@
 #include "engine/model/model_registry.h"
 #include "engine/query/catalog.h"
 #include "engine/query/fine_stage.h"
+#include "engine/query/part_search.h"
 #include "engine/query/rerank.h"
 #include "quern/v1/items.pb.h"
 
@@ -55,16 +56,22 @@ struct PageState {
 struct SearchQuery {
   std::string collection;
   std::vector<QueryPart> parts;
+  // What a hit is. With kRegion and kSegment the texts of positive weight are
+  // looked for in the first `rerank->depth` items.
+  Granularity granularity = Granularity::kItem;
   int64_t k = 10;
   // Hits of the pages before, and the state that they were taken from; nullopt
   // for the first page.
   int64_t offset = 0;
   std::optional<PageState> page_state;
   // A path into the payload: at most `group_size` hits of each value there, and
-  // none without one. Empty: hits are not grouped.
+  // none without one. Of a search for parts, "id" is the item itself. Empty:
+  // hits are not grouped.
   std::string group_by;
   int64_t group_size = 1;
   std::optional<float> min_score;  // Of the final score.
+  // Parts that are less probably there are left out, [0, 1]; null: none is.
+  std::optional<double> min_probability;
   std::optional<RerankOptions> rerank;
   ItemParts read;      // What comes with the hits.
   std::string filter;  // In the language of engine/filter; empty: everything.
@@ -133,6 +140,7 @@ struct EngineLimits {
 // What reranks beyond what is in the engine itself. All must outlive it.
 struct EngineScoring {
   FineStage* stage = nullptr;      // Null: neither MATCH nor REMOTE is there.
+  FineStage* grounding = nullptr;  // Null: parts are looked for on the call's.
   const Scorer* remote = nullptr;  // Null: REMOTE is not.
   int64_t max_media_bytes = int64_t{48} << 20;  // Shown to a scorer at once.
 };
@@ -155,17 +163,18 @@ class Engine {
   using SearchDone = std::function<void(absl::StatusOr<SearchResult>)>;
   using PrepareDone = std::function<void(absl::StatusOr<PreparedItem>)>;
 
-  // Finds the best items of a collection. Stages: decode, encode, search,
-  // rerank, fetch. `context`, whose stage times it writes, and `query` must
-  // live until `done` is called, once. Errors:
+  // Finds the best items of a collection, or parts of them. Stages: decode,
+  // encode, search, rerank or ground, fetch. `context`, whose stage times it
+  // writes, and `query` must live until `done` is called, once. Errors:
   //   kNotFound            no such collection; a stored item of the query
   //   kInvalidArgument     a part, the number of parts, k, recall, the filter,
   //                        group_by, or a page whose state has passed (with
-  //                        field paths as in quern.v1.SearchRequest)
+  //                        field paths as in quern.v1.SearchRequest); also
+  //                        those of PlanParts()
   //   kFailedPrecondition  the collection's model is not loaded, is another
   //                        version, or lacks the tower or the match head; the
-  //                        collection keeps no parts to rerank by; no scorers
-  //                        are configured
+  //                        collection keeps no parts to rerank by or to look
+  //                        for; no scorers are configured
   void Search(RequestContext& context, const SearchQuery& query,
               SearchDone done) const;
 

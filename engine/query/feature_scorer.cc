@@ -12,9 +12,8 @@
 #include "engine/base/error.h"
 #include "engine/base/status_macros.h"
 #include "engine/fine/presence.h"
-#include "engine/fine/region_grounder.h"
-#include "engine/fine/segment_grounder.h"
 #include "engine/query/grounding.h"
+#include "engine/query/part_grounder.h"
 #include "engine/query/rerank.h"
 
 namespace quern {
@@ -105,77 +104,12 @@ absl::StatusOr<ScoreOne> Reranker(const ScoreRequest& request) {
   return ByParts(std::move(scorer));
 }
 
-// `found`, best first and not empty, as evidence.
-template <typename Found, typename Place>
-CandidateScore FromFound(const std::vector<Found>& found,
-                         const std::optional<PresenceCalibration>& calibration,
-                         Place place) {
-  CandidateScore score;
-  score.score = static_cast<float>(found.front().score);
-  for (const Found& one : found) {
-    Evidence evidence = place(one);
-    evidence.score = static_cast<float>(one.score);
-    if (calibration.has_value()) {
-      evidence.probability =
-          static_cast<float>(calibration->Probability(one.features));
-      score.probability =
-          std::max(score.probability.value_or(0), *evidence.probability);
-    }
-    score.evidence.push_back(evidence);
-  }
-  return score;
-}
-
-bool HasDimension(const PartFeatures& parts, const std::vector<float>& query) {
-  return parts.features.columns == static_cast<int64_t>(query.size());
-}
-
-ScoreOne RegionFinder(const ScoreRequest& request,
-                      const std::optional<PresenceCalibration>& calibration) {
-  return [query = Unit(request.query.embedding), calibration,
-          max_regions = request.max_evidence,
-          nms_iou = request.nms_iou](const ScoreCandidate& candidate) {
-    if (!candidate.parts.has_value() || candidate.parts->shape.frames > 0 ||
-        !HasDimension(*candidate.parts, query)) {
-      return Lacks("grid");
-    }
-    const Matrix cells = Dequantize(candidate.parts->features);
-    const RegionGrounder grounder({.cells = cells.view(),
-                                   .height = candidate.parts->shape.grid_height,
-                                   .width = candidate.parts->shape.grid_width});
-    return FromFound(
-        grounder.Ground({.embedding = query}, max_regions, nms_iou),
-        calibration, [](const GroundedRegion& region) {
-          return Evidence{.box = region.box};
-        });
-  };
-}
-
-ScoreOne SegmentFinder(const ScoreRequest& request,
-                       const std::optional<PresenceCalibration>& calibration) {
-  return [query = Unit(request.query.embedding), calibration,
-          options = SegmentOptions{.max_segments = request.max_evidence,
-                                   .nms_iou = request.nms_iou}](
-             const ScoreCandidate& candidate) {
-    if (!candidate.parts.has_value() || candidate.parts->shape.frames == 0 ||
-        !HasDimension(*candidate.parts, query)) {
-      return Lacks("frames");
-    }
-    const PartFeatures& parts = *candidate.parts;
-    const Matrix frames = Dequantize(parts.features);
-    std::vector<double> times;
-    times.reserve(parts.times.size());
-    for (const absl::Duration time : parts.times) {
-      times.push_back(absl::ToDoubleSeconds(time));
-    }
-    const SegmentGrounder grounder(
-        {.frames = frames.view(),
-         .times = times,
-         .duration = absl::ToDoubleSeconds(parts.shape.duration)});
-    return FromFound(grounder.Ground(query, options).segments, calibration,
-                     [](const GroundedSegment& segment) {
-                       return Evidence{.span = segment.span};
-                     });
+// REGIONS or SEGMENTS. A candidate without parts lacks `feature`.
+ScoreOne PartFinder(PartGrounder grounder, absl::string_view feature) {
+  return [grounder = std::move(grounder),
+          feature](const ScoreCandidate& candidate) {
+    if (!candidate.parts.has_value()) return Lacks(feature);
+    return grounder.Ground(*candidate.parts);
   };
 }
 
@@ -190,6 +124,15 @@ std::optional<PresenceCalibration> CalibrationFor(
     if ((info.*kind).has_value()) return CalibrationOf(*(info.*kind));
   }
   return std::nullopt;
+}
+
+PartGrounderOptions OptionsFor(
+    const ScoreRequest& request, const ModelRegistry* models,
+    std::optional<CalibrationSpec> ModelInfo::*kind) {
+  return {
+      .max_parts = request.max_evidence,
+      .nms_iou = request.nms_iou,
+      .calibration = CalibrationFor(models, request.model_fingerprint, kind)};
 }
 
 }  // namespace
@@ -224,14 +167,18 @@ absl::StatusOr<std::vector<CandidateScore>> FeatureScorer::Score(
       break;
     }
     case ScoreTask::kRegions:
-      score_one = RegionFinder(
-          request, CalibrationFor(models_, request.model_fingerprint,
-                                  &ModelInfo::regions));
+      score_one =
+          PartFinder(PartGrounder::Regions(
+                         {{.embedding = Unit(request.query.embedding)}},
+                         OptionsFor(request, models_, &ModelInfo::regions)),
+                     "grid");
       break;
     case ScoreTask::kSegments:
-      score_one = SegmentFinder(
-          request, CalibrationFor(models_, request.model_fingerprint,
-                                  &ModelInfo::segments));
+      score_one =
+          PartFinder(PartGrounder::Segments(
+                         Unit(request.query.embedding),
+                         OptionsFor(request, models_, &ModelInfo::segments)),
+                     "frames");
       break;
   }
   scores.reserve(request.candidates.size());

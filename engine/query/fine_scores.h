@@ -40,6 +40,10 @@ struct FineScores {
   absl::flat_hash_map<std::string, FineScore> scores;  // By id.
   // Why some have none.
   std::vector<std::string> degraded_reasons;
+  // Of a search for parts (part_search.h): items that were deleted meanwhile,
+  // and such as have no parts to look into.
+  std::vector<std::string> gone;
+  std::vector<std::string> without_parts;
 };
 
 // Reads what `scorer` needs of the list, and has it scored. An item that is

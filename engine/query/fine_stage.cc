@@ -4,6 +4,7 @@
 #include <atomic>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include <pthread.h>
 
@@ -82,11 +83,13 @@ class FineStage::Call {
 FineStage::FineStage(const FineStageOptions& options, ThreadPool* calls)
     : options_(options),
       calls_(calls),
-      threads_({.name = "scoring",
+      threads_({.name = options.name,
                 .threads = options.threads,
-                .max_queue = options.max_queue}),
+                .max_queue = options.max_queue,
+                .niceness = options.niceness}),
       watcher_([this] { Watch(); }) {
-  pthread_setname_np(watcher_.native_handle(), "scoring-watch");
+  pthread_setname_np(watcher_.native_handle(),
+                     absl::StrCat(options.name, "-watch").c_str());
 }
 
 FineStage::~FineStage() { Shutdown(); }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -18,16 +19,19 @@
 namespace quern {
 
 struct FineStageOptions {
-  int threads = 16;        // Short lists that are scored at once; >= 1.
-  size_t max_queue = 256;  // That may wait for a thread; >= 1.
+  std::string name = "scoring";  // Of the threads, at most 9 characters.
+  int niceness = 0;              // Of the threads; 0 is that of the process.
+  int threads = 16;              // Short lists that are scored at once; >= 1.
+  size_t max_queue = 256;        // That may wait for a thread; >= 1.
   // Longest that one may take, > 0. It never takes more than four fifths of the
   // time left to its call, so that the coarse hits still come in time.
   absl::Duration timeout = absl::Seconds(10);
 };
 
 // Where short lists are scored by what may be slow, or never end: scorers
-// elsewhere, and match heads. It has its own threads, queue and share of a
-// call's deadline, and what it does to a call at worst is to be late.
+// elsewhere, and match heads; or, on another one's threads, by what takes all
+// of a core for a while: grounding. It has its own threads, queue and share of
+// a call's deadline, and what it does to a call at worst is to be late.
 // Thread-safe.
 class FineStage {
  public:
@@ -57,6 +61,7 @@ class FineStage {
   // Idempotent.
   void Shutdown();
 
+  int threads() const { return threads_.threads(); }
   int64_t queued() const { return static_cast<int64_t>(threads_.queued()); }
 
  private:

@@ -196,19 +196,6 @@ absl::Status OfTarget(const Query& query, const absl::Status& status) {
   return status;
 }
 
-absl::StatusOr<std::optional<PresenceCalibration>> CheckedCalibration(
-    const Model& model, const std::optional<CalibrationSpec>& spec,
-    const std::optional<double>& min_probability) {
-  if (spec.has_value()) return CalibrationOf(*spec);
-  if (!min_probability.has_value() || *min_probability == 0) {
-    return std::optional<PresenceCalibration>();
-  }
-  return absl::FailedPreconditionError(absl::StrCat(
-      "min_probability: model ", Quoted(model.info().name),
-      " has no calibration in its package: leave min_probability out, or fit "
-      "one (models/quern_lite/tools/calibrate.py)"));
-}
-
 // Turns what a grounder found, best first, into hits, and says how probable the
 // best is. Without a calibration all are hits.
 template <typename Found, typename Visit>
@@ -459,6 +446,19 @@ PresenceCalibration CalibrationOf(const CalibrationSpec& spec) {
           .mean = spec.mean,
           .deviation = spec.deviation,
           .threshold = spec.threshold};
+}
+
+absl::StatusOr<std::optional<PresenceCalibration>> CheckedCalibration(
+    const Model& model, const std::optional<CalibrationSpec>& spec,
+    const std::optional<double>& min_probability) {
+  if (spec.has_value()) return CalibrationOf(*spec);
+  if (!min_probability.has_value() || *min_probability == 0) {
+    return std::optional<PresenceCalibration>();
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      "min_probability: model ", Quoted(model.info().name),
+      " has no calibration in its package: leave min_probability out, or fit "
+      "one (models/quern_lite/tools/calibrate.py)"));
 }
 
 void GroundRegions(const Engine& engine, RequestContext& context,

@@ -24,6 +24,12 @@ namespace quern {
 
 PresenceCalibration CalibrationOf(const CalibrationSpec& spec);
 
+// That of `model` for one kind of part; null where it has none. Errors:
+// kFailedPrecondition where it has none and `min_probability` is above 0.
+absl::StatusOr<std::optional<PresenceCalibration>> CheckedCalibration(
+    const Model& model, const std::optional<CalibrationSpec>& spec,
+    const std::optional<double>& min_probability);
+
 struct ItemTarget {
   std::string collection;
   std::string id;

@@ -34,7 +34,9 @@ namespace quern {
 // text with the same words. Bytes that begin with "BROKEN" cannot be decoded.
 // To its grounding the words of a picture stand side by side, each 10 by 20
 // pixels, and those of a video follow each other, each for two seconds. Without
-// relations only the first word of a phrase counts.
+// relations only the first word of a phrase counts. A search for parts finds
+// one of each item: the middle of the lower half of 40 x 20 pixels, or 0.5 to
+// 1.5 of 2 seconds.
 // Thread-safe.
 class FakeServer {
  public:
@@ -701,6 +703,7 @@ class FakeServer {
         *hit.mutable_item() = item;
         hit.mutable_item()->clear_embedding();
         hit.set_score(score);
+        if (!AddPart(*request, hit)) response->mutable_hits()->RemoveLast();
       }
       std::stable_sort(response->mutable_hits()->begin(),
                        response->mutable_hits()->end(),
@@ -720,6 +723,34 @@ class FakeServer {
     }
 
    private:
+    // False where it is not there probably enough.
+    static bool AddPart(const v1::SearchRequest& request, v1::Hit& hit) {
+      const bool is_region = request.granularity() == v1::GRANULARITY_REGION;
+      if (!is_region && request.granularity() != v1::GRANULARITY_SEGMENT) {
+        return true;
+      }
+      hit.set_probability(hit.score() > 0 ? 0.75F : 0.125F);
+      v1::Evidence& evidence = *hit.add_evidence();
+      evidence.set_score(hit.score());
+      evidence.set_probability(hit.probability());
+      v1::PartsInfo& parts = *hit.mutable_item()->mutable_parts();
+      if (is_region) {
+        parts.set_width(40);
+        parts.set_height(20);
+        evidence.mutable_box()->set_left(0.25F);
+        evidence.mutable_box()->set_top(0.5F);
+        evidence.mutable_box()->set_right(0.75F);
+        evidence.mutable_box()->set_bottom(1);
+      } else {
+        constexpr int kHalf = 500'000'000;
+        parts.mutable_duration()->set_seconds(2);
+        evidence.mutable_span()->mutable_start()->set_nanos(kHalf);
+        evidence.mutable_span()->mutable_end()->set_seconds(1);
+        evidence.mutable_span()->mutable_end()->set_nanos(kHalf);
+      }
+      return hit.probability() >= request.min_probability();
+    }
+
     State& state_;
   };
 

@@ -66,6 +66,28 @@ TEST(GalleryTest, ShowsHitsInOrderWithTheirPictures) {
   EXPECT_THAT(html, HasSubstr("<dt>k</dt><dd>v</dd>"));
 }
 
+TEST(GalleryTest, DrawsBoxesOverPicturesAndMarksSpans) {
+  GalleryPage page;
+  page.cards = {{.rank = 1,
+                 .thumbnail = Thumbnail{"x", 320, 200},
+                 .probability = 0.75F,
+                 .box = GalleryBox{0.25F, 0.5F, 0.5F, 0.25F}},
+                {.rank = 2,
+                 .span = GallerySpan{.start = 5, .end = 62.5, .duration = 100}},
+                {.rank = 3, .span = GallerySpan{.start = 5, .end = 6}},
+                {.rank = 4, .box = GalleryBox{0, 0, 1, 1}}};
+  const std::string html = RenderGallery(page);
+  EXPECT_THAT(html, HasSubstr("<svg viewBox=\"0 0 320 200\""));
+  EXPECT_THAT(html, HasSubstr("<rect class=\"box\" x=\"80.0\" y=\"100.0\" "
+                              "width=\"160.0\" height=\"50.0\"/>"));
+  EXPECT_THAT(html, HasSubstr("75 %"));
+  EXPECT_THAT(html, HasSubstr("0:05.0 – 1:02.5 of 1:40.0"));
+  EXPECT_THAT(html, HasSubstr("left:5.00%;width:57.50%"));
+  EXPECT_THAT(html, HasSubstr("0:05.0 – 0:06.0</span></div>"));
+  // Where there is no picture, there is nothing to draw on.
+  EXPECT_EQ(html.find("<svg"), html.rfind("<svg"));
+}
+
 TEST(GalleryTest, SaysWhenNothingWasFound) {
   EXPECT_THAT(RenderGallery({}), HasSubstr("Nothing was found."));
 }

@@ -177,8 +177,6 @@ TEST_F(ServicesTest, SearchRefusesWhatIsNotThereYet) {
   FillCollection();
   using Change = std::function<void(v1::SearchRequest&)>;
   const std::vector<std::pair<std::string, Change>> changes = {
-      {"granularity",
-       [](auto& r) { r.set_granularity(v1::GRANULARITY_REGION); }},
       {"min_probability", [](auto& r) { r.set_min_probability(0.5F); }},
       {"category", [](auto& r) { r.mutable_category(); }},
       {"query.feedback",
