@@ -2,7 +2,10 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
+
 #include "engine/base/little_endian.h"
+#include "engine/base/status_macros.h"
 
 namespace quern {
 namespace {
@@ -38,26 +41,28 @@ absl::StatusOr<PartsShape> TakeShape(absl::string_view& bytes) {
   return shape;
 }
 
-absl::Status TakeFrames(absl::string_view& bytes, PartFeatures& parts) {
-  const auto frames = static_cast<uint64_t>(parts.shape.frames);
+absl::Status TakeFrames(int64_t count, absl::string_view& bytes,
+                        std::vector<absl::Duration>& times,
+                        std::vector<int64_t>& samples) {
+  const auto frames = static_cast<uint64_t>(count);
   if (bytes.size() < frames * kFrameBytes) return Damaged();
-  parts.times.reserve(frames);
-  parts.samples.reserve(frames);
+  times.clear();
+  samples.clear();
+  times.reserve(frames);
+  samples.reserve(frames);
   int64_t last = 0;
   for (uint64_t i = 0; i < frames; ++i) {
     const auto nanoseconds = TakeNumber<int64_t>(bytes);
-    const auto samples = TakeNumber<uint32_t>(bytes);
-    if (nanoseconds < last || samples == 0) return Damaged();
+    const auto shown = TakeNumber<uint32_t>(bytes);
+    if (nanoseconds < last || shown == 0) return Damaged();
     last = nanoseconds;
-    parts.times.push_back(absl::Nanoseconds(nanoseconds));
-    parts.samples.push_back(samples);
+    times.push_back(absl::Nanoseconds(nanoseconds));
+    samples.push_back(shown);
   }
   return absl::OkStatus();
 }
 
-}  // namespace
-
-std::string EncodeParts(const PartFeatures& parts) {
+std::string EncodeHead(const PartFeatures& parts) {
   const PartsShape& shape = parts.shape;
   std::string bytes;
   AppendNumber(kVersion, bytes);
@@ -70,34 +75,70 @@ std::string EncodeParts(const PartFeatures& parts) {
     AppendNumber(absl::ToInt64Nanoseconds(parts.times[i]), bytes);
     AppendNumber(static_cast<uint32_t>(parts.samples[i]), bytes);
   }
-  bytes.append(EncodeFeatures(parts.features));
   return bytes;
+}
+
+}  // namespace
+
+std::string EncodeParts(const PartFeatures& parts) {
+  return absl::StrCat(EncodeHead(parts), EncodeFeatures(parts.features));
+}
+
+std::string EncodeParts(const PartFeatures& parts,
+                        const CompressedFeatures& features) {
+  return absl::StrCat(EncodeHead(parts), EncodeFeatures(features));
 }
 
 absl::StatusOr<PartsShape> DecodePartsShape(absl::string_view bytes) {
   return TakeShape(bytes);
 }
 
-absl::StatusOr<PartFeatures> DecodeParts(absl::string_view bytes) {
-  absl::StatusOr<PartsShape> shape = TakeShape(bytes);
-  if (!shape.ok()) return shape.status();
-  PartFeatures parts{.shape = *shape};
-  if (absl::Status status = TakeFrames(bytes, parts); !status.ok()) {
-    return status;
+absl::StatusOr<PartsView> PartsReader::Read(absl::string_view bytes) {
+  PartsView view;
+  QUERN_ASSIGN_OR_RETURN(view.shape, TakeShape(bytes));
+  QUERN_RETURN_IF_ERROR(TakeFrames(view.shape.frames, bytes, times_, samples_));
+  view.times = times_;
+  view.samples = samples_;
+  if (IsCompressed(bytes)) {
+    QUERN_RETURN_IF_ERROR(DecodeFeatures(bytes, compressed_));
+    view.features.rows = compressed_.rows;
+    view.features.columns = compressed_.columns;
+    view.compressed = &compressed_;
+  } else {
+    QUERN_ASSIGN_OR_RETURN(view.features, ReadFeatures(bytes, scales_));
   }
-  absl::StatusOr<QuantizedFeatures> features = DecodeFeatures(bytes);
-  if (!features.ok()) return features.status();
-  const uint64_t cells = static_cast<uint64_t>(shape->grid_height) *
-                         static_cast<uint64_t>(shape->grid_width);
-  const uint64_t rows = std::max(cells, static_cast<uint64_t>(shape->frames));
-  if (static_cast<uint64_t>(features->rows) != rows || features->columns < 1) {
+  const uint64_t cells = static_cast<uint64_t>(view.shape.grid_height) *
+                         static_cast<uint64_t>(view.shape.grid_width);
+  const uint64_t rows =
+      std::max(cells, static_cast<uint64_t>(view.shape.frames));
+  if (static_cast<uint64_t>(view.features.rows) != rows ||
+      view.features.columns < 1) {
     return Damaged();
   }
-  parts.features = *std::move(features);
+  return view;
+}
+
+absl::StatusOr<PartFeatures> DecodeParts(absl::string_view bytes) {
+  PartsReader reader;
+  QUERN_ASSIGN_OR_RETURN(const PartsView view, reader.Read(bytes));
+  PartFeatures parts{.shape = view.shape,
+                     .times = {view.times.begin(), view.times.end()},
+                     .samples = {view.samples.begin(), view.samples.end()}};
+  if (view.compressed != nullptr) {
+    parts.features = QuantizeUnitRows(Decompress(*view.compressed).view());
+    return parts;
+  }
+  const QuantizedView& features = view.features;
+  parts.features = {
+      .rows = features.rows,
+      .columns = features.columns,
+      .values = {features.values,
+                 features.values + features.rows * features.columns},
+      .scales = {features.scales.begin(), features.scales.end()}};
   return parts;
 }
 
-Evidence EvidenceOf(const PartFeatures& parts, int64_t row) {
+Evidence EvidenceOf(const PartsView& parts, int64_t row) {
   const PartsShape& shape = parts.shape;
   if (shape.frames > 0) {
     const auto i = static_cast<size_t>(row);

@@ -8,7 +8,9 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 
+#include "engine/fine/compressed_features.h"
 #include "engine/fine/evidence.h"
 #include "engine/fine/quantized_features.h"
 
@@ -38,17 +40,52 @@ struct PartFeatures {
   QuantizedFeatures features;
 };
 
-// As bytes; README.md has the table. Sides of a picture and of a grid are below
-// 2^32, rows are as many as the shape says.
-std::string EncodeParts(const PartFeatures& parts);
+// The same, borrowed, with the features in the form in which they are kept.
+struct PartsView {
+  PartsShape shape;
+  absl::Span<const absl::Duration> times;  // Both as in PartFeatures.
+  absl::Span<const int64_t> samples;
+  QuantizedView features;  // Without values where the next is not null.
+  const CompressedFeatures* compressed = nullptr;
 
-// The inverses; the second reads the head alone. Errors: kDataLoss for bytes
-// that EncodeParts() cannot have written.
+  PartsView() = default;
+  PartsView(const PartFeatures& parts)  // NOLINT: as string_view.
+      : shape(parts.shape),
+        times(parts.times),
+        samples(parts.samples),
+        features(parts.features) {}
+};
+
+// Reads parts where they lie, one item's after the other's, with the same
+// memory for all. Not thread-safe.
+class PartsReader {
+ public:
+  // What comes back is good until the next call, and no longer than `bytes`.
+  // Errors: kDataLoss for bytes that EncodeParts() cannot have written.
+  absl::StatusOr<PartsView> Read(absl::string_view bytes);
+
+ private:
+  std::vector<absl::Duration> times_;
+  std::vector<int64_t> samples_;
+  std::vector<float> scales_;
+  CompressedFeatures compressed_;
+};
+
+// As bytes; README.md has the table. Sides of a picture and of a grid are below
+// 2^32, rows are as many as the shape says. The second keeps `features` instead
+// of those of `parts`.
+std::string EncodeParts(const PartFeatures& parts);
+std::string EncodeParts(const PartFeatures& parts,
+                        const CompressedFeatures& features);
+
+// The inverses; compressed features come back as bytes with scales. The second
+// reads the head alone. Errors: kDataLoss for bytes that EncodeParts() cannot
+// have written.
 absl::StatusOr<PartFeatures> DecodeParts(absl::string_view bytes);
 absl::StatusOr<PartsShape> DecodePartsShape(absl::string_view bytes);
 
-// Where the part of a row of `parts.features` lies in the picture or the video:
-// a frame lasts until the next one.
-Evidence EvidenceOf(const PartFeatures& parts, int64_t row);
+// Where the part of a row of the features lies in the picture or the video: a
+// frame lasts until the next one.
+Evidence EvidenceOf(const PartsView& parts, int64_t row);
 
 }  // namespace quern

@@ -10,89 +10,21 @@
 namespace quern {
 namespace {
 
-constexpr int32_t kOffset = 128;
+constexpr float kLowest = -std::numeric_limits<float>::infinity();
+// So that their products stay in the nearest cache.
+constexpr int64_t kRowsAtOnce = 49;
 
-// Rows and cells that are multiplied at once: 4 + 4 loads serve 16 products,
-// and their sums fill half of the registers.
-constexpr int64_t kTile = 4;
+// Memory that a thread uses again.
+struct Scratch {
+  std::vector<int32_t> products;
+  std::vector<float> basis;  // [rank x stride]
+  std::vector<float> row;    // [stride]
+  std::vector<float> best;   // [stride]
+};
 
-// Writes the dot products of kTile rows with `kCells` cells to
-// dots[row * kTile + cell]. Written so that compilers make of it the
-// instructions for dot products of bytes; tests/bench/fine_bench.cc tells when
-// they do not.
-template <int64_t kCells>
-[[gnu::always_inline]] inline void TileDots(const uint8_t* __restrict rows,
-                                            const int8_t* __restrict cells,
-                                            int64_t dimension,
-                                            int32_t* __restrict dots) {
-  int32_t sums[kTile][kCells] = {};
-  for (int64_t i = 0; i < dimension; ++i) {
-#pragma GCC unroll 4
-    for (int64_t row = 0; row < kTile; ++row) {
-#pragma GCC unroll 4
-      for (int64_t cell = 0; cell < kCells; ++cell) {
-        sums[row][cell] += int32_t{rows[row * dimension + i]} *
-                           int32_t{cells[cell * dimension + i]};
-      }
-    }
-  }
-  for (int64_t row = 0; row < kTile; ++row) {
-    for (int64_t cell = 0; cell < kCells; ++cell) {
-      dots[row * kTile + cell] = sums[row][cell];
-    }
-  }
-}
-
-// The dot products of `rows` rows, a multiple of kTile, with up to kTile cells.
-[[gnu::always_inline]] inline void DotsOf(const uint8_t* values, int64_t rows,
-                                          const int8_t* cells, int64_t count,
-                                          int64_t dimension, int32_t* dots) {
-  for (int64_t row = 0; row < rows; row += kTile) {
-    const uint8_t* tile = values + row * dimension;
-    if (count == kTile) {
-      TileDots<kTile>(tile, cells, dimension, dots + row * kTile);
-      continue;
-    }
-    for (int64_t cell = 0; cell < count; ++cell) {
-      TileDots<1>(tile, cells + cell * dimension, dimension,
-                  dots + row * kTile + cell);
-    }
-  }
-}
-
-using Dots = void (*)(const uint8_t*, int64_t, const int8_t*, int64_t, int64_t,
-                      int32_t*);
-
-void PortableDots(const uint8_t* values, int64_t rows, const int8_t* cells,
-                  int64_t count, int64_t dimension, int32_t* dots) {
-  DotsOf(values, rows, cells, count, dimension, dots);
-}
-
-#if defined(__x86_64__)
-[[gnu::target("avx2")]] void Avx2Dots(const uint8_t* values, int64_t rows,
-                                      const int8_t* cells, int64_t count,
-                                      int64_t dimension, int32_t* dots) {
-  DotsOf(values, rows, cells, count, dimension, dots);
-}
-
-[[gnu::target(
-    "avx512f,avx512bw,avx512vl,avx512vnni,prefer-vector-width=512")]] void
-VnniDots(const uint8_t* values, int64_t rows, const int8_t* cells,
-         int64_t count, int64_t dimension, int32_t* dots) {
-  DotsOf(values, rows, cells, count, dimension, dots);
-}
-#endif
-
-Dots BestDots() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512vnni") &&
-      __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl")) {
-    return VnniDots;
-  }
-  if (__builtin_cpu_supports("avx2")) return Avx2Dots;
-#endif
-  return PortableDots;
+Scratch& OfThisThread() {
+  thread_local Scratch scratch;
+  return scratch;
 }
 
 }  // namespace
@@ -108,66 +40,119 @@ absl::StatusOr<LateInteraction> LateInteraction::Create(MatrixView tokens) {
                        squares, ": it must be finite and above zero"));
     }
   }
-  QuantizedFeatures quantized = QuantizeUnitRows(tokens);
   LateInteraction scorer;
-  scorer.dimension_ = tokens.columns;
-  scorer.tokens_ = tokens.rows;
-  scorer.scales_ = std::move(quantized.scales);
-  scorer.values_.reserve(scorer.rows() * scorer.dimension_);
-  for (const int8_t value : quantized.values) {
-    scorer.values_.push_back(static_cast<uint8_t>(value + kOffset));
-  }
-  scorer.values_.insert(scorer.values_.end(), scorer.dimension_, 1);
-  scorer.values_.resize(scorer.rows() * scorer.dimension_);
+  scorer.tokens_ = QuantizeUnitRows(tokens);
+  scorer.products_ = ByteProducts(scorer.tokens_.values, tokens.rows);
   return scorer;
 }
 
-int64_t LateInteraction::rows() const {
-  return (tokens_ + 1 + kTile - 1) / kTile * kTile;
+float LateInteraction::MeanOf(const float* best) const {
+  float sum = 0;
+  for (int64_t token = 0; token < tokens_.rows; ++token) {
+    sum += best[token] * tokens_.scales[token];
+  }
+  return sum / static_cast<float>(tokens_.rows);
 }
 
-float LateInteraction::Score(const QuantizedFeatures& cells) const {
-  static const Dots kDots = BestDots();
-  thread_local std::vector<int32_t> dots;
-  thread_local std::vector<float> best;
-  dots.resize(rows() * kTile);
-  best.assign(tokens_, -std::numeric_limits<float>::infinity());
-  for (int64_t first = 0; first < cells.rows; first += kTile) {
-    const int64_t count = std::min(kTile, cells.rows - first);
-    kDots(values_.data(), rows(), cells.row(first).data(), count, dimension_,
-          dots.data());
-    const int32_t* sums = dots.data() + tokens_ * kTile;
-    for (int64_t cell = 0; cell < count; ++cell) {
-      const float scale = cells.scales[first + cell];
-      const int32_t offset = kOffset * sums[cell];
-      for (int64_t token = 0; token < tokens_; ++token) {
-        const int32_t dot = dots[token * kTile + cell] - offset;
-        best[token] = std::max(best[token], scale * static_cast<float>(dot));
+float LateInteraction::Score(const QuantizedView& cells) const {
+  Scratch& scratch = OfThisThread();
+  const int64_t stride = products_.stride();
+  scratch.products.resize(kRowsAtOnce * stride);
+  scratch.best.assign(stride, kLowest);
+  float* const best = scratch.best.data();
+  for (int64_t first = 0; first < cells.rows; first += kRowsAtOnce) {
+    const int64_t count = std::min(kRowsAtOnce, cells.rows - first);
+    products_.Multiply(cells.row(first).data(), count, scratch.products.data());
+    for (int64_t row = 0; row < count; ++row) {
+      const int32_t* const products = scratch.products.data() + row * stride;
+      const float scale = cells.scales[first + row];
+      for (int64_t i = 0; i < stride; ++i) {
+        best[i] = std::max(best[i], scale * static_cast<float>(products[i]));
       }
     }
   }
-  float sum = 0;
-  for (int64_t token = 0; token < tokens_; ++token) {
-    sum += best[token] * scales_[token];
-  }
-  return sum / static_cast<float>(tokens_);
+  return MeanOf(best);
 }
 
-float LateInteraction::ScoreScalar(const QuantizedFeatures& cells) const {
-  float sum = 0;
-  for (int64_t token = 0; token < tokens_; ++token) {
-    float best = -std::numeric_limits<float>::infinity();
+float LateInteraction::Score(const CompressedFeatures& cells) const {
+  Scratch& scratch = OfThisThread();
+  const int64_t stride = products_.stride();
+  scratch.best.assign(stride, kLowest);
+  scratch.products.resize(CompressedFeatures::kMaxBlockRank * stride);
+  scratch.basis.resize(CompressedFeatures::kMaxBlockRank * stride);
+  float* const best = scratch.best.data();
+  const int8_t* basis = cells.basis.data();
+  const int8_t* coefficients = cells.coefficients.data();
+  const float* scales = cells.scales.data();
+  for (const CompressedFeatures::Block& block : cells.blocks) {
+    products_.Multiply(basis, block.rank, scratch.products.data());
+    for (int64_t k = 0; k < block.rank; ++k) {
+      for (int64_t i = k * stride; i < (k + 1) * stride; ++i) {
+        scratch.basis[i] = scales[k] * static_cast<float>(scratch.products[i]);
+      }
+    }
+    for (int64_t row = 0; row < block.rows; ++row) {
+      scratch.row.assign(stride, 0);
+      float* const sums = scratch.row.data();
+      for (int64_t k = 0; k < block.rank; ++k) {
+        const auto weight =
+            static_cast<float>(coefficients[k * block.rows + row]);
+        const float* const values = scratch.basis.data() + k * stride;
+        for (int64_t i = 0; i < stride; ++i) sums[i] += weight * values[i];
+      }
+      for (int64_t i = 0; i < stride; ++i) {
+        best[i] = std::max(best[i], sums[i]);
+      }
+    }
+    basis += block.rank * cells.columns;
+    coefficients += block.rank * block.rows;
+    scales += block.rank;
+  }
+  return MeanOf(best);
+}
+
+float LateInteraction::ScoreScalar(const QuantizedView& cells) const {
+  std::vector<float> best(tokens_.rows, kLowest);
+  for (int64_t token = 0; token < tokens_.rows; ++token) {
     for (int64_t cell = 0; cell < cells.rows; ++cell) {
-      int64_t dot = 0;
-      for (int64_t i = 0; i < dimension_; ++i) {
-        dot += (int64_t{values_[token * dimension_ + i]} - kOffset) *
-               int64_t{cells.row(cell)[i]};
+      int64_t product = 0;
+      for (int64_t i = 0; i < cells.columns; ++i) {
+        product += int64_t{tokens_.row(token)[i]} * cells.row(cell)[i];
       }
-      best = std::max(best, cells.scales[cell] * static_cast<float>(dot));
+      best[token] = std::max(best[token],
+                             cells.scales[cell] * static_cast<float>(product));
     }
-    sum += best * scales_[token];
   }
-  return sum / static_cast<float>(tokens_);
+  return MeanOf(best.data());
+}
+
+float LateInteraction::ScoreScalar(const CompressedFeatures& cells) const {
+  std::vector<float> best(tokens_.rows, kLowest);
+  for (int64_t token = 0; token < tokens_.rows; ++token) {
+    size_t first = 0;         // Of the block's ranks.
+    size_t coefficients = 0;  // Likewise of its coefficients.
+    for (const CompressedFeatures::Block& block : cells.blocks) {
+      for (int64_t row = 0; row < block.rows; ++row) {
+        float sum = 0;
+        for (int64_t k = 0; k < block.rank; ++k) {
+          int64_t product = 0;
+          for (int64_t i = 0; i < cells.columns; ++i) {
+            product += int64_t{tokens_.row(token)[i]} *
+                       cells.basis[(first + k) * cells.columns + i];
+          }
+          const float basis =
+              cells.scales[first + k] * static_cast<float>(product);
+          sum += static_cast<float>(
+                     cells.coefficients[coefficients + k * block.rows + row]) *
+                 basis;
+        }
+        best[token] = std::max(best[token], sum);
+      }
+      first += block.rank;
+      coefficients += block.rank * block.rows;
+    }
+  }
+  return MeanOf(best.data());
 }
 
 }  // namespace quern

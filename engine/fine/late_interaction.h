@@ -6,6 +6,8 @@
 #include "absl/status/statusor.h"
 
 #include "engine/base/matrix.h"
+#include "engine/fine/byte_products.h"
+#include "engine/fine/compressed_features.h"
 #include "engine/fine/quantized_features.h"
 
 namespace quern {
@@ -19,27 +21,28 @@ class LateInteraction {
   // kInvalidArgument without tokens, and for one that is zero or not finite.
   static absl::StatusOr<LateInteraction> Create(MatrixView tokens);
 
-  int64_t dimension() const { return dimension_; }
+  int64_t dimension() const { return products_.dimension(); }
 
   // In [-1, 1] but for rounding. `cells` has rows of dimension() and at least
   // one. Cosines are those of the quantised vectors: within 0.005 of the exact.
-  float Score(const QuantizedFeatures& cells) const;
+  float Score(const QuantizedView& cells) const;
+
+  // The same of compressed cells. The tokens are multiplied with each block's
+  // basis, not with its rows.
+  float Score(const CompressedFeatures& cells) const;
 
   // The same, number by number: what Score() is tested against.
-  float ScoreScalar(const QuantizedFeatures& cells) const;
+  float ScoreScalar(const QuantizedView& cells) const;
+  float ScoreScalar(const CompressedFeatures& cells) const;
 
  private:
   LateInteraction() = default;
 
-  int64_t rows() const;
+  // Of each token's greatest product.
+  float MeanOf(const float* best) const;
 
-  int64_t dimension_ = 0;
-  int64_t tokens_ = 0;
-  // [rows() x dimension]: a row per token, its bytes plus 128, which the
-  // instructions for bytes want unsigned on one side; a row of ones, whose
-  // products tell what the 128 add; zeros up to a multiple of four rows.
-  std::vector<uint8_t> values_;
-  std::vector<float> scales_;  // [tokens]
+  ByteProducts products_;
+  QuantizedFeatures tokens_;
 };
 
 }  // namespace quern

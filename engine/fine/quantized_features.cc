@@ -74,34 +74,46 @@ std::string EncodeFeatures(const QuantizedFeatures& features) {
 }
 
 absl::StatusOr<QuantizedFeatures> DecodeFeatures(absl::string_view bytes) {
+  QuantizedFeatures features;
+  const absl::StatusOr<QuantizedView> view =
+      ReadFeatures(bytes, features.scales);
+  if (!view.ok()) return view.status();
+  features.rows = view->rows;
+  features.columns = view->columns;
+  features.values.assign(view->values,
+                         view->values + view->rows * view->columns);
+  return features;
+}
+
+absl::StatusOr<QuantizedView> ReadFeatures(absl::string_view bytes,
+                                           std::vector<float>& scales) {
   const absl::Status damaged = absl::DataLossError("the features are damaged");
   if (bytes.size() < kHeaderBytes || bytes[0] != kVersion) return damaged;
   bytes.remove_prefix(1);
-  QuantizedFeatures features;
-  features.rows = TakeNumber<uint32_t>(bytes);
-  features.columns = TakeNumber<uint32_t>(bytes);
+  QuantizedView view;
+  view.rows = TakeNumber<uint32_t>(bytes);
+  view.columns = TakeNumber<uint32_t>(bytes);
   // Neither product can overflow: both factors are below 2^32 + 4.
-  const uint64_t needed =
-      static_cast<uint64_t>(features.rows) *
-      (static_cast<uint64_t>(features.columns) + sizeof(float));
+  const uint64_t needed = static_cast<uint64_t>(view.rows) *
+                          (static_cast<uint64_t>(view.columns) + sizeof(float));
   if (bytes.size() != needed) return damaged;
-  features.scales.resize(features.rows);
-  std::memcpy(features.scales.data(), bytes.data(),
-              features.rows * sizeof(float));
-  if (!std::all_of(
-          features.scales.begin(), features.scales.end(), [](float scale) {
-            return scale >= 0 && scale <= std::numeric_limits<float>::max();
-          })) {
+  scales.resize(view.rows);
+  std::memcpy(scales.data(), bytes.data(), view.rows * sizeof(float));
+  if (!std::all_of(scales.begin(), scales.end(), [](float scale) {
+        return scale >= 0 && scale <= std::numeric_limits<float>::max();
+      })) {
     return damaged;
   }
-  bytes.remove_prefix(features.rows * sizeof(float));
-  const auto* values = reinterpret_cast<const int8_t*>(bytes.data());
-  features.values.assign(values, values + bytes.size());
-  if (std::find(features.values.begin(), features.values.end(),
-                std::numeric_limits<int8_t>::min()) != features.values.end()) {
+  view.scales = scales;
+  bytes.remove_prefix(view.rows * sizeof(float));
+  // By far quicker than std::find(): this is all that is done per byte here.
+  constexpr auto kNotWritten =
+      static_cast<uint8_t>(std::numeric_limits<int8_t>::min());
+  if (std::memchr(bytes.data(), kNotWritten, bytes.size()) != nullptr) {
     return damaged;
   }
-  return features;
+  view.values = reinterpret_cast<const int8_t*>(bytes.data());
+  return view;
 }
 
 }  // namespace quern

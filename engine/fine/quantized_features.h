@@ -26,6 +26,25 @@ struct QuantizedFeatures {
   }
 };
 
+// The same, borrowed: of QuantizedFeatures or of their bytes.
+struct QuantizedView {
+  int64_t rows = 0;
+  int64_t columns = 0;
+  const int8_t* values = nullptr;  // rows x columns
+  absl::Span<const float> scales;  // [rows]
+
+  QuantizedView() = default;
+  QuantizedView(const QuantizedFeatures& features)  // NOLINT: as string_view.
+      : rows(features.rows),
+        columns(features.columns),
+        values(features.values.data()),
+        scales(features.scales) {}
+
+  absl::Span<const int8_t> row(int64_t i) const {
+    return {values + i * columns, static_cast<size_t>(columns)};
+  }
+};
+
 // Every row scaled to the length one, then its largest number to 127; a row of
 // zeros stays one, with the scale 0. `features` is finite.
 QuantizedFeatures QuantizeUnitRows(MatrixView features);
@@ -40,5 +59,10 @@ std::string EncodeFeatures(const QuantizedFeatures& features);
 // The inverse. Errors: kDataLoss for bytes that EncodeFeatures() cannot have
 // written.
 absl::StatusOr<QuantizedFeatures> DecodeFeatures(absl::string_view bytes);
+
+// The same without a copy of the values: they are read where they lie, and the
+// scales, which may lie unaligned, are copied to `scales`.
+absl::StatusOr<QuantizedView> ReadFeatures(absl::string_view bytes,
+                                           std::vector<float>& scales);
 
 }  // namespace quern

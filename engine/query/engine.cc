@@ -937,18 +937,13 @@ class Engine::SearchCall final
     const Candidate& candidate = known->second;
     hit.stage_scores.push_back({"coarse", candidate.coarse});
     if (!candidate.fine.has_value()) return;
-    if (UsesStage()) {
-      hit.stage_scores.push_back(
-          {match_ != nullptr ? "match" : "remote", *candidate.fine});
-      hit.evidence = candidate.evidence;
-      hit.probability = candidate.probability;
-      return;
-    }
+    const absl::string_view by_parts =
+        scorer_.has_value() ? scorer_->stage() : "";
+    const absl::string_view by_stage = match_ != nullptr ? "match" : "remote";
     hit.stage_scores.push_back(
-        {std::string(scorer_->stage()), *candidate.fine});
-    if (const auto parts = DecodeParts(candidate.parts); parts.ok()) {
-      hit.evidence.push_back(scorer_->BestEvidence(*parts));
-    }
+        {std::string(UsesStage() ? by_stage : by_parts), *candidate.fine});
+    hit.evidence = candidate.evidence;
+    hit.probability = candidate.probability;
   }
 
   const Engine& engine_;

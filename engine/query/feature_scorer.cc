@@ -73,11 +73,12 @@ ScoreOne ByEmbedding(const std::vector<float>& query) {
 ScoreOne ByParts(PartScorer scorer) {
   return [scorer = std::move(scorer)](const ScoreCandidate& candidate) {
     if (!candidate.parts.has_value()) return Lacks("grid or frames");
-    const absl::StatusOr<float> fine = scorer.Score(*candidate.parts);
-    if (!fine.ok()) return NoScore(fine.status());
+    const absl::StatusOr<PartScorer::Found> found =
+        scorer.Find(*candidate.parts);
+    if (!found.ok()) return NoScore(found.status());
     CandidateScore score;
-    score.score = *fine;
-    score.evidence.push_back(scorer.BestEvidence(*candidate.parts));
+    score.score = found->score;
+    score.evidence.push_back(found->evidence);
     return score;
   };
 }

@@ -43,13 +43,13 @@ absl::StatusOr<int64_t> DecodeGrid(v1::PartsConfig::Dense dense) {
   }
 }
 
-absl::Status CheckEncoding(v1::PartsConfig::Encoding encoding) {
+absl::StatusOr<bool> DecodeIsCompressed(v1::PartsConfig::Encoding encoding) {
   switch (encoding) {
     case v1::PartsConfig::ENCODING_UNSPECIFIED:
     case v1::PartsConfig::ENCODING_INT8:
-      return absl::OkStatus();
+      return false;
     case v1::PartsConfig::ENCODING_COMPRESSED:
-      return NotYet("collection.parts.encoding: COMPRESSED");
+      return true;
     default:
       return InvalidField("collection.parts.encoding",
                           absl::StrCat("is ", static_cast<int>(encoding),
@@ -96,7 +96,8 @@ absl::StatusOr<PartsSettings> PartsSettingsOf(const v1::Collection& record) {
         absl::StrCat("is ", frames, "; it must be 1 to ", kMaxMaxFrames));
   }
   settings.max_frames = frames;
-  QUERN_RETURN_IF_ERROR(CheckEncoding(config.encoding()));
+  QUERN_ASSIGN_OR_RETURN(settings.is_compressed,
+                         DecodeIsCompressed(config.encoding()));
   if (config.searchable()) return NotYet("collection.parts.searchable");
   settings.keep_media = config.keep_media();
   return settings;
@@ -166,22 +167,27 @@ std::string PartsOf(const PartsSettings& settings, const EmbedInput& input,
                     const Embedded& embedded) {
   PartFeatures parts{
       .shape = {.width = embedded.width, .height = embedded.height}};
+  const auto encode = [&](MatrixView features) {
+    if (settings.is_compressed) {
+      return EncodeParts(parts, CompressUnitRows(features));
+    }
+    parts.features = QuantizeUnitRows(features);
+    return EncodeParts(parts);
+  };
   if (std::holds_alternative<ImageInput>(input) && settings.keeps_grids()) {
     const DenseMaps grid = PoolGrid(embedded.dense, settings.grid);
     parts.shape.grid_height = grid.grid_height;
     parts.shape.grid_width = grid.grid_width;
-    parts.features = QuantizeUnitRows(Rows(grid));
-  } else if (std::holds_alternative<VideoInput>(input) &&
-             settings.keeps_frames()) {
+    return encode(Rows(grid));
+  }
+  if (std::holds_alternative<VideoInput>(input) && settings.keeps_frames()) {
     parts.shape.frames = static_cast<int64_t>(embedded.times.size());
     parts.shape.duration = embedded.duration;
     parts.times = embedded.times;
     parts.samples = embedded.samples;
-    parts.features = QuantizeUnitRows(embedded.frames());
-  } else {
-    return "";
+    return encode(embedded.frames());
   }
-  return EncodeParts(parts);
+  return "";
 }
 
 }  // namespace quern

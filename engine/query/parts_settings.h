@@ -17,7 +17,8 @@ struct PartsSettings {
   int64_t grid = 0;              // Most cells a side of a picture; 0: none.
   double frames_per_second = 0;  // Of a video; 0: none.
   int64_t max_frames = 256;
-  bool keep_media = false;  // What was embedded: a file's bytes, a text.
+  bool is_compressed = false;  // CompressedFeatures, not QuantizedFeatures.
+  bool keep_media = false;     // What was embedded: a file's bytes, a text.
 
   bool keeps_grids() const { return grid > 0; }
   bool keeps_frames() const { return frames_per_second > 0; }

@@ -17,41 +17,26 @@ constexpr size_t kCandidatesPerCheck = 32;
 // Of the time left to the call, what the stage may take.
 constexpr double kShareOfDeadline = 0.8;
 
-// Within 0.005: `query` is quantised too, since sums of integers, unlike those
-// of floats, may be added up in any order and so several at a time.
-std::vector<float> RowCosines(const QuantizedFeatures& features,
-                              const QuantizedFeatures& query) {
-  std::vector<float> cosines(features.rows);
-  for (int64_t row = 0; row < features.rows; ++row) {
-    const int8_t* const values = features.row(row).data();
-    const int8_t* const others = query.values.data();
-    int32_t sum = 0;
-    for (int64_t i = 0; i < features.columns; ++i) {
-      sum += int32_t{values[i]} * int32_t{others[i]};
+// How much each part counts in the mean: PoolFramesForQuery()'s rule.
+std::vector<float> WeightsOf(const PartsView& parts,
+                             absl::Span<const float> cosines) {
+  const float best = *std::max_element(cosines.begin(), cosines.end());
+  std::vector<float> weights(cosines.size());
+  for (size_t row = 0; row < weights.size(); ++row) {
+    weights[row] =
+        std::exp((cosines[row] - best) / static_cast<float>(kFrameTemperature));
+    if (!parts.samples.empty()) {
+      weights[row] *= static_cast<float>(parts.samples[row]);
     }
-    cosines[row] =
-        features.scales[row] * query.scales[0] * static_cast<float>(sum);
   }
-  return cosines;
+  return weights;
 }
 
 // The cosine of `query` with PoolFramesForQuery() of the rows.
-absl::StatusOr<float> PooledCosine(const QuantizedFeatures& features,
-                                   absl::Span<const int64_t> samples,
+absl::StatusOr<float> PooledCosine(const PartsView& parts,
                                    absl::Span<const float> cosines,
                                    absl::Span<const float> query) {
-  const float best = *std::max_element(cosines.begin(), cosines.end());
-  std::vector<float> sum(features.columns);
-  for (int64_t row = 0; row < features.rows; ++row) {
-    float weight =
-        features.scales[row] *
-        std::exp((cosines[row] - best) / static_cast<float>(kFrameTemperature));
-    if (!samples.empty()) weight *= static_cast<float>(samples[row]);
-    const int8_t* const values = features.row(row).data();
-    for (int64_t i = 0; i < features.columns; ++i) {
-      sum[i] += weight * static_cast<float>(values[i]);
-    }
-  }
+  const std::vector<float> sum = WeightedRows(parts, WeightsOf(parts, cosines));
   double product = 0;
   double squares = 0;
   for (size_t i = 0; i < sum.size(); ++i) {
@@ -126,30 +111,50 @@ void SortByScore(std::vector<Candidate>& candidates) {
             });
 }
 
-// Scores what has parts; returns how many of the first `depth` have none.
 // Errors: kDeadlineExceeded when `late` has come.
+absl::Status CheckTime(const RequestContext& context, absl::Time late) {
+  QUERN_RETURN_IF_ERROR(context.Check("rerank"));
+  if (context.clock().Now() <= late) return absl::OkStatus();
+  return absl::DeadlineExceededError("rerank");
+}
+
+// What cannot be read or compared stays without a fine score.
+void ScoreOne(const PartScorer& scorer, const absl::StatusOr<PartsView>& parts,
+              Candidate& candidate) {
+  if (!parts.ok()) return;
+  candidate.is_video = parts->shape.frames > 0;
+  const absl::StatusOr<PartScorer::Found> found = scorer.Find(*parts);
+  if (!found.ok()) return;
+  candidate.fine = found->score;
+  candidate.evidence = {found->evidence};
+}
+
+// Scores what has parts; returns how many of `candidates` have none.
+// Errors: kDeadlineExceeded when `late` has come; those of the store.
 absl::StatusOr<int64_t> ScoreAll(const RequestContext& context, absl::Time late,
                                  const PartScorer& scorer,
+                                 const ItemStore& store,
                                  absl::Span<Candidate> candidates) {
-  int64_t missing = 0;
-  for (size_t i = 0; i < candidates.size(); ++i) {
-    if (i % kCandidatesPerCheck == 0) {
-      QUERN_RETURN_IF_ERROR(context.Check("rerank"));
-      if (context.clock().Now() > late) {
-        return absl::DeadlineExceededError("rerank");
-      }
-    }
-    Candidate& candidate = candidates[i];
-    const absl::StatusOr<PartFeatures> parts = DecodeParts(candidate.parts);
-    if (parts.ok()) {
-      candidate.is_video = parts->shape.frames > 0;
-      if (const auto score = scorer.Score(*parts); score.ok()) {
-        candidate.fine = *score;
-      }
-    }
-    if (!candidate.fine.has_value()) ++missing;
-  }
-  return missing;
+  std::vector<std::string> ids;
+  ids.reserve(candidates.size());
+  for (const Candidate& candidate : candidates) ids.push_back(candidate.id);
+  PartsReader reader;
+  size_t scored = 0;
+  absl::Status status = CheckTime(context, late);
+  QUERN_RETURN_IF_ERROR(status);
+  QUERN_RETURN_IF_ERROR(
+      store.VisitParts(ids, [&](size_t i, absl::string_view bytes) {
+        if (++scored % kCandidatesPerCheck == 0) {
+          status = CheckTime(context, late);
+          if (!status.ok()) return false;
+        }
+        ScoreOne(scorer, reader.Read(bytes), candidates[i]);
+        return true;
+      }));
+  QUERN_RETURN_IF_ERROR(status);
+  return std::count_if(
+      candidates.begin(), candidates.end(),
+      [](const Candidate& candidate) { return !candidate.fine.has_value(); });
 }
 
 }  // namespace
@@ -162,10 +167,7 @@ absl::StatusOr<PartScorer> PartScorer::BestPart(std::vector<float> query) {
   for (float& value : query) {
     value = static_cast<float>(value / std::sqrt(squares));
   }
-  scorer.quantized_ =
-      QuantizeUnitRows({.data = query.data(),
-                        .rows = 1,
-                        .columns = static_cast<int64_t>(query.size())});
+  scorer.cosines_ = PartCosines(query);
   scorer.query_ = std::move(query);
   return scorer;
 }
@@ -186,23 +188,41 @@ float PartScorer::default_weight() const {
                              : kDefaultBestPartWeight;
 }
 
-absl::StatusOr<float> PartScorer::Score(const PartFeatures& parts) const {
-  if (parts.features.columns != static_cast<int64_t>(query_.size())) {
+absl::StatusOr<PartScorer::Found> PartScorer::Find(
+    const PartsView& parts) const {
+  thread_local std::vector<float> cosines;
+  if (parts.features.columns != cosines_.dimension()) {
     return absl::InvalidArgumentError(
         absl::StrCat("the features have ", parts.features.columns,
-                     " dimensions; the query has ", query_.size()));
+                     " dimensions; the query has ", cosines_.dimension()));
   }
-  if (tokens_.has_value()) return tokens_->Score(parts.features);
-  return PooledCosine(parts.features, parts.samples,
-                      RowCosines(parts.features, quantized_), query_);
+  cosines_.Of(parts, cosines);
+  Found found;
+  if (!tokens_.has_value()) {
+    QUERN_ASSIGN_OR_RETURN(found.score, PooledCosine(parts, cosines, query_));
+  } else if (parts.compressed != nullptr) {
+    found.score = tokens_->Score(*parts.compressed);
+  } else {
+    found.score = tokens_->Score(parts.features);
+  }
+  const auto best = std::max_element(cosines.begin(), cosines.end());
+  // Of numbers that are finite, though nothing that was written.
+  if (!std::isfinite(found.score) || !std::isfinite(*best)) {
+    return absl::InvalidArgumentError("the features are too large");
+  }
+  found.evidence = EvidenceOf(parts, best - cosines.begin());
+  found.evidence.score = *best;
+  return found;
 }
 
-Evidence PartScorer::BestEvidence(const PartFeatures& parts) const {
-  const std::vector<float> cosines = RowCosines(parts.features, quantized_);
-  const auto best = std::max_element(cosines.begin(), cosines.end());
-  Evidence evidence = EvidenceOf(parts, best - cosines.begin());
-  evidence.score = *best;
-  return evidence;
+absl::StatusOr<float> PartScorer::Score(const PartsView& parts) const {
+  QUERN_ASSIGN_OR_RETURN(const Found found, Find(parts));
+  return found.score;
+}
+
+Evidence PartScorer::BestEvidence(const PartsView& parts) const {
+  const absl::StatusOr<Found> found = Find(parts);
+  return found.ok() ? found->evidence : Evidence();
 }
 
 void BlendScores(float weight, absl::Span<Candidate> candidates) {
@@ -226,17 +246,13 @@ absl::StatusOr<Reranked> Rerank(const RequestContext& context,
   const absl::Time late = now + (context.deadline() - now) * kShareOfDeadline;
   Reranked result{.candidates = CandidatesOf(found)};
   const absl::Span<Candidate> pool = PoolOf(options, result.candidates);
-  std::vector<std::string> ids;
-  ids.reserve(pool.size());
-  for (const Candidate& candidate : pool) ids.push_back(candidate.id);
-  QUERN_ASSIGN_OR_RETURN(std::vector<std::optional<Item>> items,
-                         store.Get(ids, {.payload = false, .parts = true}));
-  for (size_t i = 0; i < pool.size(); ++i) {
-    if (items[i].has_value()) pool[i].parts = std::move(items[i]->parts);
-  }
-  const absl::StatusOr<int64_t> missing = ScoreAll(context, late, scorer, pool);
+  const absl::StatusOr<int64_t> missing =
+      ScoreAll(context, late, scorer, store, pool);
   if (absl::IsDeadlineExceeded(missing.status())) {
-    for (Candidate& candidate : pool) candidate.fine.reset();
+    for (Candidate& candidate : pool) {
+      candidate.fine.reset();
+      candidate.evidence.clear();
+    }
     result.degraded_reasons.push_back(
         "rerank: there was no time for it; the hits are those of the coarse "
         "search");

@@ -13,6 +13,7 @@
 #include "engine/base/request_context.h"
 #include "engine/fine/item_parts.h"
 #include "engine/fine/late_interaction.h"
+#include "engine/fine/part_cosines.h"
 #include "engine/index/vector_index.h"
 #include "engine/query/fine_scores.h"
 #include "engine/store/item_store.h"
@@ -60,18 +61,25 @@ class PartScorer {
   absl::string_view stage() const;
   float default_weight() const;
 
-  // Errors: kInvalidArgument when `parts` is of another dimension, or its
-  // features cancel out.
-  absl::StatusOr<float> Score(const PartFeatures& parts) const;
+  // What the parts of one item say.
+  struct Found {
+    float score = 0;
+    Evidence evidence;  // The cell or frame nearest to the query, its cosine.
+  };
 
-  // The cell or frame that is nearest to the query, and its cosine. `parts` has
-  // been scored.
-  Evidence BestEvidence(const PartFeatures& parts) const;
+  // Of either form of features. Errors: kInvalidArgument when `parts` is of
+  // another dimension, or its features cancel out.
+  absl::StatusOr<Found> Find(const PartsView& parts) const;
+
+  // Find() for those who want one of the two. `parts` has been scored where the
+  // evidence is asked for.
+  absl::StatusOr<float> Score(const PartsView& parts) const;
+  Evidence BestEvidence(const PartsView& parts) const;
 
  private:
   PartScorer() = default;
 
-  QuantizedFeatures quantized_;            // The query, one row.
+  PartCosines cosines_;
   std::vector<float> query_;               // [dimension], length one.
   std::optional<LateInteraction> tokens_;  // Null: by the vector.
 };
@@ -82,9 +90,8 @@ struct Candidate {
   float coarse = 0;
   std::optional<float> fine;  // Null: it has no parts.
   bool is_video = false;
-  float score = 0;    // Final.
-  std::string parts;  // Bytes of EncodeParts(); empty where there are none.
-  // As the scorer has them, where it is not a PartScorer.
+  float score = 0;  // Final.
+  // As the scorer has them; a PartScorer has no probability.
   std::optional<float> probability = std::nullopt;
   std::vector<Evidence> evidence = {};
 };

@@ -127,6 +127,13 @@ class ItemStore {
       const std::function<void(size_t, absl::Span<const float>)>& visit)
       const = 0;
 
+  // Calls `visit` with what is kept of the parts of each of the ids that has
+  // any, and its place among them, in their order, until it returns false.
+  // Likewise cheaper than Get(); the bytes are good during the call alone.
+  virtual absl::Status VisitParts(
+      absl::Span<const std::string> ids,
+      const std::function<bool(size_t, absl::string_view)>& visit) const = 0;
+
   // Calls `visit` for every item with an id greater than `after_id` (all for
   // ""), in byte order of the ids, as of one moment, until it returns false.
   virtual absl::Status Scan(absl::string_view after_id, ItemParts parts,

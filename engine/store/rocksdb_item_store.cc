@@ -45,6 +45,8 @@ constexpr int64_t kMinWriteBufferBytes = 64 << 10;
 constexpr int64_t kDefaultBlockCacheBytes = 8 << 20;
 constexpr double kBloomBitsPerId = 10;
 constexpr size_t kScanReadaheadBytes = 2 << 20;
+// Records of VisitParts(), which are held in memory meanwhile.
+constexpr size_t kVisitedAtOnce = 64;
 constexpr size_t kMaxInfoLogBytes = 1 << 20;
 
 // Written to find out whether a disk that was full has room.
@@ -296,6 +298,9 @@ class RocksdbItemStore::Database {
   absl::Status GetEmbeddings(
       absl::Span<const std::string> ids,
       const std::function<void(size_t, absl::Span<const float>)>& visit) const;
+  absl::Status VisitParts(
+      absl::Span<const std::string> ids,
+      const std::function<bool(size_t, absl::string_view)>& visit) const;
   absl::Status Scan(absl::string_view after_id, ItemParts parts,
                     const std::function<bool(Item)>& visit) const;
   absl::Status ScanChanges(
@@ -1077,6 +1082,23 @@ absl::Status RocksdbItemStore::Database::GetEmbeddings(
   return absl::OkStatus();
 }
 
+absl::Status RocksdbItemStore::Database::VisitParts(
+    absl::Span<const std::string> ids,
+    const std::function<bool(size_t, absl::string_view)>& visit) const {
+  for (size_t first = 0; first < ids.size(); first += kVisitedAtOnce) {
+    const auto some = ids.subspan(first, kVisitedAtOnce);
+    QUERN_ASSIGN_OR_RETURN(
+        const Values parts,
+        Lookup(rocksdb::ReadOptions(), kParts,
+               std::vector<absl::string_view>(some.begin(), some.end())));
+    for (size_t i = 0; i < some.size(); ++i) {
+      if (!parts[i].has_value()) continue;
+      if (!visit(first + i, ToView(*parts[i]))) return absl::OkStatus();
+    }
+  }
+  return absl::OkStatus();
+}
+
 namespace {
 
 // Walks a family beside the walk over the items. Most items have a record in
@@ -1352,6 +1374,13 @@ absl::Status RocksdbItemStore::GetEmbeddings(
     const std::function<void(size_t, absl::Span<const float>)>& visit) const {
   return With(
       [&](Database& database) { return database.GetEmbeddings(ids, visit); });
+}
+
+absl::Status RocksdbItemStore::VisitParts(
+    absl::Span<const std::string> ids,
+    const std::function<bool(size_t, absl::string_view)>& visit) const {
+  return With(
+      [&](Database& database) { return database.VisitParts(ids, visit); });
 }
 
 absl::Status RocksdbItemStore::Scan(

@@ -98,6 +98,9 @@ class RocksdbItemStore final : public ItemStore {
       absl::Span<const std::string> ids,
       const std::function<void(size_t, absl::Span<const float>)>& visit)
       const override;
+  absl::Status VisitParts(absl::Span<const std::string> ids,
+                          const std::function<bool(size_t, absl::string_view)>&
+                              visit) const override;
   absl::Status Scan(absl::string_view after_id, ItemParts parts,
                     const std::function<bool(Item)>& visit) const override;
   uint64_t last_sequence() const override;

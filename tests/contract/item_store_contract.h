@@ -295,6 +295,36 @@ TEST_P(ItemStoreContract, BringsEmbeddingsInTheOrderOfTheIds) {
                                             testing::Pair(4, b.embedding)));
 }
 
+TEST_P(ItemStoreContract, VisitsPartsInTheOrderOfTheIds) {
+  std::vector<Item> items;
+  std::vector<std::string> ids;
+  // More than are read at once.
+  for (int i = 0; i < 150; ++i) {
+    items.push_back(MakeItem(absl::StrCat("item", i)));
+    items.back().parts = i % 3 == 0 ? "" : absl::StrCat("parts of ", i);
+    ids.push_back(items.back().id);
+  }
+  ASSERT_THAT(store_->Put(items), IsOk());
+  ids.insert(ids.begin(), "nothing");
+  ids.push_back("item1");
+  std::vector<std::string> visited;
+  const auto visit = [&](size_t i, absl::string_view parts) {
+    EXPECT_EQ(absl::StrCat("parts of ", ids[i].substr(4)), parts);
+    visited.push_back(ids[i]);
+    return true;
+  };
+  ASSERT_THAT(store_->VisitParts(ids, visit), IsOk());
+  EXPECT_EQ(visited.size(), 101u);
+  EXPECT_EQ(visited.front(), "item1");
+  EXPECT_EQ(visited.back(), "item1");
+  int calls = 0;
+  ASSERT_THAT(
+      store_->VisitParts(
+          ids, [&](size_t /*i*/, absl::string_view) { return ++calls < 3; }),
+      IsOk());
+  EXPECT_EQ(calls, 3);
+}
+
 TEST_P(ItemStoreContract, BringsTheAskedPartsAlone) {
   const Item item = MakeItem("a");
   ASSERT_THAT(store_->Put({item}), IsOk());

@@ -2,6 +2,7 @@
 
 #include <random>
 #include <string>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -72,11 +73,73 @@ TEST(ItemPartsTest, WhatWasEncodedComesBack) {
 TEST(ItemPartsTest, AnItemTakesTheBytesThatTheReadmeStates) {
   EXPECT_EQ(EncodeParts(Grid(7, 7, 512)).size(), 25'322u);
   EXPECT_EQ(EncodeParts(Grid(14, 14, 512)).size(), 101'174u);
+  const auto compressed = [](int64_t side) {
+    const PartFeatures grid = Grid(side, side, 512);
+    return EncodeParts(grid,
+                       CompressUnitRows(RandomRows(side * side, 512).view()))
+        .size();
+  };
+  // At most: pictures whose cells have more in common take less.
+  EXPECT_EQ(compressed(7), 4'057u);
+  EXPECT_EQ(compressed(14), 16'114u);
+}
+
+TEST(ItemPartsTest, CompressedFeaturesComeBackInBothForms) {
+  for (const PartFeatures& parts : {Grid(7, 7, 512), Video()}) {
+    const Matrix rows = RandomRows(parts.features.rows, parts.features.columns);
+    const CompressedFeatures compressed = CompressUnitRows(rows.view());
+    const std::string bytes = EncodeParts(parts, compressed);
+    PartsReader reader;
+    const PartsView view = ValueOrDie(reader.Read(bytes));
+    ASSERT_NE(view.compressed, nullptr);
+    EXPECT_EQ(view.compressed->basis, compressed.basis);
+    EXPECT_EQ(view.features.rows, parts.features.rows);
+    EXPECT_EQ(view.features.columns, parts.features.columns);
+    EXPECT_THAT(view.samples, testing::ElementsAreArray(parts.samples));
+    EXPECT_THAT(view.times, testing::ElementsAreArray(parts.times));
+    EXPECT_EQ(ValueOrDie(DecodePartsShape(bytes)).frames, parts.shape.frames);
+    PartFeatures expected = parts;
+    expected.features = QuantizeUnitRows(Decompress(compressed).view());
+    ExpectSame(ValueOrDie(DecodeParts(bytes)), expected);
+  }
+}
+
+// One reader for items of both forms, of different sizes.
+TEST(ItemPartsTest, AReaderReadsOneItemAfterTheOther) {
+  const PartFeatures large = Grid(7, 7, 64);
+  const PartFeatures small = Grid(1, 2, 8);
+  const std::string compressed =
+      EncodeParts(large, CompressUnitRows(RandomRows(49, 64).view()));
+  PartsReader reader;
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_NE(ValueOrDie(reader.Read(compressed)).compressed, nullptr);
+    EXPECT_THAT(reader.Read("damaged"), StatusIs(absl::StatusCode::kDataLoss));
+    for (const PartFeatures& parts : {large, Video(), small}) {
+      const std::string bytes = EncodeParts(parts);
+      const PartsView view = ValueOrDie(reader.Read(bytes));
+      EXPECT_EQ(view.compressed, nullptr);
+      ASSERT_EQ(view.features.rows, parts.features.rows);
+      EXPECT_THAT(view.features.row(view.features.rows - 1),
+                  testing::ElementsAreArray(
+                      parts.features.row(parts.features.rows - 1)));
+      EXPECT_THAT(view.features.scales,
+                  testing::ElementsAreArray(parts.features.scales));
+      EXPECT_EQ(view.samples.size(), parts.samples.size());
+    }
+  }
 }
 
 TEST(ItemPartsTest, EveryCutAndEveryChangedByteIsHandled) {
+  std::vector<std::string> goods;
   for (const PartFeatures& parts : {Grid(2, 2, 4), Video()}) {
-    const std::string good = EncodeParts(parts);
+    goods.push_back(EncodeParts(parts));
+    goods.push_back(EncodeParts(
+        parts,
+        CompressUnitRows(
+            RandomRows(parts.features.rows, parts.features.columns).view())));
+  }
+  for (const std::string& good : goods) {
+    const PartFeatures parts = ValueOrDie(DecodeParts(good));
     for (size_t size = 0; size < good.size(); ++size) {
       EXPECT_THAT(DecodeParts(good.substr(0, size)),
                   StatusIs(absl::StatusCode::kDataLoss));

@@ -58,6 +58,41 @@ TEST(LateInteractionTest, EqualsTheEquation) {
   }
 }
 
+// Products with the basis say what products with the rows would have said.
+TEST(LateInteractionTest, EqualsTheEquationOfCompressedCells) {
+  for (const int64_t dimension : {1, 3, 17, 64, 512}) {
+    for (const int64_t tokens : {1, 2, 13, 16, 40}) {
+      const Matrix text = RandomRows(tokens, dimension, 1);
+      const auto scorer = LateInteraction::Create(text.view());
+      ASSERT_TRUE(scorer.ok()) << scorer.status();
+      for (const int64_t rows : {1, 49, 130}) {
+        const CompressedFeatures compressed =
+            CompressUnitRows(RandomRows(rows, dimension, 2).view());
+        const float score = scorer->Score(compressed);
+        EXPECT_EQ(score, scorer->ScoreScalar(compressed));
+        const Matrix cells = Decompress(compressed);
+        double mean = 0;
+        for (int64_t token = 0; token < tokens; ++token) {
+          double best = -1;
+          double length = 0;
+          for (const float value : text.row(token)) {
+            length += double{value} * value;
+          }
+          for (int64_t cell = 0; cell < rows; ++cell) {
+            double product = 0;
+            for (int64_t i = 0; i < dimension; ++i) {
+              product += double{text.row(token)[i]} * cells.row(cell)[i];
+            }
+            best = std::max(best, product / std::sqrt(length));
+          }
+          mean += best / static_cast<double>(tokens);
+        }
+        EXPECT_NEAR(score, mean, 0.005);
+      }
+    }
+  }
+}
+
 // 127 and 128 + 127 everywhere: the largest sums there can be.
 TEST(LateInteractionTest, DoesNotOverflow) {
   const Matrix ones(1, 4096, std::vector<float>(4096, 1));

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the seeds of tests/fuzz/corpus: seed-* of tokenizer_fuzz, request_fuzz and filter_fuzz.
+"""Writes the seeds of tests/fuzz/corpus: seed-* of tokenizer_fuzz, request_fuzz, filter_fuzz and parts_fuzz.
 
     make_seeds.py GOOGLEAPIS    # the folder that scripts/setup made; needs protoc and the venv of make_golden.py
 
@@ -8,6 +8,7 @@ Inputs that once broke a target have other names; they stay.
 
 import io
 import json
+import struct
 import subprocess
 import sys
 import tempfile
@@ -134,8 +135,21 @@ def filter_seeds() -> None:
         write("filter_fuzz", f"i-{i}", b"i" + index)
 
 
+def parts_seeds() -> None:
+    """Each of a picture and a video in each form, as engine/fine/README.md has the bytes."""
+    picture = struct.pack("<B5Iq", 1, 640, 480, 1, 2, 0, 0)
+    video = struct.pack("<B5IqqIqI", 1, 320, 240, 0, 0, 2, 4_000_000_000, 0, 1, 1_500_000_000, 3)
+    plain = struct.pack("<BII2f", 1, 2, 3, 0.005, 0.007) + bytes([127, 0, 129, 1, 127, 255])
+    # One block of two rows and rank two: scales, coefficients, and for each of the rank half a byte a column.
+    compressed = struct.pack("<BIIBB2f", 2, 2, 3, 2, 2, 0.01, 0.02) + bytes([127, 0, 129, 5, 0x8f, 0x81, 0x77, 0x89])
+    for name, head in (("picture", picture), ("video", video)):
+        write("parts_fuzz", f"{name}-plain", head + plain)
+        write("parts_fuzz", f"{name}-compressed", head + compressed)
+
+
 def main() -> None:
     filter_seeds()
+    parts_seeds()
     tokenizer_seeds()
     request_seeds(sys.argv[1])
 

@@ -45,6 +45,11 @@ class ForwardingItemStore : public ItemStore {
       const override {
     return store_->GetEmbeddings(ids, visit);
   }
+  absl::Status VisitParts(absl::Span<const std::string> ids,
+                          const std::function<bool(size_t, absl::string_view)>&
+                              visit) const override {
+    return store_->VisitParts(ids, visit);
+  }
   absl::Status Scan(absl::string_view after_id, ItemParts parts,
                     const std::function<bool(Item)>& visit) const override {
     return store_->Scan(after_id, parts, visit);

@@ -117,6 +117,46 @@ TEST(PartsSettingsTest, AFinerGridIsAveragedCellByCell) {
   EXPECT_EQ(PoolGrid(maps, 3).values, maps.values);
 }
 
+TEST(PartsSettingsTest, FeaturesAreKeptInTheFormThatIsAskedFor) {
+  Embedded picture;
+  picture.width = 640;
+  picture.height = 480;
+  picture.dense = {.rows = 1,
+                   .grid_height = 7,
+                   .grid_width = 7,
+                   .dimension = 64,
+                   .values = std::vector<float>(7 * 7 * 64, 1)};
+  Embedded video = picture;
+  video.dense = {.rows = 2,
+                 .grid_height = 1,
+                 .grid_width = 1,
+                 .dimension = 2,
+                 .values = {1, 0, 0, 2}};
+  video.times = {absl::ZeroDuration(), absl::Seconds(1)};
+  video.samples = {1, 2};
+  video.duration = absl::Seconds(2);
+  for (const bool is_compressed : {false, true}) {
+    const PartsSettings settings =
+        ValueOrDie(PartsSettingsOf(With(is_compressed ? +[](Config& config) {
+          config.set_dense(Config::DENSE_7X7);
+          config.set_encoding(Config::ENCODING_COMPRESSED);
+        } : +[](Config& config) { config.set_dense(Config::DENSE_7X7); })));
+    EXPECT_EQ(settings.is_compressed, is_compressed);
+    PartsReader reader;
+    const std::string of_picture = PartsOf(settings, ImageInput{}, picture);
+    const PartsView grid = ValueOrDie(reader.Read(of_picture));
+    EXPECT_EQ(grid.compressed != nullptr, is_compressed);
+    EXPECT_EQ(grid.shape.grid_width, 7);
+    EXPECT_EQ(grid.shape.width, 640);
+    EXPECT_EQ(grid.features.rows, 49);
+    const std::string of_video = PartsOf(settings, VideoInput{}, video);
+    const PartsView frames = ValueOrDie(reader.Read(of_video));
+    EXPECT_EQ(frames.compressed != nullptr, is_compressed);
+    EXPECT_THAT(frames.samples, ElementsAre(1, 2));
+    EXPECT_EQ(frames.shape.duration, absl::Seconds(2));
+  }
+}
+
 TEST(PartsSettingsTest, ATextKeepsNothing) {
   const PartsSettings settings{.grid = 7, .frames_per_second = 2};
   EXPECT_EQ(PartsOf(settings, TextInput{"a"}, Embedded{}), "");

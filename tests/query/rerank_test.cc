@@ -11,6 +11,7 @@
 
 #include "engine/embed/frame_pooling.h"
 #include "tests/support/fake_item_store.h"
+#include "tests/support/random_rows.h"
 #include "tests/support/status_matchers.h"
 
 namespace quern {
@@ -133,6 +134,40 @@ TEST(PartScorerTest, IsTheCosineOfTheFramesPooledForTheQuery) {
   EXPECT_NEAR(ValueOrDie(scorer.Score(video)), cosine, 0.003);
 }
 
+TEST(PartScorerTest, CompressedFeaturesScoreAsWhatComesBackOfThem) {
+  const int64_t columns = 512;
+  const std::vector<float> query(columns, 1);
+  const Matrix tokens = RandomRows(5, columns, 4);
+  for (const bool is_video : {false, true}) {
+    const Matrix rows = RandomRows(is_video ? 80 : 49, columns, 5);
+    PartFeatures parts =
+        is_video ? Video(std::vector<int64_t>(80, 2),
+                         {rows.data(), rows.data() + 80 * columns})
+                 : Grid(7, 7, {rows.data(), rows.data() + 49 * columns});
+    const CompressedFeatures compressed = CompressUnitRows(rows.view());
+    const std::string bytes = EncodeParts(parts, compressed);
+    PartsReader reader;
+    const PartsView view = ValueOrDie(reader.Read(bytes));
+    // Lengths as they come back: none is made one.
+    parts.features = QuantizeUnitRows(Decompress(compressed).view());
+    const Matrix back = Decompress(compressed);
+    for (int64_t row = 0; row < back.rows(); ++row) {
+      double squares = 0;
+      for (const float value : back.row(row)) squares += double{value} * value;
+      parts.features.scales[row] *= static_cast<float>(std::sqrt(squares));
+    }
+    for (const PartScorer& scorer :
+         {ValueOrDie(PartScorer::BestPart(query)),
+          ValueOrDie(PartScorer::ByTokens(tokens.view(), query))}) {
+      const PartScorer::Found found = ValueOrDie(scorer.Find(view));
+      const PartScorer::Found expected = ValueOrDie(scorer.Find(parts));
+      EXPECT_NEAR(found.score, expected.score, 0.003);
+      EXPECT_NEAR(found.evidence.score, expected.evidence.score, 0.003);
+      EXPECT_EQ(found.evidence.box.has_value(), !is_video);
+    }
+  }
+}
+
 TEST(PartScorerTest, TheEvidenceIsTheNearestPart) {
   const PartScorer scorer = ValueOrDie(PartScorer::BestPart({0, 1}));
   const Evidence cell =
@@ -199,6 +234,24 @@ TEST_F(RerankTest, BehindTheDepthTheCoarseScoresStay) {
   EXPECT_THAT(Ids(reranked), ElementsAre("b", "a", "c"));
   EXPECT_FLOAT_EQ(reranked.candidates[2].score, 0.1F);
   EXPECT_FALSE(reranked.candidates[2].fine.has_value());
+}
+
+// A collection whose `parts` were changed has items of both forms.
+TEST_F(RerankTest, ItemsOfBothFormsAreComparedWithEachOther) {
+  const auto compressed = [](std::vector<float> cells) {
+    const auto rows = static_cast<int64_t>(cells.size()) / 2;
+    return EncodeParts(
+        Grid(1, rows, cells),
+        CompressUnitRows({.data = cells.data(), .rows = rows, .columns = 2}));
+  };
+  Add("worst", 0.9F, compressed({0, 1}));
+  Add("best", 0.8F, compressed({0, 1, 1, 0}));
+  Add("middle", 0.7F, Parts({1, 1}));
+  const Reranked reranked = Run({.weight = 1});
+  EXPECT_THAT(Ids(reranked), ElementsAre("best", "middle", "worst"));
+  EXPECT_THAT(reranked.degraded_reasons, IsEmpty());
+  ASSERT_EQ(reranked.candidates.front().evidence.size(), 1u);
+  EXPECT_FLOAT_EQ(reranked.candidates.front().evidence.front().box->left, 0.5F);
 }
 
 TEST_F(RerankTest, TellsOfCandidatesWithoutParts) {

@@ -164,6 +164,18 @@ class FakeItemStore final : public ItemStore {
     return absl::OkStatus();
   }
 
+  absl::Status VisitParts(absl::Span<const std::string> ids,
+                          const std::function<bool(size_t, absl::string_view)>&
+                              visit) const override {
+    absl::MutexLock lock(&mutex_);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const Item* const stored = Find(ids[i]);
+      if (stored == nullptr || stored->parts.empty()) continue;
+      if (!visit(i, stored->parts)) break;
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status Scan(absl::string_view after_id, ItemParts parts,
                     const std::function<bool(Item)>& visit) const override {
     std::vector<Item> items;
