@@ -114,15 +114,10 @@ absl::Status Candidates::MakeExact(const EncodedQuery& query, Metric metric,
     const absl::Status status =
         reader(ids, [&](size_t i, absl::Span<const float> vector) {
           Entry& entry = entries_[entry_of[i]];
-          absl::StatusOr<Matrix> prepared =
-              PrepareVectors({.data = vector.data(),
-                              .rows = 1,
-                              .columns = static_cast<int64_t>(vector.size())},
-                             metric, "vectors");
-          if (!prepared.ok() || prepared->columns() != query.dimension()) {
+          if (static_cast<int64_t>(vector.size()) != query.dimension() ||
+              !PrepareVector(vector, metric, padded.data()).ok()) {
             return;
           }
-          std::copy_n(prepared->data(), query.dimension(), padded.begin());
           const float score = Clamped(
               InnerProduct(query.codes().values, padded.data(), padded.size()),
               metric);

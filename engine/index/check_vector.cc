@@ -1,8 +1,11 @@
 #include "engine/index/check_vector.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+
+#include "engine/index/kernels.h"
 
 namespace quern {
 namespace {
@@ -14,13 +17,14 @@ constexpr double kMaxNorm = 1e19;
 
 absl::StatusOr<double> CheckedNorm(absl::Span<const float> vector,
                                    Metric metric) {
-  double sum = 0;
-  for (size_t i = 0; i < vector.size(); ++i) {
-    if (!std::isfinite(vector[i])) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "value ", i, " is ", vector[i], "; values must be finite"));
-    }
-    sum += static_cast<double>(vector[i]) * vector[i];
+  const double sum = SquaredNorm(vector.data(), vector.size());
+  if (!std::isfinite(sum)) {
+    const auto bad =
+        std::find_if(vector.begin(), vector.end(),
+                     [](float value) { return !std::isfinite(value); });
+    return absl::InvalidArgumentError(
+        absl::StrCat("value ", bad - vector.begin(), " is ", *bad,
+                     "; values must be finite"));
   }
   const double norm = std::sqrt(sum);
   if (norm > kMaxNorm) {

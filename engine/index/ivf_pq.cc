@@ -26,6 +26,9 @@ constexpr absl::string_view kLibrary = "FAISS";
 constexpr int64_t kBits = 4;
 constexpr int64_t kBlockRows = 32;
 constexpr int64_t kEncodeRows = 4096;
+// From 20 on FAISS compares queries with centres by BLAS, whose sums are
+// others: a query would find other lists among many than alone.
+constexpr int64_t kQueriesAtOnce = 16;
 constexpr int64_t kTrainRowsPerList = 64;
 constexpr int64_t kMaxLists = 65'536;
 
@@ -263,8 +266,12 @@ absl::StatusOr<std::vector<std::vector<uint32_t>>> IvfPq::Search(
     depth = std::min<int64_t>(depth, probes[probe]->ntotal);
     std::vector<float> scores(queries.rows * depth);
     std::vector<idx_t> labels(queries.rows * depth, -1);
-    probes[probe]->search(queries.rows, queries.data, depth, scores.data(),
-                          labels.data());
+    for (int64_t first = 0; first < queries.rows; first += kQueriesAtOnce) {
+      probes[probe]->search(std::min(kQueriesAtOnce, queries.rows - first),
+                            queries.row(first).data(), depth,
+                            scores.data() + first * depth,
+                            labels.data() + first * depth);
+    }
     std::vector<std::vector<uint32_t>> found(queries.rows);
     for (int64_t i = 0; i < queries.rows; ++i) {
       found[i].reserve(depth);

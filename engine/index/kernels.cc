@@ -503,33 +503,38 @@ QUERN_AVX2 float LargestMagnitude(const float* values, size_t count) {
 
 namespace {
 
-// The sum of squares, which in floats could vanish.
-struct SquareSum {
+// Sums of squares, which in floats could vanish or overflow.
+struct SquareSums {
   __m256d low, high;
 };
 
-QUERN_AVX2 inline void AddSquares(__m256 v, SquareSum& sum) {
+QUERN_AVX2 inline void AddSquares(__m256 v, SquareSums& sums) {
   const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
   const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
-  sum.low = _mm256_fmadd_pd(low, low, sum.low);
-  sum.high = _mm256_fmadd_pd(high, high, sum.high);
+  sums.low = _mm256_fmadd_pd(low, low, sums.low);
+  sums.high = _mm256_fmadd_pd(high, high, sums.high);
 }
 
-QUERN_AVX2 inline float RootOf(const SquareSum& sum) {
+QUERN_AVX2 inline double Total(const SquareSums& sums) {
   std::array<double, 4> lanes{};
-  _mm256_storeu_pd(lanes.data(), _mm256_add_pd(sum.low, sum.high));
-  return static_cast<float>(
-      std::sqrt(std::accumulate(lanes.begin(), lanes.end(), 0.0)));
+  _mm256_storeu_pd(lanes.data(), _mm256_add_pd(sums.low, sums.high));
+  return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
 }
 
 }  // namespace
 
-QUERN_AVX2 float Norm(const float* values, size_t count) {
-  SquareSum sum{_mm256_setzero_pd(), _mm256_setzero_pd()};
-  for (size_t i = 0; i < count; i += 8) {
-    AddSquares(_mm256_loadu_ps(values + i), sum);
+QUERN_AVX2 double SquaredNorm(const float* values, size_t count) {
+  // Two, so that additions do not wait for each other.
+  SquareSums even{_mm256_setzero_pd(), _mm256_setzero_pd()};
+  SquareSums odd = even;
+  size_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    AddSquares(_mm256_loadu_ps(values + i), even);
+    AddSquares(_mm256_loadu_ps(values + i + 8), odd);
   }
-  return RootOf(sum);
+  double sum = Total(even) + Total(odd);
+  for (; i < count; ++i) sum += static_cast<double>(values[i]) * values[i];
+  return sum;
 }
 
 QUERN_AVX2 QuantizedSums Quantize(const float* values, size_t count,
@@ -539,7 +544,7 @@ QUERN_AVX2 QuantizedSums Quantize(const float* values, size_t count,
   // Rounding up the inverse could exceed it.
   const __m256 most = _mm256_set1_ps(127);
   const __m256 least = _mm256_set1_ps(-127);
-  SquareSum lost{_mm256_setzero_pd(), _mm256_setzero_pd()};
+  SquareSums lost{_mm256_setzero_pd(), _mm256_setzero_pd()};
   __m256i sum = _mm256_setzero_si256();
   for (size_t i = 0; i < count; i += 8) {
     const __m256 eight = _mm256_loadu_ps(values + i);
@@ -557,7 +562,7 @@ QUERN_AVX2 QuantizedSums Quantize(const float* values, size_t count,
   std::array<int32_t, 8> lanes{};
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes.data()), sum);
   return {.steps = std::accumulate(lanes.begin(), lanes.end(), 0),
-          .error = RootOf(lost)};
+          .error = static_cast<float>(std::sqrt(Total(lost)))};
 }
 
 QUERN_AVX2 uint16_t ToHalf(float value) {

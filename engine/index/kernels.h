@@ -57,9 +57,11 @@ void ScoreRowsOfFour(const QueryCodes* const* queries, const CodeRows& rows,
 // multiple of 16.
 float InnerProduct(const float* a, const float* b, size_t count);
 
-// Of `count` floats, a multiple of 16: the largest magnitude, and the norm.
+// The sum of squares of `count` floats; finite if all of them are.
+double SquaredNorm(const float* values, size_t count);
+
+// The largest magnitude of `count` floats, a multiple of 16.
 float LargestMagnitude(const float* values, size_t count);
-float Norm(const float* values, size_t count);
 
 // What is left of floats as steps of a scale.
 struct QuantizedSums {

@@ -37,19 +37,25 @@ int32_t Step(float value, float inverse_scale) {
 
 }  // namespace
 
+absl::Status PrepareVector(absl::Span<const float> vector, Metric metric,
+                           float* prepared) {
+  QUERN_ASSIGN_OR_RETURN(const double norm, CheckedNorm(vector, metric));
+  const double scale = metric == Metric::kCosine ? 1 / norm : 1;
+  for (size_t i = 0; i < vector.size(); ++i) {
+    prepared[i] = static_cast<float>(vector[i] * scale);
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Matrix> PrepareVectors(MatrixView vectors, Metric metric,
                                       absl::string_view name) {
   Matrix prepared(vectors.rows, vectors.columns);
   for (int64_t i = 0; i < vectors.rows; ++i) {
-    const absl::StatusOr<double> norm = CheckedNorm(vectors.row(i), metric);
-    if (!norm.ok()) {
-      return InvalidField(absl::StrCat(name, "[", i, "]"),
-                          norm.status().message());
+    const absl::Status status =
+        PrepareVector(vectors.row(i), metric, prepared.row(i).data());
+    if (!status.ok()) {
+      return InvalidField(absl::StrCat(name, "[", i, "]"), status.message());
     }
-    const double scale = metric == Metric::kCosine ? 1 / *norm : 1;
-    std::transform(
-        vectors.row(i).begin(), vectors.row(i).end(), prepared.row(i).begin(),
-        [scale](float value) { return static_cast<float>(value * scale); });
   }
   return prepared;
 }
@@ -119,7 +125,8 @@ EncodedQuery::EncodedQuery(absl::Span<const float> vector)
           std::min(1.0F, kSigmas / std::sqrt(static_cast<float>(
                                        std::max<size_t>(vector.size(), 1))))) {
   std::copy(vector.begin(), vector.end(), values_.begin());
-  norm_ = Norm(values_.data(), values_.size());
+  norm_ =
+      static_cast<float>(std::sqrt(SquaredNorm(vector.data(), vector.size())));
   const float largest = LargestMagnitude(values_.data(), values_.size());
   // Smaller ones all round to 0.
   codes_.scale = largest > kSteps * std::numeric_limits<float>::min()

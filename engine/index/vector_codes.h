@@ -13,6 +13,11 @@
 
 namespace quern {
 
+// Writes a vector, checked by CheckedNorm() and normalised for kCosine, to as
+// many values. Errors: those of CheckedNorm(), with nothing written.
+absl::Status PrepareVector(absl::Span<const float> vector, Metric metric,
+                           float* prepared);
+
 // A copy of `vectors`, [rows x columns], checked by CheckedNorm(), and
 // normalised for kCosine. `name` is the field that the rows are called after.
 absl::StatusOr<Matrix> PrepareVectors(MatrixView vectors, Metric metric,

@@ -1,9 +1,11 @@
 #include "engine/index/kernels.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -125,6 +127,27 @@ INSTANTIATE_TEST_SUITE_P(Storages, KernelsTest,
                            }
                            return "";
                          });
+
+TEST(SquaredNormTest, IsTheSumOfSquaresAndFiniteIfAllValuesAre) {
+  for (const int64_t count : {0, 1, 15, 16, 17, 100, 512}) {
+    Matrix vector = ClusteredVectors(1, std::max<int64_t>(count, 1), 1, 4);
+    float* const values = vector.data();
+    double sum = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      sum += static_cast<double>(values[i]) * values[i];
+    }
+    EXPECT_NEAR(SquaredNorm(values, count), sum, 1e-14 * sum);
+    for (int64_t i = 0; i < count; ++i) {
+      const float kept = std::exchange(values[i], 3e38F);
+      EXPECT_TRUE(std::isfinite(SquaredNorm(values, count)));
+      for (const float bad : {NAN, INFINITY, -INFINITY}) {
+        values[i] = bad;
+        EXPECT_FALSE(std::isfinite(SquaredNorm(values, count)));
+      }
+      values[i] = kept;
+    }
+  }
+}
 
 TEST(QueryCodesTest, IntegersAreTheNearestStepsWhateverTheSize) {
   for (const float size : {1.0F, 1e-30F, 1e-36F, 1e17F, 0.0F}) {

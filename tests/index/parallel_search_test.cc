@@ -97,6 +97,7 @@ class ParallelSearchTest : public testing::TestWithParam<Form> {
     std::vector<VectorSearchOptions> searches;
     for (const char* text : {"", "n < 4000", "n < 300", "n < 20", "n < 0"}) {
       for (const int64_t k : {1, 10, 300, 10'000}) {
+        if (k > kRows && *text != '\0') continue;
         for (const bool exact : {false, true}) {
           VectorSearchOptions& options = searches.emplace_back();
           options.k = k;
@@ -137,7 +138,7 @@ TEST_P(ParallelSearchTest, FindsWhatOneThreadFinds) {
   MakeFiles(GetParam());
   const auto alone = Open(GetParam(), nullptr);
   WriteMore(*alone);
-  for (const int threads : {0, 1, 3}) {
+  for (const int threads : {1, 3}) {
     const auto together =
         Open(GetParam(),
              std::make_shared<WorkCrew>(WorkCrewOptions{.threads = threads}));
