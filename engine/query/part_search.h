@@ -42,7 +42,7 @@ enum class Granularity {
 inline constexpr int64_t kMaxPartsOfItem = 5;
 // Share of a part's own score in the final one, where the caller does not say.
 // Chosen on media that models/media makes; see README.md of engine/fine.
-inline constexpr float kDefaultPartWeight = 0.5F;
+inline constexpr float kDefaultPartWeight = 0.8F;
 
 // What a search for parts is to do.
 struct PartPlan {

@@ -3,6 +3,7 @@
 //
 //   fine_bench [--json FILE] [--rounds N]
 
+#include <cmath>
 #include <cstdint>
 #include <numeric>
 #include <random>
@@ -12,8 +13,10 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 
+#include "engine/fine/item_parts.h"
 #include "engine/fine/late_interaction.h"
 #include "engine/fine/quantized_features.h"
+#include "engine/query/part_grounder.h"
 #include "tests/bench/bench.h"
 #include "tests/support/status_matchers.h"
 
@@ -78,11 +81,63 @@ void MeasureLateInteraction(int64_t token_count, int rounds,
   rows.push_back({absl::StrCat(name, " / only read"), Median(ratios), "", 2});
 }
 
+PartFeatures RandomParts(const PartsShape& shape, std::mt19937& random) {
+  PartFeatures parts{.shape = shape};
+  for (int64_t i = 0; i < shape.frames; ++i) {
+    parts.times.push_back(absl::Milliseconds(500) * i);
+    parts.samples.push_back(1);
+  }
+  parts.shape.duration = absl::Milliseconds(500) * shape.frames;
+  const int64_t rows = shape.frames + shape.grid_height * shape.grid_width;
+  parts.features = QuantizeUnitRows(RandomRows(rows, random).view());
+  return parts;
+}
+
+// What a search for regions or segments does with each item of its short list:
+// from the store's bytes to the parts.
+void MeasureGrounding(const std::string& name, const PartsShape& shape,
+                      int rounds, std::vector<Row>& rows) {
+  constexpr int64_t kItems = 100;
+  std::mt19937 random(1);
+  std::vector<std::string> items;
+  for (int64_t i = 0; i < kItems; ++i) {
+    items.push_back(EncodeParts(RandomParts(shape, random)));
+  }
+  const Matrix query = RandomRows(1, random);
+  std::vector<float> unit = {query.data(), query.data() + kDimension};
+  const double norm = std::sqrt(
+      std::inner_product(unit.begin(), unit.end(), unit.begin(), 0.0));
+  for (float& value : unit) value = static_cast<float>(value / norm);
+  const PartGrounder grounder = shape.frames > 0
+                                    ? PartGrounder::Segments(unit, {})
+                                    : PartGrounder::Regions({{unit}}, {});
+  std::vector<double> item_ms;
+  size_t found = 0;
+  for (int round = 0; round < rounds; ++round) {
+    item_ms.push_back(
+        1e3 / kItems * SecondsOf([&] {
+          for (const std::string& item : items) {
+            found +=
+                grounder.Ground(ValueOrDie(DecodeParts(item))).evidence.size();
+          }
+        }));
+  }
+  if (found == 0) std::cerr << "nothing was found\n";
+  rows.push_back(
+      {absl::StrCat("a text in ", name, ", one item"), Median(item_ms), "ms"});
+}
+
 int Run(int rounds, const std::string& json) {
   std::vector<Row> rows;
   for (const int64_t tokens : {1, 14}) {
     MeasureLateInteraction(tokens, rounds, rows);
   }
+  MeasureGrounding("7 x 7 cells", {.grid_height = 7, .grid_width = 7}, rounds,
+                   rows);
+  MeasureGrounding("14 x 14 cells", {.grid_height = 14, .grid_width = 14},
+                   rounds, rows);
+  MeasureGrounding("40 frames", {.frames = 40}, rounds, rows);
+  MeasureGrounding("300 frames", {.frames = 300}, rounds, rows);
   Print(rows);
   if (!json.empty()) WriteJson(rows, json);
   return 0;
