@@ -20,10 +20,10 @@ namespace fs = std::filesystem;
 constexpr size_t kSentencesPerCall = 64;
 constexpr int kWindows = 10;  // As many as AP looks at.
 
-// A part of the questions that goes out in one call: one file, and the places
-// of its questions.
+// A part of the questions that goes out in one call: one file or stored item,
+// and the places of its questions.
 struct Call {
-  fs::path path;
+  fs::path path;  // Of an item its id.
   std::vector<size_t> questions;
 };
 
@@ -47,6 +47,17 @@ std::vector<Call> GroupByFile(
     }
   }
   return calls;
+}
+
+// Stored items by the names of their files, which are their ids.
+template <typename Question>
+std::map<std::string, fs::path> IdsOf(const std::vector<Question>& questions,
+                                      const std::string Question::*name) {
+  std::map<std::string, fs::path> ids;
+  for (const Question& question : questions) {
+    ids.emplace(question.*name, question.*name);
+  }
+  return ids;
 }
 
 absl::Status NotInFolder(const std::string& name, const std::string& folder) {
@@ -128,20 +139,36 @@ absl::Status Named(const absl::Status& status, const fs::path& path) {
           absl::StrCat(path.filename().string(), ": ", status.message())};
 }
 
+void SetItem(const std::string& collection, const fs::path& id,
+             v1::ItemReference& item) {
+  item.set_collection(collection);
+  item.set_id(id.string());
+}
+
 absl::Status AskVideo(Client& client, const AskOptions& options,
                       const std::vector<VideoQuestion>& questions,
                       const Call& call, std::string content,
                       std::vector<VideoAnswer>& answers) {
   v1::GroundSegmentsRequest request;
   request.set_model(options.model);
-  request.mutable_video()->set_content(std::move(content));
+  if (options.collection.empty()) {
+    request.mutable_video()->set_content(std::move(content));
+  } else {
+    SetItem(options.collection, call.path, *request.mutable_item());
+  }
   request.set_max_segments(kWindows);
   request.set_min_probability(0);
   request.set_include_saliency(true);
   for (const size_t i : call.questions) {
     request.add_sentences(questions[i].sentence);
   }
-  const auto response = client.GroundSegments(request);
+  auto response = client.GroundSegments(request);
+  if (absl::IsNotFound(response.status()) && request.has_item() &&
+      !call.path.has_extension()) {
+    // Test sets name videos without it.
+    request.mutable_item()->set_id(call.path.string() + ".mp4");
+    response = client.GroundSegments(request);
+  }
   if (!response.ok()) return Named(response.status(), call.path);
   if (response->sentences_size() != request.sentences_size()) {
     return WrongCount(response->sentences_size(), call.questions.size());
@@ -159,7 +186,11 @@ absl::Status AskPicture(Client& client, const AskOptions& options,
                         std::vector<PictureAnswer>& answers) {
   v1::GroundRegionsRequest request;
   request.set_model(options.model);
-  request.mutable_image()->set_content(std::move(content));
+  if (options.collection.empty()) {
+    request.mutable_image()->set_content(std::move(content));
+  } else {
+    SetItem(options.collection, call.path, *request.mutable_item());
+  }
   request.set_max_regions(1);
   request.set_ignore_relations(options.ignore_relations);
   request.set_min_probability(0);
@@ -178,7 +209,7 @@ absl::Status AskPicture(Client& client, const AskOptions& options,
   return absl::OkStatus();
 }
 
-// Reads each call's file and makes the call.
+// Reads each call's file, unless it is about a stored item, and makes the call.
 template <typename Question, typename Answer>
 absl::StatusOr<std::vector<Answer>> MakeCalls(
     Client& client, const AskOptions& options,
@@ -191,7 +222,12 @@ absl::StatusOr<std::vector<Answer>> MakeCalls(
   Progress progress(&console, "Grounding", static_cast<int64_t>(calls.size()));
   const int64_t max_bytes = MaxMediaBytes(client);
   for (const Call& call : calls) {
-    auto content = ReadFile(call.path, max_bytes);
+    absl::StatusOr<std::string> content;
+    if (options.collection.empty()) {
+      content = ReadFile(call.path, max_bytes);
+    } else {
+      content = "";
+    }
     if (!content.ok()) return content.status();
     const absl::Status status =
         ask(client, options, questions, call, *std::move(content), answers);
@@ -206,7 +242,9 @@ absl::StatusOr<std::vector<Answer>> MakeCalls(
 absl::StatusOr<std::vector<VideoAnswer>> AskVideos(
     Client& client, const AskOptions& options,
     const std::vector<VideoQuestion>& questions, Console& console) {
-  const auto paths = FindVideos(options.folder);
+  const auto paths = options.collection.empty()
+                         ? FindVideos(options.folder)
+                         : IdsOf(questions, &VideoQuestion::vid);
   if (!paths.ok()) return paths.status();
   for (const VideoQuestion& question : questions) {
     if (paths->count(question.vid) == 0) {
@@ -221,6 +259,12 @@ absl::StatusOr<std::vector<VideoAnswer>> AskVideos(
 absl::StatusOr<std::vector<PictureAnswer>> AskPictures(
     Client& client, const AskOptions& options,
     const std::vector<PictureQuestion>& questions, Console& console) {
+  if (!options.collection.empty()) {
+    const auto ids = IdsOf(questions, &PictureQuestion::file);
+    return MakeCalls(client, options, questions,
+                     GroupByFile(questions, ids, &PictureQuestion::file),
+                     AskPicture, console);
+  }
   std::map<std::string, fs::path> paths;
   for (const PictureQuestion& question : questions) {
     const fs::path path = fs::path(options.folder) / question.file;

@@ -17,7 +17,10 @@ namespace quern::cli {
 
 struct AskOptions {
   std::string folder;  // Of the pictures or videos.
-  std::string model;   // Empty: the server's default.
+  // Asks about the stored items of this collection instead, whose ids are the
+  // files' names.
+  std::string collection;
+  std::string model;  // Empty: the server's default.
   // Of pictures: spatial relations in the phrases are not used.
   bool ignore_relations = false;
 };

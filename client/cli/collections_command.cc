@@ -44,7 +44,7 @@ struct CollectionsOptions {
   std::string description;
   std::vector<std::string> fields;
   int dimension = 0;
-  std::string parts;
+  PartsFlags parts;
   bool keep_media = false;
   bool json = false;
   bool yes = false;
@@ -246,7 +246,7 @@ void AddCollectionsCommand(CLI::App& app, CommandLine& line) {
                    "A payload field that filters may name, as year:number or "
                    "tags:string[]; may be repeated")
       ->type_name("PATH:TYPE");
-  AddPartsOption(*create, options->parts);
+  AddPartsOptions(*create, options->parts);
   create->add_flag("--keep-media", options->keep_media,
                    "Keeps the files and texts themselves, so that reindex "
                    "needs nothing else");

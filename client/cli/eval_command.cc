@@ -327,8 +327,8 @@ CLI::Option* AddEvalFiles(CLI::App& command, EvalFiles& files) {
       ->type_name("FILE");
 }
 
-CLI::Option* AddMediaSource(CLI::App& command, const std::string& name,
-                            AskOptions& options, CLI::Option* predictions) {
+void AddMediaSource(CLI::App& command, const std::string& name,
+                    AskOptions& options, CLI::Option* predictions) {
   CLI::Option* folder =
       command
           .add_option(name, options.folder,
@@ -342,16 +342,25 @@ CLI::Option* AddMediaSource(CLI::App& command, const std::string& name,
       ->needs(folder)
       ->check(CheckUtf8)
       ->type_name("NAME");
-  return folder;
+  command
+      .add_option("--collection", options.collection,
+                  "Asks the server about the stored items of this collection "
+                  "instead, whose ids are the files' names: what it keeps of "
+                  "them is measured")
+      ->excludes(folder)
+      ->excludes(predictions)
+      ->check(CheckUtf8)
+      ->type_name("NAME");
 }
 
 absl::Status CheckSource(const EvalFiles& files, const AskOptions& ask,
                          const std::string& name) {
-  if (!files.predictions.empty() || !ask.folder.empty()) {
+  if (!files.predictions.empty() || !ask.folder.empty() ||
+      !ask.collection.empty()) {
     return absl::OkStatus();
   }
   return UsageError(absl::StrCat("nothing to measure: name --predictions, or ",
-                                 name, " to ask a server"));
+                                 name, " or --collection to ask a server"));
 }
 
 void AddEvalCommand(CLI::App& app, CommandLine& line) {

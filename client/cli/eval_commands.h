@@ -29,12 +29,13 @@ struct EvalFiles {
 // must outlive `command`. Returns --predictions, which is not required yet.
 CLI::Option* AddEvalFiles(CLI::App& command, EvalFiles& files);
 
-// Declares the folder that a server is asked about instead, as `name`, and
-// --model. Returns the folder's option.
-CLI::Option* AddMediaSource(CLI::App& command, const std::string& name,
-                            AskOptions& options, CLI::Option* predictions);
+// Declares what a server is asked about instead: the folder `name`, with
+// --model, or --collection.
+void AddMediaSource(CLI::App& command, const std::string& name,
+                    AskOptions& options, CLI::Option* predictions);
 
-// A usage error when neither predictions nor the folder `name` are named.
+// A usage error when none of predictions, the folder `name` and a collection
+// are named.
 absl::Status CheckSource(const EvalFiles& files, const AskOptions& ask,
                          const std::string& name);
 

@@ -32,6 +32,8 @@ else the score.
 
 Examples:
   quern eval grounding --ground-truth scenes.json --images scenes
+  quern index scenes --collection scenes --parts 7x7
+  quern eval grounding --ground-truth scenes.json --collection scenes
   quern eval grounding --ground-truth refs.json --predictions boxes.json --json
 
 Exit status: 0 all good; 1 the server failed, or a file or line cannot be used;
@@ -105,12 +107,12 @@ void AddEvalGrounding(CLI::App& eval, CommandLine& line) {
       eval.add_subcommand("grounding", "Regions of pictures found by phrases");
   command->fallthrough();
   command->footer(kFooter);
-  CLI::Option* folder = AddMediaSource(*command, "--images", options->ask,
-                                       AddEvalFiles(*command, options->files));
+  CLI::Option* predictions = AddEvalFiles(*command, options->files);
+  AddMediaSource(*command, "--images", options->ask, predictions);
   command
       ->add_flag("--ignore-relations", options->ask.ignore_relations,
                  "Asks for \"the dog left of the man\" without the relation")
-      ->needs(folder);
+      ->excludes(predictions);
   command->callback([options, &line] {
     line.run = [options, &line](Console& console) {
       return Run(*options, line.connection, console);

@@ -16,6 +16,14 @@ const std::map<std::string, Config::Dense>& Grids() {
   return *kGrids;
 }
 
+const std::map<std::string, Config::Encoding>& Encodings() {
+  static const auto* const kEncodings =
+      new std::map<std::string, Config::Encoding>{
+          {"int8", Config::ENCODING_INT8},
+          {"compressed", Config::ENCODING_COMPRESSED}};
+  return *kEncodings;
+}
+
 const std::map<std::string, Rerank::Method>& Methods() {
   static const auto* const kMethods = new std::map<std::string, Rerank::Method>{
       {"best", Rerank::METHOD_UNSPECIFIED},
@@ -28,21 +36,32 @@ const std::map<std::string, Rerank::Method>& Methods() {
 
 }  // namespace
 
-void AddPartsOption(CLI::App& command, std::string& parts) {
+void AddPartsOptions(CLI::App& command, PartsFlags& flags) {
+  CLI::Option* parts =
+      command
+          .add_option(
+              "--parts", flags.grid,
+              "Keeps a grid of every picture and 2 frames a second of every "
+              "video, to rerank and ground by: off, 7x7 or 14x14; off keeps "
+              "nothing. Default: off")
+          ->check(CLI::IsMember(Grids()).description(""))
+          ->type_name("GRID");
   command
-      .add_option(
-          "--parts", parts,
-          "Keeps a grid of every picture and 2 frames a second of every "
-          "video, to rerank and ground by: off, 7x7 or 14x14; off keeps "
-          "nothing. Default: off")
-      ->check(CLI::IsMember(Grids()).description(""))
-      ->type_name("GRID");
+      .add_option("--parts-encoding", flags.encoding,
+                  "How they are kept: int8, 25 KB a picture of 7x7, or "
+                  "compressed, 4 KB. Default: int8")
+      ->check(CLI::IsMember(Encodings()).description(""))
+      ->needs(parts)
+      ->type_name("FORM");
 }
 
-void SetParts(const std::string& parts, v1::Collection& collection) {
-  const auto grid = Grids().find(parts);
+void SetParts(const PartsFlags& flags, v1::Collection& collection) {
+  const auto grid = Grids().find(flags.grid);
   if (grid == Grids().end() || grid->second == Config::DENSE_OFF) return;
   collection.mutable_parts()->set_dense(grid->second);
+  const auto encoding = Encodings().find(flags.encoding);
+  if (encoding == Encodings().end()) return;
+  collection.mutable_parts()->set_encoding(encoding->second);
 }
 
 void AddRerankOptions(CLI::App& command, RerankFlags& flags) {

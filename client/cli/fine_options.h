@@ -12,10 +12,16 @@
 
 namespace quern::cli {
 
-// --parts, of a collection that is made. `parts` must outlive `command`.
-void AddPartsOption(CLI::App& command, std::string& parts);
-// Nothing for "".
-void SetParts(const std::string& parts, v1::Collection& collection);
+struct PartsFlags {
+  std::string grid;      // Empty: the server's default.
+  std::string encoding;  // Likewise.
+};
+
+// --parts and --parts-encoding, of a collection that is made. `flags` must
+// outlive `command`.
+void AddPartsOptions(CLI::App& command, PartsFlags& flags);
+// Nothing without a grid.
+void SetParts(const PartsFlags& flags, v1::Collection& collection);
 
 struct RerankFlags {
   std::string method;  // Empty: not.

@@ -55,7 +55,7 @@ struct IndexOptions {
   std::string collection = "photos";
   std::string payload_file;
   std::string model;
-  std::string parts;
+  PartsFlags parts;
   int window = 16;
   bool force = false;
 };
@@ -167,11 +167,21 @@ absl::Status EnsureCollection(const IndexOptions& options, Client& client) {
   v1::Collection wanted;
   SetParts(options.parts, wanted);
   if (wanted.parts().dense() != existing->parts().dense() &&
-      !options.parts.empty()) {
+      !options.parts.grid.empty()) {
     return absl::FailedPreconditionError(
         absl::StrCat("collection \"", options.collection,
-                     "\" was made with other --parts than ", options.parts,
+                     "\" was made with other --parts than ", options.parts.grid,
                      ": choose another --collection"));
+  }
+  const auto is_compressed = [](const v1::Collection& of) {
+    return of.parts().encoding() == v1::PartsConfig::ENCODING_COMPRESSED;
+  };
+  if (is_compressed(wanted) != is_compressed(*existing) &&
+      !options.parts.encoding.empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("collection \"", options.collection,
+                     "\" was made with other --parts-encoding than ",
+                     options.parts.encoding, ": choose another --collection"));
   }
   return absl::OkStatus();
 }
@@ -412,7 +422,7 @@ void AddIndexCommand(CLI::App& app, CommandLine& line) {
                    "Model of a new collection. Default: the server's")
       ->check(CheckUtf8)
       ->type_name("NAME");
-  AddPartsOption(*command, options->parts);
+  AddPartsOptions(*command, options->parts);
   command
       ->add_option("--window", options->window,
                    "Files in flight, 1 to 1024. Default: 16")

@@ -7,6 +7,7 @@
 
 #include "engine/base/little_endian.h"
 #include "engine/base/status_macros.h"
+#include "engine/fine/byte_products.h"
 
 namespace quern {
 namespace {
@@ -325,18 +326,16 @@ Matrix Decompress(const CompressedFeatures& features) {
   const int8_t* coefficients = features.coefficients.data();
   const int8_t* basis = features.basis.data();
   const float* scales = features.scales.data();
+  std::vector<float> weights;
   int64_t first = 0;
   for (const CompressedFeatures::Block& block : features.blocks) {
+    weights.resize(block.rank);
     for (int64_t i = 0; i < block.rows; ++i) {
-      float* const sum = matrix.row(first + i).data();
       for (int64_t k = 0; k < block.rank; ++k) {
-        const float weight =
+        weights[k] =
             scales[k] * static_cast<float>(coefficients[k * block.rows + i]);
-        const int8_t* const values = basis + k * features.columns;
-        for (int64_t j = 0; j < features.columns; ++j) {
-          sum[j] += weight * static_cast<float>(values[j]);
-        }
       }
+      AddWeightedSum(basis, weights, matrix.row(first + i));
     }
     first += block.rows;
     coefficients += block.rows * block.rank;

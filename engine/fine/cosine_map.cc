@@ -8,19 +8,32 @@ namespace quern {
 namespace {
 
 // Lanes that add up independently: without them the order of the additions
-// would forbid vector instructions.
-constexpr int64_t kLanes = 16;
+// would forbid vector instructions, and with fewer each would wait for the one
+// before it.
+template <int64_t kLanes>
 using Lanes = std::array<float, kLanes>;
 
-double Total(const Lanes& lanes) {
-  double total = 0;
-  for (const float lane : lanes) total += lane;
-  return total;
+// Halves are added to each other as long as they fill a register.
+template <int64_t kLanes>
+[[gnu::always_inline]] inline double Total(const Lanes<kLanes>& lanes) {
+  if constexpr (kLanes > 8) {
+    Lanes<kLanes / 2> halves;
+    for (int64_t lane = 0; lane < kLanes / 2; ++lane) {
+      halves[lane] = lanes[lane] + lanes[lane + kLanes / 2];
+    }
+    return Total<kLanes / 2>(halves);
+  } else {
+    double total = 0;
+    for (const float lane : lanes) total += lane;
+    return total;
+  }
 }
 
-float Cosine(const float* row, const float* query, int64_t size) {
-  Lanes products = {};
-  Lanes squares = {};
+template <int64_t kLanes>
+[[gnu::always_inline]] inline float Cosine(const float* row, const float* query,
+                                           int64_t size) {
+  Lanes<kLanes> products = {};
+  Lanes<kLanes> squares = {};
   int64_t i = 0;
   for (; i + kLanes <= size; i += kLanes) {
     for (int64_t lane = 0; lane < kLanes; ++lane) {
@@ -33,18 +46,54 @@ float Cosine(const float* row, const float* query, int64_t size) {
     products[lane] += row[i] * query[i];
     squares[lane] += row[i] * row[i];
   }
-  const double norm = std::sqrt(Total(squares));
-  return norm > 0 ? static_cast<float>(Total(products) / norm) : 0;
+  const double norm = std::sqrt(Total<kLanes>(squares));
+  return norm > 0 ? static_cast<float>(Total<kLanes>(products) / norm) : 0;
+}
+
+template <int64_t kLanes>
+[[gnu::always_inline]] inline void MapOf(const MatrixView& cells,
+                                         const float* query, float* scores) {
+  for (int64_t i = 0; i < cells.rows; ++i) {
+    scores[i] =
+        Cosine<kLanes>(cells.data + i * cells.columns, query, cells.columns);
+  }
+}
+
+using Map = void (*)(const MatrixView&, const float*, float*);
+
+void PortableMap(const MatrixView& cells, const float* query, float* scores) {
+  MapOf<16>(cells, query, scores);
+}
+
+#if defined(__x86_64__)
+[[gnu::target("avx2,fma")]] void Avx2Map(const MatrixView& cells,
+                                         const float* query, float* scores) {
+  MapOf<32>(cells, query, scores);
+}
+
+[[gnu::target("avx512f,prefer-vector-width=512")]] void Avx512Map(
+    const MatrixView& cells, const float* query, float* scores) {
+  MapOf<64>(cells, query, scores);
+}
+#endif
+
+Map BestMap() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") != 0) return Avx512Map;
+  if (__builtin_cpu_supports("avx2") != 0 &&
+      __builtin_cpu_supports("fma") != 0) {
+    return Avx2Map;
+  }
+#endif
+  return PortableMap;
 }
 
 }  // namespace
 
 void CosineMap(const MatrixView& cells, absl::Span<const float> query,
                absl::Span<float> scores) {
-  for (int64_t i = 0; i < cells.rows; ++i) {
-    scores[i] =
-        Cosine(cells.data + i * cells.columns, query.data(), cells.columns);
-  }
+  static const Map kMap = BestMap();
+  kMap(cells, query.data(), scores.data());
 }
 
 }  // namespace quern

@@ -13,8 +13,9 @@ namespace quern {
 // softmax). `query` has as many values as `cells` columns, `scores` as many as
 // it has rows; all finite.
 //
-// Sums are of single precision in 16 lanes, which the compiler turns into
-// vector instructions; within 1e-5 of the exact cosine.
+// Sums are of single precision in 16 to 64 lanes, which the compiler turns into
+// the vector instructions that the processor has; within 1e-5 of the exact
+// cosine.
 void CosineMap(const MatrixView& cells, absl::Span<const float> query,
                absl::Span<float> scores);
 

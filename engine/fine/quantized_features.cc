@@ -28,7 +28,9 @@ float Quantize(absl::Span<const float> row, int8_t* values) {
     return 0;
   }
   for (size_t i = 0; i < row.size(); ++i) {
-    values[i] = static_cast<int8_t>(std::lround(row[i] / largest * kLargest));
+    // To the nearest: cut off, which unlike std::lround() is an instruction.
+    const float scaled = row[i] / largest * kLargest;
+    values[i] = static_cast<int8_t>(scaled + (scaled < 0 ? -0.5F : 0.5F));
   }
   return static_cast<float>(largest / kLargest / std::sqrt(squares));
 }

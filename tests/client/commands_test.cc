@@ -137,6 +137,11 @@ TEST_F(CommandsTest, WrongUsageIsTwo) {
            {"eval", "moments", "--ground-truth", "/dev/null", "--predictions",
             "/dev/null", "--model", "x"},
            {"eval", "grounding", "--images", folder},
+           {"eval", "grounding", "--ground-truth", "/dev/null", "--images",
+            folder, "--collection", "x"},
+           {"collections", "create", "x", "--parts-encoding", "compressed"},
+           {"collections", "create", "x", "--parts", "7x7", "--parts-encoding",
+            "zip"},
            {"eval", "corpus-moments", "--ground-truth", "/dev/null"},
            {"eval", "moments", "--ground-truth", "/no/such/file",
             "--predictions", "/no/such/file"}}) {
@@ -850,6 +855,33 @@ TEST_F(CommandsTest, EvalGroundingAsksAServerAboutEachPictureOnce) {
                  "--images", images.path().string()}),
             ExitCode::kError);
   EXPECT_THAT(err_.str(), HasSubstr("broken.jpg: image: not a picture"));
+}
+
+// The server in this file keeps of an item what its id says.
+TEST_F(CommandsTest, EvalGroundingAsksAboutStoredItems) {
+  const auto truth = folder_.Write(
+      "truth.json", R"([{"file_name": "cat dog", "bbox": [0, 0, 10, 20],)"
+                    R"(  "sentences": [{"sent_id": 1, "sent": "cat"}]},)"
+                    R"( {"file_name": "cat dog", "bbox": [0, 0, 10, 20],)"
+                    R"(  "sentences": [{"sent_id": 2, "sent": "dog"}]}])");
+  ASSERT_EQ(Run({"eval", "grounding", "--ground-truth", truth.string(),
+                 "--collection", "kept", "--json"}),
+            ExitCode::kOk)
+      << err_.str();
+  EXPECT_EQ(Output().dump(), R"({"Acc@0.5":50.0,"pointing":50.0})");
+  const auto videos = folder_.Write("truth.txt", "cat 0.0 2.0##cat\n");
+  ASSERT_EQ(Run({"eval", "moments", "--ground-truth", videos.string(),
+                 "--collection", "kept", "--json"}),
+            ExitCode::kOk)
+      << err_.str();
+  EXPECT_EQ(Output()["R1@0.7"], 100.0);
+  const auto gone = folder_.Write(
+      "gone.json", R"([{"file_name": "gone.jpg",)"
+                   R"(  "sentences": [{"sent_id": 1, "sent": "cat"}]}])");
+  EXPECT_EQ(Run({"eval", "grounding", "--ground-truth", gone.string(),
+                 "--collection", "kept"}),
+            ExitCode::kError);
+  EXPECT_THAT(err_.str(), HasSubstr("gone.jpg: "));
 }
 
 TEST_F(CommandsTest, EvalCorpusMomentsPrintsTheOfficialNames) {

@@ -55,11 +55,17 @@ TEST(EvalRerankTest, AHitWithoutStagesCountsByItsScore) {
 
 TEST(FineOptionsTest, SayWhatTheContractSays) {
   v1::Collection collection;
-  SetParts("", collection);
-  SetParts("off", collection);
+  SetParts({}, collection);
+  SetParts({.grid = "off"}, collection);
   EXPECT_FALSE(collection.has_parts());
-  SetParts("14x14", collection);
+  SetParts({.grid = "14x14"}, collection);
   EXPECT_EQ(collection.parts().dense(), v1::PartsConfig::DENSE_14X14);
+  EXPECT_EQ(collection.parts().encoding(),
+            v1::PartsConfig::ENCODING_UNSPECIFIED);
+  SetParts({.grid = "7x7", .encoding = "compressed"}, collection);
+  EXPECT_EQ(collection.parts().dense(), v1::PartsConfig::DENSE_7X7);
+  EXPECT_EQ(collection.parts().encoding(),
+            v1::PartsConfig::ENCODING_COMPRESSED);
 
   v1::SearchRequest request;
   SetRerank({}, request);

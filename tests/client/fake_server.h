@@ -14,6 +14,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "absl/synchronization/mutex.h"
 #include "google/rpc/error_details.pb.h"
 #include "grpcpp/ext/health_check_service_server_builder_option.h"
@@ -578,9 +579,14 @@ class FakeServer {
                                const v1::GroundRegionsRequest* request,
                                v1::GroundRegionsResponse* response) override {
       Count();
-      const std::string& content = request->image().content();
+      const std::string& content = request->has_item()
+                                       ? request->item().id()
+                                       : request->image().content();
       if (content.rfind("BROKEN", 0) == 0) {
         return {grpc::StatusCode::INVALID_ARGUMENT, "image: not a picture"};
+      }
+      if (request->has_item() && content.rfind("gone", 0) == 0) {
+        return {grpc::StatusCode::NOT_FOUND, "there is no such item"};
       }
       const std::vector<std::string> words = Words(content);
       response->set_width(10 * static_cast<int>(words.size()));
@@ -607,7 +613,14 @@ class FakeServer {
                                 const v1::GroundSegmentsRequest* request,
                                 v1::GroundSegmentsResponse* response) override {
       Count();
-      const std::vector<std::string> words = Words(request->video().content());
+      absl::string_view content = request->video().content();
+      if (request->has_item()) {
+        content = request->item().id();
+        if (!absl::ConsumeSuffix(&content, ".mp4")) {
+          return {grpc::StatusCode::NOT_FOUND, "there is no such item"};
+        }
+      }
+      const std::vector<std::string> words = Words(std::string(content));
       response->mutable_duration()->set_seconds(
           2 * static_cast<int64_t>(words.size()));
       for (const std::string& sentence : request->sentences()) {
