@@ -96,8 +96,8 @@ class Connection {
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
-  // Whether a reply without an error came. After a false that `is_open()` does
-  // not survive nothing more can be sent.
+  // Whether a reply without an error came. If none came at all, the connection
+  // is closed.
   bool Call(const Request& request) {
     if (!Send(request.bytes)) return false;
     for (;;) {

@@ -104,14 +104,15 @@ class Server:
     def wait_until(
         self, is_ready: Callable[[], bool], seconds: float = 120, pause: float = 0.1
     ) -> None:
-        """Ends the program, with the log, when the server ends before or is late."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        """Ends the program, with the log, when the server ends before or is late. Asks after `pause`
+        seconds, later after a hundredth of the time that has passed."""
+        begin = time.monotonic()
+        while time.monotonic() < begin + seconds:
             if is_ready():
                 return
             if self.process.poll() is not None:
                 break
-            time.sleep(pause)
+            time.sleep(max(pause, (time.monotonic() - begin) / 100))
         self.stop()
         raise SystemExit(f"{self.name} did not start:\n{self.log.read_text()[-3000:]}")
 
@@ -145,6 +146,8 @@ class Server:
         result = run_load(
             self.name, [*self.client, "--in-flight", clients, "--seconds", seconds]
         )
+        if not result["p50_ms"]:
+            raise SystemExit(f"{self.name}: no call ended in time, give more --seconds")
         # Over all that was sent, the warm-up included.
         used = tree_cpu_seconds(self.process.pid) - before
         result["server_cpu_ms"] = 1e3 * used / result["calls"]
@@ -167,7 +170,7 @@ def start_quernd(
 def run_load(name: str, command: list) -> dict:
     """What a load generator printed. A call that failed is the end of the program."""
     output = subprocess.run(
-        [str(word) for word in command], check=True, capture_output=True, text=True
+        [str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True
     ).stdout
     result = json.loads(output)
     if result["failed"]:

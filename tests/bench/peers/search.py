@@ -7,6 +7,8 @@ import argparse
 import bisect
 import pathlib
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -105,14 +107,12 @@ class Bench:
 
     def compare_stores(self, peer: str) -> None:
         ours, theirs = self.used["quernd"], self.used[peer]
-        is_goal = not peer.startswith("quernd")
         for measure, value in theirs.items():
-            is_rate = measure.startswith("ingest")
-            # Until it is acknowledged, whatever the peer indexes until then.
+            # What only a peer can do is context, and so is what no goal is about.
+            is_goal = measure in ours and measure != "disk" and is_foreign(peer)
             own = ours.get(measure, ours["ingest, until acknowledged"])
-            self.add(f"quernd / {peer}, {measure}", own / value, "",
-                     goal=1 if is_goal and measure != "disk" else None,
-                     better="higher" if is_rate else "lower")
+            self.add(f"quernd / {peer}, {measure}", own / value, "", goal=1 if is_goal else None,
+                     better="higher" if measure.startswith("ingest") else "lower")
 
     # --- searches ---
 
@@ -154,13 +154,18 @@ class Bench:
         def ratios(results, key):
             return [a[key] / b[key] for a, b in zip(results["quernd"], results[peer])]
 
-        goal = None if peer.startswith("quernd") else 1
+        goal = 1 if is_foreign(peer) else None
         many = f"quernd / {peer} at {target}, {CLIENTS} clients"
         one = f"quernd / {peer} at {target}, one client"
         self.add(many, ratios(busy, "calls_per_second"), "", goal=goal, better="higher")
         self.add(f"{many}, processor time", ratios(busy, "server_cpu_ms"), "")
         self.add(f"{one}, p50", ratios(calm, "p50_ms"), "", goal=goal)
         self.add(f"{one}, processor time", ratios(calm, "server_cpu_ms"), "")
+
+
+def is_foreign(peer: str) -> bool:
+    """quernd of another kind is context."""
+    return not peer.startswith("quernd")
 
 
 def tune(server: SearchServer, target: float) -> int | None:
@@ -197,6 +202,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=PEERS,
                         help="leave out the other peers; repeatable")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
     with tempfile.TemporaryDirectory(prefix="peers-", dir=options.scratch) as folder:
         table = Bench(options, pathlib.Path(folder)).run()
     if options.json:

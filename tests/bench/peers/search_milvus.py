@@ -26,6 +26,7 @@ class Milvus(SearchServer):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.beam = K
+        self.channel: grpc.Channel | None = None
         # The wheel holds the programs compressed; unpacked once for an environment.
         self.programs = pathlib.Path(sys.prefix) / "milvus"
         milvus._initialize_data_files(str(self.programs))
@@ -48,9 +49,14 @@ class Milvus(SearchServer):
              "LD_LIBRARY_PATH": str(self.programs / "bin")})
 
     def connect(self) -> None:
+        if self.channel is not None:
+            self.channel.close()
         self.channel = grpc.insecure_channel(self.address)
         self.search = self.channel.unary_unary(
             f"{SERVICE}/Search", response_deserializer=milvus_pb2.SearchResults.FromString)
+
+    def check(self) -> None:
+        self.connect()
         health = self.channel.unary_unary(
             f"{SERVICE}/CheckHealth",
             milvus_pb2.CheckHealthRequest.SerializeToString,
@@ -103,7 +109,7 @@ class Milvus(SearchServer):
     def count(self) -> int:
         return pymilvus.Collection(COLLECTION).num_entities
 
-    def set_effort(self, effort: float) -> None:
+    def set_effort(self, effort: int) -> None:
         self.beam = effort
 
     def _request(self, query: numpy.ndarray) -> bytes:
@@ -113,7 +119,7 @@ class Milvus(SearchServer):
             guarantee_timestamp=EVENTUALLY).SerializeToString()
 
     def ask(self, query: numpy.ndarray) -> list[int]:
-        answer = self.search(self._request(query), timeout=30)
+        answer = self.search(self._request(query), timeout=5)
         if answer.status.code or answer.status.error_code:
             raise RuntimeError(answer.status.reason)
         return list(answer.results.ids.int_id.data)

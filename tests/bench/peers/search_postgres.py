@@ -98,8 +98,8 @@ class Postgres(SearchServer):
         self._create_index(COLLECTION)
         seconds = rows / rate + time.monotonic() - begin
         self._execute(f"ANALYZE {COLLECTION}")
-        return {"until acknowledged": rate, "until indexed": rows / seconds,
-                "until acknowledged, index in place": live}
+        return {"until acknowledged": live, "until indexed": rows / seconds,
+                "until acknowledged, no index yet": rate}
 
     def _create_table(self, name: str) -> None:
         # PLAIN keeps a vector in its row, which is quicker to write and to read.
@@ -123,14 +123,14 @@ class Postgres(SearchServer):
             + message(b"c")
             for numbers, vectors in self.data.batches(rows)))
         load = harness.run_load(
-            self.name, self._load_command(messages, "--once", "--in-flight", WRITERS))
+            self.name, self._load_command(messages, [], "--once", "--in-flight", WRITERS))
         messages.unlink()
         return rows * load["calls_per_second"] / load["calls"]
 
     def count(self) -> int:
         return self._execute(f"SELECT count(*) FROM {COLLECTION}")[0][0]
 
-    def set_effort(self, effort: float) -> None:
+    def set_effort(self, effort: int) -> None:
         self.beam = effort
         self._execute(self._session())
 
@@ -143,21 +143,20 @@ class Postgres(SearchServer):
         statement = FIND.replace("$1", "%s")
         return [row[0] for row in self._execute(statement, str(query.tolist()))]
 
-    def _load_command(self, messages: pathlib.Path, *more) -> list:
+    def _load_command(self, messages: pathlib.Path, setup: list[bytes], *more) -> list:
+        """`setup` is what a connection begins with once it is there."""
         startup = message(b"", struct.pack("!hh", 3, 0), text("user"), text("postgres"), b"\0")
-        setup = self.messages("setup", [
-            startup,
-            message(b"Q", text(self._session())),
-            message(b"P", text("find"), text(FIND), bytes(2)) + message(b"S"),
-        ])
         return self.load_command(
             "tcp_load", f"127.0.0.1:{self.port}", messages, "--protocol", "postgresql",
-            "--setup", setup, *more)
+            "--setup", self.messages("setup", [startup, *setup]), *more)
 
     def prepare_load(self) -> None:
+        setup = [message(b"Q", text(self._session())),
+                 message(b"P", text("find"), text(FIND), bytes(2)) + message(b"S")]
         binary = struct.pack("!hh", 1, 1)  # One format, for all values.
-        self.server.client = self._load_command(self.messages("searches", (
+        messages = self.messages("searches", (
             message(b"B", text(""), text("find"), binary, struct.pack("!h", 1),
                     vector_bytes(query), binary)
             + message(b"E", text(""), bytes(4)) + message(b"S")
-            for query in self.data.queries)))
+            for query in self.data.queries))
+        self.server.client = self._load_command(messages, setup)

@@ -26,7 +26,8 @@ class Quernd(SearchServer):
         self.name = "quernd" if storage == "INT8" else f"quernd-{storage.lower()}"
         super().__init__(setup)
         self.storage = storage
-        self.target = None
+        self.target: float | None = None
+        self.channel: grpc.Channel | None = None
         self._load_stubs(proto)
 
     def _load_stubs(self, proto: pathlib.Path) -> None:
@@ -51,9 +52,14 @@ class Quernd(SearchServer):
             "storage.sync=BATCH", "models.paths=[]")
 
     def connect(self) -> None:
+        if self.channel is not None:
+            self.channel.close()
         self.channel = grpc.insecure_channel(self.address)
         self.stub = self.retrieval_grpc.RetrievalStub(self.channel)
         self.admin = self.collections_grpc.CollectionsStub(self.channel)
+
+    def check(self) -> None:
+        self.connect()
         self.admin.List(self.collections.ListCollectionsRequest())
 
     def ingest(self) -> dict[str, float]:
@@ -97,7 +103,7 @@ class Quernd(SearchServer):
         request = self.collections.GetCollectionRequest(name=COLLECTION)
         return self.admin.Get(request).status.item_count
 
-    def set_effort(self, effort: float) -> None:
+    def set_effort(self, effort: float | None) -> None:
         self.target = effort
 
     def _request(self, query: numpy.ndarray):

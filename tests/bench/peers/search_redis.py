@@ -75,7 +75,7 @@ class Redis(SearchServer):
         info = self.client.execute_command("FT.INFO", COLLECTION)
         return int(dict(zip(info[::2], info[1::2]))[b"num_docs"])
 
-    def set_effort(self, effort: float) -> None:
+    def set_effort(self, effort: int) -> None:
         self.beam = effort
 
     def _search(self, query: numpy.ndarray) -> list:
