@@ -14,7 +14,7 @@ usage: tests/bench/peers/run.sh encode [--json FILE] [--rounds N] [--seconds S]
           are explained. --only redis, milvus, pgvector or quernd-fp32; repeatable
 
 The first run installs the peers: 3 GB to download and 6 GB of disk for encode, 0.4 and 1.2 GB for
-search. After it encode takes about 5 minutes, search of 100,000 vectors about MINUTES.
+search. After it encode takes about 5 minutes, search of 100,000 vectors about 25.
 
 Example:
   tests/bench/peers/run.sh encode --json peers.json
