@@ -102,7 +102,7 @@ class Server:
         )
 
     def wait_until(
-        self, is_ready: Callable[[], bool], seconds: float = 120, pause: float = 0.1
+        self, is_ready: Callable[[], bool], seconds: float = 600, pause: float = 0.1
     ) -> None:
         """Ends the program, with the log, when the server ends before or is late. Asks after `pause`
         seconds, later after a hundredth of the time that has passed."""
