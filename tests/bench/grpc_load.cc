@@ -1,58 +1,49 @@
-// Calls one unary gRPC method of any server with ready-made messages, as fast
-// as it answers, and prints what came of it as one line of JSON. The load
-// generator of tests/bench/peers: the same cheap client for each server.
+// Calls one gRPC method of any server with ready-made messages, as fast as it
+// answers, and prints what came of it as one line of JSON. The load generator
+// of tests/bench/peers: the same cheap client for each server.
 //
 //   grpc_load --address HOST:PORT --method /PACKAGE.SERVICE/METHOD
 //             --messages FILE [--in-flight N] [--seconds S] [--warm-up S]
+//             [--once | --stream] [--expect-prefix HEX]
 
-#include <cstdint>
-#include <cstring>
-#include <iostream>
+#include <limits>
 #include <string>
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/escaping.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
-#include "nlohmann/json.hpp"
 
-#include "engine/base/file.h"
-#include "tests/bench/bench.h"
 #include "tests/bench/load_client.h"
-#include "tests/support/status_matchers.h"
+#include "tests/bench/load_tool.h"
 
 namespace quern {
 namespace {
 
-// Serialised messages, each after its length as 32 bits, least byte first.
-std::vector<grpc::ByteBuffer> ReadMessages(const std::string& path) {
-  const std::string bytes = ValueOrDie(ReadFile(path));
-  std::vector<grpc::ByteBuffer> messages;
-  for (size_t at = 0; at + 4 <= bytes.size();) {
-    uint32_t length = 0;
-    std::memcpy(&length, bytes.data() + at, 4);
-    const grpc::Slice slice(bytes.substr(at + 4, length));
-    messages.emplace_back(&slice, 1);
-    at += 4 + length;
+std::vector<grpc::ByteBuffer> ToByteBuffers(
+    const std::vector<std::string>& messages) {
+  std::vector<grpc::ByteBuffer> buffers;
+  buffers.reserve(messages.size());
+  for (const std::string& message : messages) {
+    const grpc::Slice slice(message);
+    buffers.emplace_back(&slice, 1);
   }
-  if (messages.empty()) {
-    std::cerr << path << " holds no message\n";
-    std::exit(1);
-  }
-  return messages;
+  return buffers;
 }
 
 }  // namespace
 }  // namespace quern
 
 int main(int argc, char** argv) {
-  CLI::App app("Calls one unary gRPC method with ready-made messages");
-  std::string address, method, messages;
+  CLI::App app("Calls one gRPC method with ready-made messages");
+  std::string address, method, path, prefix;
+  bool once = false, stream = false;
   quern::LoadOptions options{
       .in_flight = 32, .warm_up_seconds = 0.5, .seconds = 5};
   app.add_option("--address", address, "HOST:PORT")->required();
   app.add_option("--method", method, "/PACKAGE.SERVICE/METHOD")->required();
-  app.add_option("--messages", messages,
+  app.add_option("--messages", path,
                  "File of messages, each after its length (32 bits, little "
                  "endian)")
       ->required();
@@ -60,25 +51,27 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 100'000));
   app.add_option("--seconds", options.seconds, "What counts");
   app.add_option("--warm-up", options.warm_up_seconds, "Seconds before it");
+  auto* const only_once =
+      app.add_flag("--once", once, "Each message once; all of it counts");
+  app.add_flag("--stream", stream,
+               "Each message once, in one bidirectional stream that answers "
+               "each in turn; all of it counts")
+      ->excludes(only_once);
+  app.add_option("--expect-prefix", prefix,
+                 "Bytes in hexadecimal: an answer that begins otherwise has "
+                 "failed, for servers that put their errors into answers");
   CLI11_PARSE(app, argc, argv);
 
+  const std::vector<grpc::ByteBuffer> messages =
+      quern::ToByteBuffers(quern::ReadMessages(path));
+  options.expected_prefix = absl::HexStringToBytes(prefix);
+  if (once) {
+    options.warm_up_seconds = 0;
+    options.seconds = std::numeric_limits<double>::infinity();
+    options.max_calls = static_cast<int64_t>(messages.size());
+  }
   quern::LoadClient client(
       grpc::CreateChannel(address, grpc::InsecureChannelCredentials()), method);
-  const quern::LoadReport report =
-      client.Run(quern::ReadMessages(messages), options);
-  const std::vector<double> ms = report.LatenciesMs(grpc::StatusCode::OK);
-  int64_t failed = 0;
-  for (const quern::CallOutcome& call : report.calls) {
-    failed += call.code != grpc::StatusCode::OK;
-  }
-  std::cout << nlohmann::json{{"calls", report.calls.size()},
-                              {"failed", failed},
-                              {"calls_per_second", report.OkRate()},
-                              {"p50_ms", quern::Quantile(ms, 0.5)},
-                              {"p99_ms", quern::Quantile(ms, 0.99)},
-                              {"client_cpu_ms",
-                               1e3 * report.client_cpu_seconds /
-                                   (report.OkRate() *
-                                    (report.end - report.begin))}}
-            << "\n";
+  quern::PrintReport(stream ? client.Stream(messages)
+                            : client.Run(messages, options));
 }

@@ -1,9 +1,11 @@
 #include "tests/bench/load_client.h"
 
 #include <algorithm>
+#include <cstring>
 #include <random>
 #include <utility>
 
+#include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
@@ -23,6 +25,18 @@ bool HasRetryInfo(const grpc::Status& status) {
                      [](const google::protobuf::Any& detail) {
                        return detail.Is<google::rpc::RetryInfo>();
                      });
+}
+
+bool BeginsWith(const grpc::ByteBuffer& answer, absl::string_view prefix) {
+  std::vector<grpc::Slice> slices;
+  if (!answer.Dump(&slices).ok()) return false;
+  for (const grpc::Slice& slice : slices) {
+    const size_t common = std::min(slice.size(), prefix.size());
+    if (std::memcmp(slice.begin(), prefix.data(), common) != 0) return false;
+    prefix.remove_prefix(common);
+    if (prefix.empty()) break;
+  }
+  return prefix.empty();
 }
 
 std::vector<double> Milliseconds(const LoadReport& report,
@@ -63,6 +77,103 @@ class Schedule {
   double next_ = 0;
 };
 
+// One stream, driven by the events of a queue that serves nothing else.
+class StreamedCall {
+ public:
+  StreamedCall(grpc::GenericStub& stub, const std::string& method,
+               const std::vector<grpc::ByteBuffer>& requests,
+               grpc::CompletionQueue& queue)
+      : requests_(requests),
+        queue_(queue),
+        start_(absl::Now()),
+        stream_(stub.PrepareCall(&context_, method, &queue)) {}
+
+  LoadReport Run() {
+    LoadReport report;
+    report.client_cpu_seconds = -CpuSeconds(getpid());
+    Begin(Event::kStarted, [&](void* tag) { stream_->StartCall(tag); });
+    while (pending_ > 0) {
+      void* tag = nullptr;
+      bool ok = false;
+      queue_.Next(&tag, &ok);
+      --pending_;
+      Handle(static_cast<Event>(reinterpret_cast<intptr_t>(tag)), ok);
+    }
+    report.end = Now();
+    report.client_cpu_seconds += CpuSeconds(getpid());
+    // A stream that ends well has answered everything.
+    const grpc::StatusCode code =
+        status_.ok() ? grpc::StatusCode::UNKNOWN : status_.error_code();
+    for (size_t i = calls_.size(); i < requests_.size(); ++i) {
+      calls_.push_back({.end = report.end, .code = code});
+    }
+    report.calls = std::move(calls_);
+    return report;
+  }
+
+ private:
+  enum class Event : intptr_t { kStarted = 1, kWritten, kRead, kFinished };
+
+  double Now() const { return absl::ToDoubleSeconds(absl::Now() - start_); }
+
+  template <typename Operation>
+  void Begin(Event event, const Operation& operation) {
+    ++pending_;
+    operation(reinterpret_cast<void*>(static_cast<intptr_t>(event)));
+  }
+
+  void Handle(Event event, bool ok) {
+    switch (event) {
+      case Event::kStarted:
+        if (ok) Write();
+        Read();
+        break;
+      case Event::kWritten:
+        if (ok && sent_.size() < requests_.size()) {
+          Write();
+        } else if (ok && !is_closed_) {
+          is_closed_ = true;
+          Begin(event, [&](void* tag) { stream_->WritesDone(tag); });
+        }
+        break;
+      case Event::kRead:
+        if (ok) {
+          const double sent = sent_[calls_.size()];
+          calls_.push_back({.due = sent, .sent = sent, .end = Now()});
+          Read();
+        } else {
+          Begin(Event::kFinished,
+                [&](void* tag) { stream_->Finish(&status_, tag); });
+        }
+        break;
+      case Event::kFinished:
+        break;
+    }
+  }
+
+  void Write() {
+    const grpc::ByteBuffer& request = requests_[sent_.size()];
+    sent_.push_back(Now());
+    Begin(Event::kWritten, [&](void* tag) { stream_->Write(request, tag); });
+  }
+
+  void Read() {
+    Begin(Event::kRead, [&](void* tag) { stream_->Read(&answer_, tag); });
+  }
+
+  const std::vector<grpc::ByteBuffer>& requests_;
+  grpc::CompletionQueue& queue_;
+  const absl::Time start_;
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::GenericClientAsyncReaderWriter> stream_;
+  grpc::ByteBuffer answer_;
+  grpc::Status status_;
+  std::vector<double> sent_;  // When, of each request.
+  std::vector<CallOutcome> calls_;
+  bool is_closed_ = false;
+  int pending_ = 0;  // Operations that have not come back.
+};
+
 }  // namespace
 
 struct LoadClient::Call {
@@ -100,6 +211,10 @@ void LoadClient::Send(const grpc::ByteBuffer& request,
       stub_.PrepareUnaryCall(&call->context, method_, request, &queue_);
   call->reader->StartCall();
   call->reader->Finish(&call->response, &call->status, call);
+}
+
+LoadReport LoadClient::Stream(const std::vector<grpc::ByteBuffer>& requests) {
+  return StreamedCall(stub_, method_, requests, queue_).Run();
 }
 
 LoadReport LoadClient::Run(const std::vector<grpc::ByteBuffer>& requests,
@@ -162,6 +277,10 @@ LoadReport LoadClient::Run(const std::vector<grpc::ByteBuffer>& requests,
     call->outcome.end = now();
     call->outcome.code = call->status.error_code();
     call->outcome.has_retry_info = HasRetryInfo(call->status);
+    if (call->status.ok() && !options.expected_prefix.empty() &&
+        !BeginsWith(call->response, options.expected_prefix)) {
+      call->outcome.code = grpc::StatusCode::UNKNOWN;
+    }
     report.calls.push_back(call->outcome);
   }
   pass_edges(now(), /*is_last=*/true);

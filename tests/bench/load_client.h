@@ -32,6 +32,9 @@ struct LoadOptions {
   absl::Duration deadline = absl::Seconds(60);
   // Whose processor time is taken over the time that counts; 0: nobody's.
   pid_t server = 0;
+  // An answer that begins otherwise counts as UNKNOWN: some servers put their
+  // errors into answers.
+  std::string expected_prefix;
 };
 
 // One call. Times are in seconds since the load began.
@@ -59,7 +62,7 @@ struct LoadReport {
   std::vector<double> SentLatenciesMs(grpc::StatusCode code) const;
 };
 
-// Calls one unary method with ready-made messages and looks at statuses only:
+// Calls one method with ready-made messages and looks at statuses only:
 // one thread, a fifth of a millisecond of processor time a call, since the
 // server has to share the machine with it. Not thread-safe.
 class LoadClient {
@@ -70,6 +73,11 @@ class LoadClient {
   // Sends `requests` in turn, over and over; returns once every call has ended.
   LoadReport Run(const std::vector<grpc::ByteBuffer>& requests,
                  const LoadOptions& options);
+
+  // Sends each of `requests` once in one stream of a bidirectional method that
+  // answers each in turn. All of it counts; what was not answered ends with the
+  // stream's status, which then is not OK.
+  LoadReport Stream(const std::vector<grpc::ByteBuffer>& requests);
 
  private:
   struct Call;

@@ -5,12 +5,14 @@ set -euo pipefail
 usage() {
   cat <<'END_OF_USAGE'
 usage: scripts/bench search [--items N] [--images DIR --captions FILE.tsv] [--json FILE] [OPTION...]
+       scripts/bench search --data-only [--items N] [--images DIR --captions FILE.tsv]
 
   --items N            vectors, grown from the pictures' embeddings; 100000 by default
   --images DIR         pictures, and
   --captions FILE.tsv  lines file<TAB>caption, five captions a picture or as many for each; without
                        them the sample pictures that scripts/setup has fetched (298: too few for
                        figures to compare)
+  --data-only          makes the data and prints its folder, which is all on standard output
   OPTION...            search_bench --help lists them
 
 The data lies in the cache folder, bench/: 2 KB a vector, and three times as much for the libraries'
@@ -23,16 +25,18 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 # shellcheck source-path=SCRIPTDIR source=../../../scripts/lib.sh
 source scripts/lib.sh
 
-items=100000 images='' captions='' options=()
+items=100000 images='' captions='' data_only='' options=()
 while (($#)); do
   case $1 in
     --items) items=$2; shift 2 ;;
     --images) images=$(cd "$folder" && realpath "$2"); shift 2 ;;
     --captions) captions=$(cd "$folder" && realpath "$2"); shift 2 ;;
+    --data-only) data_only=yes; shift ;;
     -h | --help) usage; exit 0 ;;
     *) options+=("$1"); shift ;;
   esac
 done
+if [[ -n $data_only ]]; then exec 3>&1 1>&2; fi
 if [[ -z $images || -z $captions ]]; then
   [[ -z $images$captions ]] || die "give --images and --captions together"
   images=$QUERN_CACHE/samples/pictures
@@ -55,7 +59,9 @@ install_libraries() {
 scripts/setup
 key=$(key_of "$(<"$here/requirements.txt")")
 is_complete "$environment" "$key" || step "Installing faiss-cpu and hnswlib" install_libraries
-build release search_bench embed_corpus quernd
+targets=(embed_corpus quernd)
+if [[ -z $data_only ]]; then targets+=(search_bench); fi
+build release "${targets[@]}"
 export QUERN_BIN=$QUERN_ROOT/build/release/bin
 
 # Named by what they are made of.
@@ -71,6 +77,10 @@ if ! is_complete "$data" "$(key_of "$(<"$here/make_vectors.py")")"; then
   step "Growing $items vectors" "$environment/bin/python" "$here/make_vectors.py" \
     --corpus "$corpus" --rows "$items" --out "$data"
   key_of "$(<"$here/make_vectors.py")" >"$data/.complete"
+fi
+if [[ -n $data_only ]]; then
+  say "$data" >&3
+  exit
 fi
 cd "$folder"
 exec "$QUERN_BIN/search_bench" --data "$data" \
