@@ -62,7 +62,7 @@ std::vector<float> Novelty(const MatrixView& frames, int64_t reach) {
 }  // namespace
 
 std::vector<int64_t> ChangePoints(const MatrixView& frames, int64_t reach) {
-  constexpr double kDeviations = 0.5;
+  constexpr double kDeviations = 1;
   std::vector<int64_t> points;
   if (frames.rows < 2) return points;
   const std::vector<float> novelty = Novelty(frames, reach);

@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
 namespace quern {
 namespace {
@@ -94,6 +95,29 @@ void CosineMap(const MatrixView& cells, absl::Span<const float> query,
                absl::Span<float> scores) {
   static const Map kMap = BestMap();
   kMap(cells, query.data(), scores.data());
+}
+
+double PooledCosine(const MatrixView& cells, absl::Span<const int64_t> rows,
+                    absl::Span<const float> query) {
+  std::vector<float> sum(query.size());
+  for (const int64_t i : rows) {
+    const absl::Span<const float> row = cells.row(i);
+    Lanes squares = {};
+    size_t at = 0;
+    for (; at + kLanes <= row.size(); at += kLanes) {
+      for (size_t lane = 0; lane < kLanes; ++lane) {
+        squares[lane] += row[at + lane] * row[at + lane];
+      }
+    }
+    for (size_t lane = 0; at < row.size(); ++at, ++lane) {
+      squares[lane] += row[at] * row[at];
+    }
+    const double norm = std::sqrt(Total(squares));
+    if (norm == 0) continue;
+    const auto scale = static_cast<float>(1 / norm);
+    for (size_t j = 0; j < row.size(); ++j) sum[j] += scale * row[j];
+  }
+  return Cosine(sum.data(), query.data(), cells.columns);
 }
 
 }  // namespace quern

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 #include "absl/types/span.h"
 
 #include "engine/base/matrix.h"
@@ -18,5 +20,10 @@ namespace quern {
 // cosine.
 void CosineMap(const MatrixView& cells, absl::Span<const float> query,
                absl::Span<float> scores);
+
+// The cosine of `query`, of any length, with the sum of some rows of `cells`,
+// each taken with length one; 0 where that is no direction.
+double PooledCosine(const MatrixView& cells, absl::Span<const int64_t> rows,
+                    absl::Span<const float> query);
 
 }  // namespace quern

@@ -8,6 +8,11 @@ struct PresenceFeatures {
   double peak = 0;       // Best score within the box or span.
   double mean = 0;       // Of the whole map.
   double deviation = 0;  // Of the whole map.
+  double best = 0;       // Best score of the whole map.
+  double inside = 0;     // Mean score within the box or span.
+  // Cosine of the text with the mean of the box's cells or the span's frames,
+  // each of length one.
+  double pooled = 0;
 };
 
 // A logistic regression on them, fitted on data and stored in the model's
@@ -17,6 +22,9 @@ struct PresenceCalibration {
   double peak = 0;
   double mean = 0;
   double deviation = 0;
+  double best = 0;
+  double inside = 0;
+  double pooled = 0;
   // Below this probability a result is left out where the caller does not say,
   // in [0, 1].
   double threshold = 0.5;

@@ -15,12 +15,17 @@ namespace {
 
 // Chosen on mosaics and scenes; see models/quern_lite/MODEL_CARD.md.
 constexpr int kPeaks = 6;
+// Where a relation is to choose: the thing need not be at one of the best.
+constexpr int kRelationPeaks = 10;
 constexpr int64_t kPeakReach = 1;  // Cells round a peak that are none.
 constexpr double kCost = 0.4;      // Deviations a cell must be worth.
 constexpr double kAreaPower = 0.25;
 constexpr int64_t kFiner = 2;  // Resolution of the last step.
 // Of the softmax over candidates, in deviations of the map.
 constexpr double kTemperature = 0.6;
+// Of the subject's, where its relation counts too: cells tell what two things
+// of a kind have in common, the relation tells them apart.
+constexpr double kRelationTemperature = 2;
 constexpr double kMinSupport = 1e-6;
 constexpr double kTiny = 1e-9;
 
@@ -86,10 +91,10 @@ void Standardise(ScoreMap& map) {
 }
 
 // The best cells, none within kPeakReach of a better one.
-std::vector<int64_t> Peaks(const ScoreMap& map) {
+std::vector<int64_t> Peaks(const ScoreMap& map, int max_peaks) {
   std::vector<bool> is_taken(map.scores.size());
   std::vector<int64_t> peaks;
-  for (int i = 0; i < kPeaks; ++i) {
+  for (int i = 0; i < max_peaks; ++i) {
     int64_t best = -1;
     for (int64_t cell = 0; cell < map.height * map.width; ++cell) {
       if (is_taken[cell]) continue;
@@ -184,7 +189,7 @@ CellBox CellsOf(const Box& box, int64_t height, int64_t width) {
 }
 
 GroundedRegion Describe(const IntegralImage& sums, const ScoreMoments& moments,
-                        float peak, const Box& box) {
+                        float best, float peak, const Box& box) {
   const CellBox cells = CellsOf(box, sums.height(), sums.width());
   const auto within = static_cast<double>(cells.area());
   const double outside =
@@ -192,15 +197,17 @@ GroundedRegion Describe(const IntegralImage& sums, const ScoreMoments& moments,
   const double sum = sums.Sum(cells);
   double contrast = sum / within;
   if (outside > 0) contrast -= (sums.Total() - sum) / outside;
-  return {
-      .box = box,
-      .score = peak + contrast,
-      .features = {
-          .peak = peak, .mean = moments.mean, .deviation = moments.deviation}};
+  return {.box = box,
+          .score = peak + contrast,
+          .features = {.peak = peak,
+                       .mean = moments.mean,
+                       .deviation = moments.deviation,
+                       .best = best,
+                       .inside = sum / within}};
 }
 
-double TemperatureOf(const GroundedRegion& region) {
-  return kTemperature * region.features.deviation + kTiny;
+double TemperatureOf(const GroundedRegion& region, double deviations) {
+  return deviations * region.features.deviation + kTiny;
 }
 
 // By the softmax of the scores, which add up to 1.
@@ -215,7 +222,7 @@ std::vector<PlaceCandidate> Probabilities(
   double total = 0;
   for (const GroundedRegion& region : regions) {
     const double weight =
-        std::exp((region.score - best) / TemperatureOf(region));
+        std::exp((region.score - best) / TemperatureOf(region, kTemperature));
     places.push_back({.box = region.box, .probability = weight});
     total += weight;
   }
@@ -244,15 +251,16 @@ ScoreMap RegionGrounder::LooksLike(int64_t cell) const {
 }
 
 std::vector<GroundedRegion> RegionGrounder::Propose(
-    absl::Span<const float> embedding) const {
+    absl::Span<const float> embedding, bool is_related) const {
   const ScoreMap text = MapOf(grid_.cells, grid_, embedding);
   const ScoreMoments moments = MomentsOf(text.scores);
   ScoreMap standard = text;
   Standardise(standard);
   const IntegralImage sums(text);
+  const float best = *std::max_element(text.scores.begin(), text.scores.end());
 
   std::vector<GroundedRegion> regions;
-  for (const int64_t peak : Peaks(text)) {
+  for (const int64_t peak : Peaks(text, is_related ? kRelationPeaks : kPeaks)) {
     ScoreMap combined = LooksLike(peak);
     Standardise(combined);
     for (size_t i = 0; i < combined.scores.size(); ++i) {
@@ -260,17 +268,22 @@ std::vector<GroundedRegion> RegionGrounder::Propose(
     }
     Standardise(combined);
     const Box box = TightBox(combined, BoxRound(combined, peak));
-    regions.push_back(Describe(sums, moments, text.scores[peak], box));
+    regions.push_back(Describe(sums, moments, best, text.scores[peak], box));
   }
   return regions;
 }
 
-std::vector<GroundedRegion> RegionGrounder::Candidates(
-    const PhraseQuery& query) const {
-  std::vector<GroundedRegion> regions = Propose(query.embedding);
-  if (query.relation == SpatialRelation::kNone) return regions;
+std::vector<GroundedRegion> RegionGrounder::Candidates(const PhraseQuery& query,
+                                                       bool is_object) const {
+  const bool has_relation = query.relation != SpatialRelation::kNone;
+  std::vector<GroundedRegion> regions =
+      query.proposals == nullptr
+          ? Propose(query.embedding, has_relation || is_object)
+          : *query.proposals;
+  if (!has_relation) return regions;
   const std::vector<GroundedRegion> others =
-      query.object == nullptr ? regions : Candidates(*query.object);
+      query.object == nullptr ? regions
+                              : Candidates(*query.object, /*is_object=*/true);
   const std::vector<PlaceCandidate> objects = Probabilities(others);
   std::vector<Box> boxes;
   boxes.reserve(regions.size());
@@ -279,8 +292,8 @@ std::vector<GroundedRegion> RegionGrounder::Candidates(
       RelationSupport(query.relation, boxes, objects);
   for (size_t i = 0; i < regions.size(); ++i) {
     // So that the softmax of the scores is the product of probabilities.
-    regions[i].score +=
-        TemperatureOf(regions[i]) * std::log(std::max(support[i], kMinSupport));
+    regions[i].score += TemperatureOf(regions[i], kRelationTemperature) *
+                        std::log(std::max(support[i], kMinSupport));
   }
   return regions;
 }
@@ -288,7 +301,8 @@ std::vector<GroundedRegion> RegionGrounder::Candidates(
 std::vector<GroundedRegion> RegionGrounder::Ground(const PhraseQuery& query,
                                                    int64_t max_regions,
                                                    double nms_iou) const {
-  const std::vector<GroundedRegion> regions = Candidates(query);
+  const std::vector<GroundedRegion> regions =
+      Candidates(query, /*is_object=*/false);
   std::vector<Scored<Box>> boxes;
   boxes.reserve(regions.size());
   for (const GroundedRegion& region : regions) {
@@ -297,8 +311,22 @@ std::vector<GroundedRegion> RegionGrounder::Ground(const PhraseQuery& query,
   std::vector<GroundedRegion> kept;
   for (const size_t i : Suppress(boxes, nms_iou, max_regions)) {
     kept.push_back(regions[i]);
+    kept.back().features.pooled = Pooled(regions[i].box, query.embedding);
   }
   return kept;
+}
+
+double RegionGrounder::Pooled(const Box& box,
+                              absl::Span<const float> embedding) const {
+  const CellBox cells = CellsOf(box, grid_.height, grid_.width);
+  std::vector<int64_t> rows;
+  rows.reserve(cells.area());
+  for (int64_t row = cells.top; row < cells.bottom; ++row) {
+    for (int64_t column = cells.left; column < cells.right; ++column) {
+      rows.push_back(row * grid_.width + column);
+    }
+  }
+  return PooledCosine(grid_.cells, rows, embedding);
 }
 
 }  // namespace quern

@@ -35,6 +35,9 @@ struct PhraseQuery {
   SpatialRelation relation = SpatialRelation::kNone;
   // Null: in relation to the others of the phrase's kind.
   const PhraseQuery* object = nullptr;
+  // What Propose() gave for the embedding, scores changed or not; null: it is
+  // asked.
+  const std::vector<GroundedRegion>* proposals = nullptr;
 };
 
 // Finds phrases in one picture. Thread-safe once made.
@@ -70,10 +73,19 @@ class RegionGrounder {
   std::vector<GroundedRegion> Ground(const PhraseQuery& query,
                                      int64_t max_regions, double nms_iou) const;
 
+  // Steps 1 to 6 without relations and suppression: a box a peak, by falling
+  // score of the peak; at least one. `embedding` is as PhraseQuery's. Where
+  // `is_related` a relation is to choose among them, and there are more.
+  std::vector<GroundedRegion> Propose(absl::Span<const float> embedding,
+                                      bool is_related = false) const;
+
  private:
-  // Before suppression, with the relations in their scores.
-  std::vector<GroundedRegion> Candidates(const PhraseQuery& query) const;
-  std::vector<GroundedRegion> Propose(absl::Span<const float> embedding) const;
+  // Before suppression, with the relations in their scores. `is_object`: of
+  // another phrase's relation.
+  std::vector<GroundedRegion> Candidates(const PhraseQuery& query,
+                                         bool is_object) const;
+
+  double Pooled(const Box& box, absl::Span<const float> embedding) const;
 
   // How much each cell looks like `cell`.
   ScoreMap LooksLike(int64_t cell) const;

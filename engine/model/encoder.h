@@ -33,6 +33,17 @@ struct DenseMaps {
   std::vector<float> values;
 };
 
+// What a moments head sees of a text in a video.
+struct MomentPrediction {
+  struct Span {
+    float probability = 0;  // That it shows the text, in [0, 1].
+    float centre = 0;       // Share of the video's length.
+    float width = 0;        // Likewise.
+  };
+  std::vector<Span> spans;      // In no order; may overlap and leave [0, 1].
+  std::vector<float> saliency;  // One value per frame; higher is better.
+};
+
 // How many rows at once the towers are best at on this machine. One thread
 // each.
 struct EncoderTuning {
@@ -88,6 +99,16 @@ class Encoder {
   virtual absl::StatusOr<std::vector<float>> Match(
       const PixelBatch& /*images*/, absl::Span<const Tokens> /*texts*/) const {
     return absl::FailedPreconditionError("the model has no match head");
+  }
+
+  // Where in a video each text is: one prediction per text. `texts` are of
+  // EncodeTokens(), `frames` of EncodeImages(): a row each, evenly spread over
+  // the video, at least one. Few models have such a head; the others need not
+  // override it. Errors as above.
+  virtual absl::StatusOr<std::vector<MomentPrediction>> PredictMoments(
+      absl::Span<const MatrixView> /*texts*/,
+      const MatrixView& /*frames*/) const {
+    return absl::FailedPreconditionError("the model has no moments head");
   }
 };
 

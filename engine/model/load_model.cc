@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <thread>
 #include <utility>
 #include <variant>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
@@ -103,6 +105,10 @@ absl::StatusOr<std::unique_ptr<TorchEncoder>> MakeEncoder(
   if (package.spec.match.has_value()) {
     options.match_file = package.PathOf(package.spec.match->file);
     options.match_method = package.spec.match->score_method;
+  }
+  if (package.spec.moments.has_value()) {
+    options.moments_file = package.PathOf(package.spec.moments->file);
+    options.moments_method = package.spec.moments->predict_method;
   }
   return TorchEncoder::Create(std::move(options));
 }
@@ -263,6 +269,79 @@ absl::Status CheckMatches(const ModelPackage& package,
   return absl::OkStatus();
 }
 
+// [frames, dimension].
+absl::StatusOr<Matrix> CanaryFrames(const ModelPackage& package,
+                                    const CanaryMoment& moment,
+                                    const Encoder& encoder) {
+  Matrix frames(static_cast<int64_t>(moment.frames.size()),
+                encoder.dimension());
+  for (int64_t i = 0; i < frames.rows(); ++i) {
+    QUERN_ASSIGN_OR_RETURN(const PixelBatch pixels,
+                           CanaryPixels(package, moment.frames[i],
+                                        package.spec.image->preprocessing));
+    QUERN_ASSIGN_OR_RETURN(const Matrix row, encoder.EncodeImages(pixels));
+    absl::c_copy(row.row(0), frames.row(i).begin());
+  }
+  return frames;
+}
+
+// The head's spans, three values each, and behind them its saliency.
+std::vector<float> ValuesOf(const MomentPrediction& prediction) {
+  std::vector<float> values;
+  for (const MomentPrediction::Span& span : prediction.spans) {
+    values.insert(values.end(), {span.probability, span.centre, span.width});
+  }
+  absl::c_copy(prediction.saliency, std::back_inserter(values));
+  return values;
+}
+
+absl::Status CompareMoments(const CanaryMoment& moment,
+                            const MomentPrediction& prediction,
+                            double tolerance) {
+  const std::vector<float> actual = ValuesOf(prediction);
+  std::vector<float> expected = moment.spans;
+  absl::c_copy(moment.saliency, std::back_inserter(expected));
+  if (actual.size() != expected.size()) {
+    return CanaryMismatch(absl::StrCat(
+        "the moments head gave ", prediction.spans.size(), " spans for ",
+        Quoted(moment.text), ", expected ", moment.spans.size() / 3));
+  }
+  for (size_t i = 0; i < actual.size(); ++i) {
+    const double allowed = tolerance * std::max(1.0F, std::abs(expected[i]));
+    const double difference = std::abs(double{actual[i]} - expected[i]);
+    if (difference <= allowed) continue;
+    return CanaryMismatch(absl::StrCat("the moments of ", Quoted(moment.text),
+                                       " are off by ", difference,
+                                       ", allowed are ", allowed));
+  }
+  return absl::OkStatus();
+}
+
+// What the towers give is rounded in a reduced precision, and the head makes
+// anything of that: only with exact towers its output is compared.
+absl::Status CheckMoments(const ModelPackage& package,
+                          const Tokenizer& tokenizer, const Encoder& encoder,
+                          const Nearness& nearness) {
+  for (const CanaryMoment& moment : package.canary.moments) {
+    QUERN_ASSIGN_OR_RETURN(const Matrix frames,
+                           CanaryFrames(package, moment, encoder));
+    const Tokens tokens = tokenizer.Tokenize(moment.text);
+    absl::StatusOr<std::vector<Matrix>> text =
+        encoder.EncodeTokens({&tokens, 1});
+    if (!text.ok()) return CanaryMismatch(text.status().message());
+    const MatrixView features = text->front().view();
+    absl::StatusOr<std::vector<MomentPrediction>> predictions =
+        encoder.PredictMoments({&features, 1}, frames.view());
+    if (!predictions.ok()) {
+      return CanaryMismatch(predictions.status().message());
+    }
+    if (!nearness.exact) continue;
+    QUERN_RETURN_IF_ERROR(
+        CompareMoments(moment, predictions->front(), nearness.tolerance));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckCanary(const ModelPackage& package,
                          const Tokenizer* tokenizer, const Encoder& encoder,
                          const Nearness& nearness) {
@@ -277,6 +356,9 @@ absl::Status CheckCanary(const ModelPackage& package,
   // A match head reads texts too; the package was refused without a tower.
   if (package.spec.match.has_value() && tokenizer != nullptr) {
     QUERN_RETURN_IF_ERROR(CheckMatches(package, *tokenizer, encoder));
+  }
+  if (package.spec.moments.has_value() && tokenizer != nullptr) {
+    QUERN_RETURN_IF_ERROR(CheckMoments(package, *tokenizer, encoder, nearness));
   }
   return absl::OkStatus();
 }
@@ -363,6 +445,10 @@ ModelInfo InfoOf(const ModelPackage& package, const std::string& device,
       .load_time = absl::Now(),
       .size_multiple = spec.image.has_value() ? spec.image->size_multiple : 1,
       .dense_side = spec.image.has_value() ? spec.image->dense_side : 0,
+      .max_moment_frames =
+          spec.moments.has_value() ? spec.moments->max_frames : 0,
+      .max_moment_tokens =
+          spec.moments.has_value() ? spec.moments->max_tokens : 0,
       .regions = spec.regions,
       .segments = spec.segments,
   };

@@ -51,6 +51,9 @@ struct ModelInfo {
   // As in ImageTowerSpec.
   int64_t size_multiple = 1;
   int64_t dense_side = 0;
+  // As in MomentsHeadSpec; 0 without the head.
+  int64_t max_moment_frames = 0;
+  int64_t max_moment_tokens = 0;
   // Empty where the package has none.
   std::optional<CalibrationSpec> regions;
   std::optional<CalibrationSpec> segments;

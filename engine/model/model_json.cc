@@ -27,6 +27,7 @@ constexpr int64_t kMaxDimension = 65'536;
 constexpr int64_t kMaxSide = 4096;
 constexpr int64_t kMaxDenseSide = 2048;  // 4,096 cells at a stride of 32.
 constexpr int64_t kMaxTokens = 65'536;
+constexpr int64_t kMaxMomentFrames = 4096;
 constexpr int64_t kMaxNameBytes = 64;
 constexpr double kMaxPixelValue = 255;
 
@@ -426,6 +427,18 @@ MatchHeadSpec ReadMatchHead(ObjectReader reader) {
   return head;
 }
 
+MomentsHeadSpec ReadMomentsHead(ObjectReader reader) {
+  MomentsHeadSpec head;
+  head.file = reader.String("file");
+  ObjectReader methods = reader.Object("methods");
+  head.predict_method = methods.String("predict");
+  methods.Finish();
+  head.max_frames = reader.Integer("max_frames", 1, kMaxMomentFrames);
+  head.max_tokens = reader.Integer("max_tokens", 1, kMaxTokens);
+  reader.Finish();
+  return head;
+}
+
 std::optional<CalibrationSpec> ReadCalibration(ObjectReader& reader,
                                                const char* key) {
   if (!reader.Has(key)) return std::nullopt;
@@ -452,7 +465,8 @@ absl::Status CheckCapabilities(const ModelSpec& spec) {
         (capability == "text.global" && spec.text.has_value()) ||
         (capability == "text.tokens" && spec.text.has_value() &&
          !spec.text->tokens_method.empty()) ||
-        (capability == "match" && spec.match.has_value());
+        (capability == "match" && spec.match.has_value()) ||
+        (capability == "moments" && spec.moments.has_value());
     if (!has_method) {
       return absl::InvalidArgumentError(
           absl::StrCat("capabilities has ", Quoted(capability),
@@ -491,6 +505,15 @@ ModelSpec ReadModel(ObjectReader& reader) {
       reader.RejectKey("match", "needs the sections image and text beside it");
     }
   }
+  if (reader.Has("moments")) {
+    spec.moments = ReadMomentsHead(reader.Object("moments"));
+    if (!spec.image.has_value() || !spec.text.has_value() ||
+        spec.text->tokens_method.empty()) {
+      reader.RejectKey("moments",
+                       "needs the sections image and text beside it, and "
+                       "text.methods.tokens");
+    }
+  }
   ObjectReader canary = reader.Object("canary");
   spec.canary_file = canary.String("file");
   canary.Finish();
@@ -514,6 +537,23 @@ std::vector<CanaryCell> ReadCanaryCells(ObjectReader& image,
     cell.Finish();
   }
   return cells;
+}
+
+CanaryMoment ReadCanaryMoment(ObjectReader& moment) {
+  CanaryMoment canary = {.text = moment.String("text")};
+  for (ObjectReader& frame : moment.Objects("frames")) {
+    canary.frames.push_back(frame.String("file"));
+    canary.saliency.push_back(static_cast<float>(frame.Number("saliency")));
+    frame.Finish();
+  }
+  for (ObjectReader& span : moment.Objects("spans")) {
+    for (const char* key : {"probability", "centre", "width"}) {
+      canary.spans.push_back(static_cast<float>(span.Number(key)));
+    }
+    span.Finish();
+  }
+  moment.Finish();
+  return canary;
 }
 
 }  // namespace
@@ -574,6 +614,11 @@ absl::StatusOr<CanarySpec> ParseCanaryJson(absl::string_view json,
                               .file = match.String("file"),
                               .score = match.Number("score")});
       match.Finish();
+    }
+  }
+  if (reader.Has("moments")) {
+    for (ObjectReader& moment : reader.Objects("moments")) {
+      spec.moments.push_back(ReadCanaryMoment(moment));
     }
   }
   // Vectors have length one: a tolerance of one would let anything pass.

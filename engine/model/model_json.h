@@ -75,6 +75,16 @@ struct MatchHeadSpec {
   std::string score_method;  // Pixels, ids and mask -> a logit per pair.
 };
 
+// Finds a text's moments in a video: Moment-DETR's interface (Lei et al.,
+// "QVHighlights: Detecting moments and highlights in videos via natural
+// language queries", 2021). See TorchEncoderOptions.
+struct MomentsHeadSpec {
+  std::string file;            // TorchScript.
+  std::string predict_method;  // Token features, mask and frames -> spans.
+  int64_t max_frames = 0;      // >= 1; of longer videos neighbours are pooled.
+  int64_t max_tokens = 0;      // >= 1; longer texts are cut.
+};
+
 // How probable it is that what a text speaks of is there, by the scores of a
 // map: a logistic regression; see PresenceCalibration in
 // engine/fine/presence.h.
@@ -96,7 +106,8 @@ struct ModelSpec {
   std::vector<std::string> capabilities;
   std::optional<ImageTowerSpec> image;
   std::optional<TextTowerSpec> text;
-  std::optional<MatchHeadSpec> match;  // Needs both towers.
+  std::optional<MatchHeadSpec> match;      // Needs both towers.
+  std::optional<MomentsHeadSpec> moments;  // Likewise, and token features.
   std::string canary_file;
   std::optional<CalibrationSpec> regions;   // Of pictures' grids.
   std::optional<CalibrationSpec> segments;  // Of videos' frames.
@@ -127,11 +138,20 @@ struct CanaryMatch {
   float score = 0;
 };
 
+// Spans are in the order of the head's output.
+struct CanaryMoment {
+  std::string text;
+  std::vector<std::string> frames;  // Files of pictures.
+  std::vector<float> spans;         // [spans, 3]: probability, centre, width.
+  std::vector<float> saliency;      // One per frame.
+};
+
 // Inputs with the outputs that the exporter saw.
 struct CanarySpec {
   std::vector<CanaryText> texts;
   std::vector<CanaryImage> images;
   std::vector<CanaryMatch> matches;
+  std::vector<CanaryMoment> moments;
   double tolerance = 0;  // Largest difference of any value; > 0.
 };
 

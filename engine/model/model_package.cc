@@ -73,6 +73,14 @@ std::set<std::string> FilesOf(const ModelPackage& package) {
   for (const CanaryMatch& match : package.canary.matches) {
     files.insert(Join(package.canary_folder, match.file));
   }
+  if (package.spec.moments.has_value()) {
+    files.insert(package.spec.moments->file);
+  }
+  for (const CanaryMoment& moment : package.canary.moments) {
+    for (const std::string& frame : moment.frames) {
+      files.insert(Join(package.canary_folder, frame));
+    }
+  }
   for (const CanaryImage& image : package.canary.images) {
     files.insert(Join(package.canary_folder, image.file));
   }
@@ -106,6 +114,10 @@ absl::Status CheckCanary(const ModelPackage& package) {
   if (package.spec.match.has_value() && package.canary.matches.empty()) {
     return absl::InvalidArgumentError(
         "matches is missing: there is a match head");
+  }
+  if (package.spec.moments.has_value() && package.canary.moments.empty()) {
+    return absl::InvalidArgumentError(
+        "moments is missing: there is a moments head");
   }
   return absl::OkStatus();
 }

@@ -181,12 +181,10 @@ std::string ShapeOf(const at::Tensor& tensor) {
   return absl::StrCat("[", absl::StrJoin(tensor.sizes(), ", "), "]");
 }
 
-// Runs a method and brings its output here: contiguous floats on the CPU.
-absl::StatusOr<at::Tensor> RunMethod(const torch::jit::Module& module,
-                                     const std::string& method,
-                                     std::vector<c10::IValue> inputs,
-                                     const std::vector<int64_t>& shape) {
-  c10::IValue output = module.get_method(method)(std::move(inputs));
+// What a method gave, here: contiguous floats on the CPU.
+absl::StatusOr<at::Tensor> TakeOutput(const std::string& method,
+                                      const c10::IValue& output,
+                                      const std::vector<int64_t>& shape) {
   if (!output.isTensor()) {
     return absl::InternalError(
         absl::StrCat("method ", Quoted(method), " of the tower gave ",
@@ -199,6 +197,14 @@ absl::StatusOr<at::Tensor> RunMethod(const torch::jit::Module& module,
         ShapeOf(tensor), ": expected [", absl::StrJoin(shape, ", "), "]"));
   }
   return tensor.to(at::kCPU, at::kFloat).contiguous();
+}
+
+absl::StatusOr<at::Tensor> RunMethod(const torch::jit::Module& module,
+                                     const std::string& method,
+                                     std::vector<c10::IValue> inputs,
+                                     const std::vector<int64_t>& shape) {
+  return TakeOutput(method, module.get_method(method)(std::move(inputs)),
+                    shape);
 }
 
 // `values` is rows x `width`; gives every row the length one.
@@ -300,6 +306,74 @@ TokenTensors PadTokens(absl::Span<const Tokens> texts, int64_t max_tokens,
   tensors.ids = tensors.ids.to(device);
   tensors.mask = tensors.mask.to(device);
   return tensors;
+}
+
+// [1, rows, columns + more], rows of length one (zeros stay), zeros behind.
+at::Tensor UnitRows(const MatrixView& matrix, int64_t more) {
+  const int64_t columns = matrix.columns + more;
+  at::Tensor tensor = at::zeros({1, matrix.rows, columns}, at::kFloat);
+  float* values = tensor.mutable_data_ptr<float>();
+  for (int64_t row = 0; row < matrix.rows; ++row) {
+    double squares = 0;
+    for (const float value : matrix.row(row)) squares += double{value} * value;
+    const double scale = squares > 0 ? 1 / std::sqrt(squares) : 0;
+    for (int64_t i = 0; i < matrix.columns; ++i) {
+      values[row * columns + i] =
+          static_cast<float>(scale * matrix.row(row)[i]);
+    }
+  }
+  return tensor;
+}
+
+// With the two columns of time.
+at::Tensor FramesTensor(const MatrixView& frames) {
+  at::Tensor tensor = UnitRows(frames, 2);
+  float* values = tensor.mutable_data_ptr<float>();
+  const auto count = static_cast<float>(frames.rows);
+  for (int64_t row = 0; row < frames.rows; ++row) {
+    float* time = values + row * (frames.columns + 2) + frames.columns;
+    time[0] = static_cast<float>(row) / count;
+    time[1] = static_cast<float>(row + 1) / count;
+  }
+  return tensor;
+}
+
+// Of one text. `output` is as TorchEncoderOptions says.
+absl::StatusOr<MomentPrediction> TakeMoments(const std::string& method,
+                                             const c10::IValue& output,
+                                             int64_t frames) {
+  constexpr size_t kParts = 3;
+  if (!output.isTuple() || output.toTupleRef().elements().size() != kParts ||
+      !output.toTupleRef().elements()[0].isTensor() ||
+      output.toTupleRef().elements()[0].toTensor().dim() != 3) {
+    return absl::InternalError(absl::StrCat(
+        "method ", Quoted(method), " of the moments head gave a ",
+        output.tagKind(),
+        ": expected a tuple of the tensors logits [1, spans, 2], spans [1, "
+        "spans, 2] and saliency [1, frames]"));
+  }
+  const auto& parts = output.toTupleRef().elements();
+  const int64_t spans = parts[0].toTensor().size(1);
+  QUERN_ASSIGN_OR_RETURN(const at::Tensor logits,
+                         TakeOutput(method, parts[0], {1, spans, 2}));
+  QUERN_ASSIGN_OR_RETURN(const at::Tensor places,
+                         TakeOutput(method, parts[1], {1, spans, 2}));
+  QUERN_ASSIGN_OR_RETURN(const at::Tensor saliency,
+                         TakeOutput(method, parts[2], {1, frames}));
+  const float* logit = logits.const_data_ptr<float>();
+  const float* place = places.const_data_ptr<float>();
+  const float* curve = saliency.const_data_ptr<float>();
+  MomentPrediction prediction{.saliency = {curve, curve + frames}};
+  std::vector<float> seen = prediction.saliency;
+  for (int64_t i = 0; i < spans; ++i) {
+    const float against = logit[2 * i + 1] - logit[2 * i];
+    prediction.spans.push_back({.probability = 1 / (1 + std::exp(against)),
+                                .centre = place[2 * i],
+                                .width = place[2 * i + 1]});
+    seen.insert(seen.end(), {against, place[2 * i], place[2 * i + 1]});
+  }
+  QUERN_RETURN_IF_ERROR(CheckFinite(seen));
+  return prediction;
 }
 
 // CPU time of this thread.
@@ -429,6 +503,7 @@ struct TorchEncoder::Towers {
   std::optional<Tower> image;
   std::optional<Tower> text;
   std::optional<Tower> match;
+  std::optional<Tower> moments;
 };
 
 TorchEncoder::TorchEncoder(TorchEncoderOptions options,
@@ -476,6 +551,12 @@ absl::StatusOr<std::unique_ptr<TorchEncoder>> TorchEncoder::Create(
                            LoadTower(options.match_file, {options.match_method},
                                      towers->device, Precision::kFp32));
   }
+  if (!options.moments_file.empty()) {
+    QUERN_ASSIGN_OR_RETURN(
+        towers->moments,
+        LoadTower(options.moments_file, {options.moments_method},
+                  towers->device, Precision::kFp32));
+  }
   return std::unique_ptr<TorchEncoder>(
       new TorchEncoder(std::move(options), std::move(towers)));
 }
@@ -521,7 +602,8 @@ void TorchEncoder::Tune(int64_t image_height, int64_t image_width,
 int64_t TorchEncoder::memory_bytes() const {
   return (towers_->image.has_value() ? towers_->image->bytes : 0) +
          (towers_->text.has_value() ? towers_->text->bytes : 0) +
-         (towers_->match.has_value() ? towers_->match->bytes : 0);
+         (towers_->match.has_value() ? towers_->match->bytes : 0) +
+         (towers_->moments.has_value() ? towers_->moments->bytes : 0);
 }
 
 absl::Status TorchEncoder::RunTexts(absl::Span<const Tokens> texts,
@@ -706,6 +788,45 @@ absl::StatusOr<std::vector<float>> TorchEncoder::Match(
   });
   QUERN_RETURN_IF_ERROR(status);
   return scores;
+}
+
+absl::StatusOr<std::vector<MomentPrediction>> TorchEncoder::PredictMoments(
+    absl::Span<const MatrixView> texts, const MatrixView& frames) const {
+  if (!towers_->moments.has_value()) return NoTower("moments head");
+  for (const MatrixView& rows : texts) {
+    QUERN_RETURN_IF_ERROR(CheckFeatures("a text", rows));
+  }
+  QUERN_RETURN_IF_ERROR(CheckFeatures("the video", frames));
+  std::vector<MomentPrediction> predictions;
+  predictions.reserve(texts.size());
+  const absl::Status status = Guard(kLibrary, [&]() -> absl::Status {
+    PrepareThread();
+    const c10::InferenceMode inference;
+    const at::Tensor video = FramesTensor(frames).to(towers_->device);
+    // One at a time: so no text depends on the padding of another.
+    for (const MatrixView& text : texts) {
+      const c10::IValue output = towers_->moments->module.get_method(
+          options_.moments_method)(
+          {UnitRows(text, 0).to(towers_->device),
+           at::ones({1, text.rows}, at::kFloat).to(towers_->device), video});
+      QUERN_ASSIGN_OR_RETURN(
+          predictions.emplace_back(),
+          TakeMoments(options_.moments_method, output, frames.rows));
+    }
+    return absl::OkStatus();
+  });
+  QUERN_RETURN_IF_ERROR(status);
+  return predictions;
+}
+
+absl::Status TorchEncoder::CheckFeatures(absl::string_view what,
+                                         const MatrixView& features) const {
+  if (features.rows >= 1 && features.columns == dimension()) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      what, " has ", features.rows, " x ", features.columns,
+      " features: at least one row of ", dimension(), " is needed"));
 }
 
 }  // namespace quern

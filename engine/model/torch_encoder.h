@@ -26,14 +26,23 @@ struct TorchEncoderOptions {
   //   text tokens   the same -> float [rows, tokens, dimension]
   //   match         pictures, ids and mask as above, a text per picture
   //                 -> float [rows], the logit that they match
+  //   moments       float [1, tokens, dimension], a unit row per token of a
+  //                 text, float mask [1, tokens] of ones, and float [1, frames,
+  //                 dimension + 2], a unit row per frame with where it begins
+  //                 and ends, i / frames and (i + 1) / frames
+  //                 -> (logits [1, spans, 2], the first for, the other against;
+  //                 spans [1, spans, 2], centre and width; saliency [1,
+  //                 frames]), all float
   std::string image_file;
   std::string text_file;
   std::string match_file;
+  std::string moments_file;
   std::string image_method = "forward";
   std::string dense_method;  // Empty: none.
   std::string text_method = "forward";
   std::string tokens_method;  // Empty: none.
   std::string match_method = "forward";
+  std::string moments_method = "forward";
   // Longest text that the tower reads, in tokens. Shorter ones may be padded up
   // to it, so that there are fewer shapes to lay kernels out for; 0: they are
   // padded to the longest of their batch.
@@ -94,6 +103,9 @@ class TorchEncoder final : public Encoder {
       absl::Span<const Tokens> texts) const override;
   absl::StatusOr<std::vector<float>> Match(
       const PixelBatch& images, absl::Span<const Tokens> texts) const override;
+  absl::StatusOr<std::vector<MomentPrediction>> PredictMoments(
+      absl::Span<const MatrixView> texts,
+      const MatrixView& frames) const override;
 
  private:
   struct Towers;
@@ -106,6 +118,8 @@ class TorchEncoder final : public Encoder {
   TorchEncoder(TorchEncoderOptions options, std::unique_ptr<Towers> towers);
 
   absl::Status CheckPixels(const PixelBatch& images) const;
+  absl::Status CheckFeatures(absl::string_view what,
+                             const MatrixView& features) const;
   // Runs `method` over the texts in order, pass by pass.
   absl::Status RunTexts(absl::Span<const Tokens> texts,
                         const std::string& method, bool per_token,

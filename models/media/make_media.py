@@ -7,6 +7,7 @@
                   scenes-relation.json   the relations alone
     mosaics/      mosaics-2x2.json, mosaics-3x3.json, mosaics-irregular.json
     videos/       videos.jsonl (as QVHighlights), videos.txt (as Charades-STA)
+    sequences/    sequences.jsonl, sequences.txt: likewise, of the plain kind
 
 Lists are read by `quern eval grounding` and `quern eval moments`. Each item is drawn from
 the seed, its kind and its number alone: equal seeds, sources and versions give equal bytes,
@@ -28,9 +29,10 @@ import numpy as np
 from mosaics import LAYOUTS, make_mosaic
 from scenes import make_scene
 from sources import Sources, read_sources
-from videos import encode, plan_video, saliency
+from videos import encode, plan_sequence, plan_video, saliency
 
-KINDS = ("scenes", "mosaics", "videos")
+KINDS = ("scenes", "mosaics", "videos", "sequences")
+PLANS = {"videos": plan_video, "sequences": plan_sequence}
 JPEG = {"quality": 95, "subsampling": 0}
 
 
@@ -67,10 +69,10 @@ def mosaic(task: Task, number: int) -> list[dict[str, Any]]:
     return [reference(number, name, made.image.size, made.box, layout, made.phrase)]
 
 
-def video(task: Task, number: int) -> list[dict[str, Any]]:
-    plan = plan_video(generator(task, "videos", number), task.sources)
+def video(task: Task, kind: str, number: int) -> list[dict[str, Any]]:
+    plan = PLANS[kind](generator(task, kind, number), task.sources)
     name = f"{number:06}"
-    encode(plan, task.output / "videos" / f"{name}.mp4", task.ffmpeg)
+    encode(plan, task.output / kind / f"{name}.mp4", task.ffmpeg)
     lines = []
     for i, query in enumerate(plan.queries):
         clips, scores = saliency(query.windows, plan.seconds)
@@ -99,15 +101,15 @@ def write_lists(output: Path, kind: str, entries: list[dict[str, Any]]) -> None:
         for layout in LAYOUTS:
             write_references(output / f"mosaics-{layout}.json", [e for e in entries if e["kind"] == layout])
     else:
-        write(output / "videos.jsonl", "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in entries))
+        write(output / f"{kind}.jsonl", "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in entries))
         single = [e for e in entries if len(e["relevant_windows"]) == 1]
-        write(output / "videos.txt", "".join(
+        write(output / f"{kind}.txt", "".join(
             "{} {} {}##{}\n".format(e["vid"], *e["relevant_windows"][0], e["query"]) for e in single))
 
 
 def make(task: Task, kind: str, count: int, jobs: int) -> int:
     (task.output / kind).mkdir(parents=True, exist_ok=True)
-    one = partial({"scenes": scene, "mosaics": mosaic, "videos": video}[kind], task)
+    one = partial(video, task, kind) if kind in PLANS else partial({"scenes": scene, "mosaics": mosaic}[kind], task)
     if jobs == 1:
         made = [one(number) for number in range(count)]
     else:
@@ -134,7 +136,7 @@ def parse() -> argparse.Namespace:
         parser.error("--count and --jobs must be 1 or more, --seed 0 or more")
     if "scenes" in arguments.kinds and arguments.stamps is None:
         parser.error("scenes need --stamps")
-    if "videos" in arguments.kinds and shutil.which(arguments.ffmpeg) is None:
+    if not PLANS.keys().isdisjoint(arguments.kinds) and shutil.which(arguments.ffmpeg) is None:
         parser.error(f"{arguments.ffmpeg}: no such program; install ffmpeg or name it by --ffmpeg")
     return arguments
 

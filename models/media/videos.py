@@ -3,6 +3,8 @@
 Shots follow each other by hard cuts or by cross-fades. A shot begins and ends where a cut
 is, or in the middle of a fade, where both pictures weigh the same. Sometimes a shot comes
 back later, and its sentence then has two spans.
+
+Sequences are the plain kind: photographs alone, filmed by an unsteady hand, with hard cuts.
 """
 
 import subprocess
@@ -21,6 +23,9 @@ FRAMES_PER_SECOND = 10
 CLIP_SECONDS = 2
 # The camera sees this share of the picture, at least.
 CLOSEST = 0.7
+# An unsteady one, at least, and how far its brightness wanders.
+STEADIEST = 0.85
+FLICKER = 0.1
 
 
 class View(NamedTuple):
@@ -37,6 +42,10 @@ class Shot(NamedTuple):
     start: View
     end: View
     fade: int  # Frames of the cross-fade into the next shot, even; 0: a cut.
+    # Of an unsteady camera: what it sees, frame by frame, and how bright; then it does not
+    # go from `start` to `end`.
+    views: tuple[View, ...] = ()
+    gains: tuple[float, ...] = ()
 
 
 class Query(NamedTuple):
@@ -107,15 +116,38 @@ def plan_video(rng: np.random.Generator, sources: Sources) -> Video:
     return Video(shots, begin, [Query(sentence, spans) for sentence, spans in windows.items()])
 
 
+def plan_sequence(rng: np.random.Generator, sources: Sources) -> Video:
+    size = (int(WIDTH / STEADIEST), int(HEIGHT / STEADIEST))
+    shots, queries, begin = [], [], 0
+    for index in rng.choice(len(sources.photos), int(rng.integers(3, 7)), replace=False):
+        photo = sources.photos[index]
+        frames = int(rng.integers(2 * FRAMES_PER_SECOND, 12 * FRAMES_PER_SECOND))
+        views = tuple(choose_view(rng, rng.uniform(STEADIEST, 1)) for _ in range(frames))
+        gains = tuple(rng.uniform(1 - FLICKER, 1 + FLICKER, frames))
+        sentence = photo.captions[rng.integers(len(photo.captions))]
+        shots.append(Shot(cover(open_photo(photo), *size), sentence, frames, views[0], views[-1], 0, views, gains))
+        span = (begin / FRAMES_PER_SECOND, (begin + frames) / FRAMES_PER_SECOND)
+        queries.append(Query(sentence, [span]))
+        begin += frames
+    return Video(shots, begin, queries)
+
+
+def view_at(shot: Shot, frame: float) -> tuple[float, ...]:
+    if shot.views:
+        return shot.views[int(frame)]
+    share = min(max(frame / max(1, shot.frames - 1), 0.0), 1.0)
+    return tuple(a + (b - a) * share for a, b in zip(shot.start, shot.end))
+
+
 def see(shot: Shot, frame: float) -> np.ndarray:
     """The shot's frame, HEIGHT x WIDTH x 3; outside its span the camera stands still."""
-    share = min(max(frame / max(1, shot.frames - 1), 0.0), 1.0)
-    x, y, extent = (a + (b - a) * share for a, b in zip(shot.start, shot.end))
+    x, y, extent = view_at(shot, frame)
     width, height = shot.picture.size
     left, top = (x - extent / 2) * width, (y - extent / 2) * height
     box = (max(0.0, left), max(0.0, top),
            min(float(width), left + extent * width), min(float(height), top + extent * height))
-    return np.asarray(shot.picture.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR, box), np.float32)
+    seen = np.asarray(shot.picture.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR, box), np.float32)
+    return np.minimum(seen * shot.gains[int(frame)], 255) if shot.gains else seen
 
 
 def frames_of(video: Video) -> Iterator[np.ndarray]:

@@ -159,9 +159,9 @@ class MakeMediaTest(unittest.TestCase):
             level = LEVELS[reference["sentences"][0]["sent"]]
             self.assert_box(near(self.picture("mosaics", reference), (level,) * 3, 6), reference["bbox"])
 
-    def levels_of(self, video: str) -> np.ndarray:
+    def levels_of(self, video: str, kind: str = "videos") -> np.ndarray:
         """The median brightness of each frame: the photo's, whatever is pasted on it."""
-        raw = subprocess.run(["ffmpeg", "-v", "error", "-i", self.media / f"videos/{video}.mp4", "-f", "rawvideo",
+        raw = subprocess.run(["ffmpeg", "-v", "error", "-i", self.media / kind / f"{video}.mp4", "-f", "rawvideo",
                               "-pix_fmt", "rgb24", "-"], check=True, capture_output=True).stdout
         frames = np.frombuffer(raw, np.uint8).reshape(-1, 240 * 320 * 3)
         return np.median(frames, axis=1)
@@ -185,6 +185,18 @@ class MakeMediaTest(unittest.TestCase):
                 self.assertLess(abs(before - middles[i - 1]), abs(before - middles[i]))
                 self.assertLess(abs(after - middles[i]), abs(after - middles[i - 1]))
 
+    def test_sequences_show_one_photo_a_span_unsteadily(self) -> None:
+        queries = [json.loads(line) for line in (self.media / "sequences.jsonl").read_text().splitlines()]
+        self.assertEqual({query["vid"] for query in queries}, {f"{number:06}" for number in range(COUNT)})
+        for query in queries:
+            levels = self.levels_of(query["vid"], "sequences")
+            self.assertEqual(query["duration"] * FRAMES_PER_SECOND, len(levels))
+            ((start, end),) = query["relevant_windows"]
+            inside = levels[round(start * FRAMES_PER_SECOND):round(end * FRAMES_PER_SECOND)]
+            gains = inside / LEVELS[query["query"]]
+            self.assertTrue(((gains > 0.85) & (gains < 1.15)).all(), query)
+            self.assertGreater(gains.std(), 0.02)
+
     def test_clips_are_those_in_the_spans(self) -> None:
         for line in (self.media / "videos.jsonl").read_text().splitlines():
             query = json.loads(line)
@@ -197,7 +209,7 @@ class MakeMediaTest(unittest.TestCase):
         again = make(self.folder, "again", "--count", str(COUNT), "--jobs", "2")
         other = make(self.folder, "other", "--count", str(COUNT), "--jobs", "2", "--seed", "2", "--kinds", "mosaics")
         files = sorted(p.relative_to(self.media) for p in self.media.rglob("*") if p.is_file())
-        self.assertEqual(len(files), 3 * COUNT + 7)
+        self.assertEqual(len(files), 4 * COUNT + 9)
         for file in files:
             self.assertEqual((self.media / file).read_bytes(), (again / file).read_bytes(), file)
         name = "mosaics/000000.jpg"

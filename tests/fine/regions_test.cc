@@ -181,6 +181,11 @@ TEST(PresenceTest, IsTheLogisticFunctionOfTheFeatures) {
   EXPECT_NEAR(
       calibration.Probability({.peak = 1, .mean = 0.5, .deviation = 0.25}),
       1 / (1 + std::exp(-2.25)), 1e-12);
+  const PresenceCalibration further = {
+      .bias = -1, .best = 2, .inside = -4, .pooled = 8};
+  EXPECT_DOUBLE_EQ(further.Probability({.best = 0.5}), 0.5);
+  EXPECT_NEAR(further.Probability({.best = 1, .inside = 0.5, .pooled = 0.25}),
+              1 / (1 + std::exp(-1)), 1e-12);
 }
 
 // A grid of background cells along axis 0 with boxes of other axes in it.
@@ -283,6 +288,50 @@ TEST_F(GridTest, ARelationChoosesAmongEqualThings) {
   EXPECT_GT(centre(SpatialRelation::kRight, &object), 0.6);
   EXPECT_LT(centre(SpatialRelation::kLeft, nullptr), 0.4);
   EXPECT_GT(centre(SpatialRelation::kRight, nullptr), 0.6);
+}
+
+TEST_F(GridTest, TellsWhatPresenceIsJudgedBy) {
+  const CellBox thing = {2, 3, 6, 8};
+  Put(thing, 1);
+  // Half of it is the thing: a cosine of the root of a half with its cells.
+  std::vector<float> query = Axis(1);
+  query[1] = query[2] = std::sqrt(0.5F);
+  const GroundedRegion best =
+      Grounder().Ground({.embedding = query}, 1, 0.5).front();
+  ASSERT_GT(Iou(best.box, ToBox(thing, kSide, kSide)), 0.7);
+  const auto cell = [](float share) { return std::lround(share * kSide); };
+  double things = 0;
+  double others = 0;
+  for (int64_t y = cell(best.box.top); y < cell(best.box.bottom); ++y) {
+    for (int64_t x = cell(best.box.left); x < cell(best.box.right); ++x) {
+      const bool is_thing = x >= thing.left && x < thing.right &&
+                            y >= thing.top && y < thing.bottom;
+      (is_thing ? things : others) += 1;
+    }
+  }
+  EXPECT_NEAR(best.features.best, std::sqrt(0.5), 1e-5);
+  EXPECT_EQ(best.features.peak, best.features.best);
+  EXPECT_NEAR(best.features.pooled,
+              std::sqrt(0.5) * things / std::hypot(things, others), 1e-5);
+  // Cells are averaged with their neighbours, some of which are outside.
+  EXPECT_LT(best.features.inside, best.features.pooled);
+  EXPECT_GT(best.features.inside, best.features.mean);
+}
+
+TEST_F(GridTest, ProposalsWithOtherScoresAreTakenAsTheyAre) {
+  Put({0, 4, 3, 8}, 1);
+  Put({8, 4, 12, 8}, 1);
+  const std::vector<float> kind = Axis(1);
+  const RegionGrounder grounder = Grounder();
+  std::vector<GroundedRegion> proposals = grounder.Propose(kind);
+  ASSERT_GE(proposals.size(), 2U);
+  for (size_t raised = 0; raised < proposals.size(); ++raised) {
+    std::vector<GroundedRegion> changed = proposals;
+    changed[raised].score += 10;
+    const std::vector<GroundedRegion> regions =
+        grounder.Ground({.embedding = kind, .proposals = &changed}, 1, 0.5);
+    EXPECT_EQ(Iou(regions.front().box, proposals[raised].box), 1);
+  }
 }
 
 TEST(RegionGrounderTest, GivesABoxOfAnyGrid) {

@@ -136,8 +136,9 @@ TEST_F(SegmentGrounderTest, FindsTheStretch) {
   EXPECT_THAT(moments.saliency, SizeIs(16));
   EXPECT_FLOAT_EQ(moments.saliency[5], 1);
   ASSERT_FALSE(moments.segments.empty());
-  EXPECT_DOUBLE_EQ(moments.segments[0].span.start, 2);
-  EXPECT_DOUBLE_EQ(moments.segments[0].span.end, 5);
+  // Between the frames of two letters.
+  EXPECT_DOUBLE_EQ(moments.segments[0].span.start, 1.75);
+  EXPECT_DOUBLE_EQ(moments.segments[0].span.end, 4.75);
   EXPECT_FLOAT_EQ(static_cast<float>(moments.segments[0].features.peak), 1);
 }
 
@@ -147,7 +148,7 @@ TEST_F(SegmentGrounderTest, FindsBothStretchesAndTheLastOneToTheEnd) {
   std::vector<double> starts = {moments.segments[0].span.start,
                                 moments.segments[1].span.start};
   std::sort(starts.begin(), starts.end());
-  EXPECT_THAT(starts, ElementsAre(0, 5));
+  EXPECT_THAT(starts, ElementsAre(0, 4.75));
   EXPECT_DOUBLE_EQ(
       std::max(moments.segments[0].span.end, moments.segments[1].span.end), 7);
 }

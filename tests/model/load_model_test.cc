@@ -4,6 +4,7 @@
 #include <cstring>
 #include <filesystem>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -111,6 +112,62 @@ TEST(LoadModelTest, HoldsTheHeadAndTheGridToTheCanary) {
     const absl::Status status = LoadModel({.path = folder.path()}).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
     EXPECT_THAT(status.message(), HasSubstr(wrong.message));
+  }
+}
+
+// A package with a moments head. Of the text's four tokens two have a
+// direction, (1, 0) and (0, 1): their mean is (0.25, 0.25), its product with
+// both frames 0.05, and the logits of the last frame are that and its negative.
+void WriteMomentsPackage(const std::string& folder, const Json& moments) {
+  Json model = TinyModelJson();
+  model["text"]["methods"]["tokens"] = "tokens";
+  model["capabilities"].insert(model["capabilities"].end(),
+                               {"text.tokens", "moments"});
+  model["moments"] = {{"file", "moments.ts"},
+                      {"methods", {{"predict", "forward"}}},
+                      {"max_frames", 3},
+                      {"max_tokens", 4}};
+  Json canary = TinyCanaryJson();
+  canary["moments"] = {moments};
+  WritePackage(folder, canary);
+  WriteFile(folder + "/model.json", model.dump());
+  WriteTorchScript(folder + "/moments.ts", kTinyMomentsHead);
+}
+
+Json CanaryMomentJson() {
+  return Json::parse(R"({
+    "text": "a b",
+    "frames": [{"file": "image.png", "saliency": 0.05},
+               {"file": "image.png", "saliency": 0.05}],
+    "spans": [{"probability": 0.52498, "centre": 0.75, "width": 0.5},
+              {"probability": 0.5, "centre": 0.5, "width": 1}]
+  })");
+}
+
+TEST(LoadModelTest, MakesAModelThatFindsMoments) {
+  const TemporaryFolder folder;
+  WriteMomentsPackage(folder.path(), CanaryMomentJson());
+  const auto model = LoadModel({.path = folder.path()});
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_TRUE((*model)->info().Has("moments"));
+  EXPECT_EQ((*model)->info().max_moment_frames, 3);
+  EXPECT_EQ((*model)->info().max_moment_tokens, 4);
+}
+
+TEST(LoadModelTest, HoldsTheMomentsHeadToTheCanary) {
+  for (const auto& [pointer, value, message] :
+       {std::tuple("/spans/0/centre", Json(0.7), "moments of \"a b\""),
+        std::tuple("/frames/1/saliency", Json(0.1), "moments of \"a b\""),
+        std::tuple("/spans/2",
+                   Json{{"probability", 0}, {"centre", 0}, {"width", 0}},
+                   "gave 2 spans")}) {
+    Json moment = CanaryMomentJson();
+    moment[Json::json_pointer(pointer)] = value;
+    const TemporaryFolder folder;
+    WriteMomentsPackage(folder.path(), moment);
+    const absl::Status status = LoadModel({.path = folder.path()}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(status.message(), HasSubstr(message));
   }
 }
 

@@ -312,6 +312,20 @@ INSTANTIATE_TEST_SUITE_P(
                 "/match",
                 R"({"file": "match.ts", "methods": {}})",
                 {"match.methods.score is missing"}},
+        Mistake{"MomentsWithoutHead",
+                "/capabilities/1",
+                "\"moments\"",
+                {"capabilities has \"moments\""}},
+        Mistake{"MomentsWithoutTokens",
+                "/moments",
+                R"({"file": "moments.ts", "methods": {"predict": "forward"},
+                    "max_frames": 75, "max_tokens": 32})",
+                {"moments is", "text.methods.tokens"}},
+        Mistake{"MomentsOfNoFrames",
+                "/moments",
+                R"({"file": "moments.ts", "methods": {"predict": "forward"},
+                    "max_frames": 0, "max_tokens": 32})",
+                {"moments.max_frames is \"0\""}},
         Mistake{"NoCanary", "/canary", "", {"canary is missing"}},
         Mistake{"Nothing", "", "null", {"must be an object"}}),
     [](const auto& info) { return info.param.name; });
@@ -406,6 +420,46 @@ TEST(ModelPackageTest, RefusesAMatchHeadWithoutTowersOrCanary) {
   WriteFile(folder.PathOf("model.json"), model.dump());
   EXPECT_THAT(ReadModelPackage(folder.path()).status().message(),
               HasSubstr("needs the sections image and text"));
+}
+
+TEST(ModelPackageTest, ReadsAMomentsHead) {
+  Json model = TinyModelJson();
+  model["text"]["methods"]["tokens"] = "tokens";
+  model["capabilities"].insert(model["capabilities"].end(),
+                               {"text.tokens", "moments"});
+  model["moments"] = {{"file", "moments.ts"},
+                      {"methods", {{"predict", "find"}}},
+                      {"max_frames", 75},
+                      {"max_tokens", 32}};
+  Json canary = TinyCanaryJson();
+  canary["moments"] = {
+      {{"text", "a"},
+       {"frames", {{{"file", "other.png"}, {"saliency", 0.5}}}},
+       {"spans", {{{"probability", 1}, {"centre", 0.25}, {"width", 0.5}}}}}};
+  const TemporaryFolder folder;
+  WriteTinyPackage(folder.path(), model, canary);
+  WriteFile(folder.PathOf("moments.ts"), "no head");
+  WriteFile(folder.PathOf("canary/other.png"), OrangePng());
+  const absl::StatusOr<ModelPackage> package = ReadModelPackage(folder.path());
+  ASSERT_TRUE(package.ok()) << package.status();
+  ASSERT_TRUE(package->spec.moments.has_value());
+  EXPECT_EQ(package->spec.moments->file, "moments.ts");
+  EXPECT_EQ(package->spec.moments->predict_method, "find");
+  EXPECT_EQ(package->spec.moments->max_frames, 75);
+  EXPECT_EQ(package->spec.moments->max_tokens, 32);
+  ASSERT_EQ(package->canary.moments.size(), 1U);
+  EXPECT_THAT(package->canary.moments[0].spans, ElementsAre(1, 0.25F, 0.5F));
+  EXPECT_THAT(package->canary.moments[0].saliency, ElementsAre(0.5F));
+  for (const char* file : {"moments.ts", "canary/other.png"}) {
+    const std::string contents = *ReadFile(folder.PathOf(file));
+    WriteFile(folder.PathOf(file), contents + " ");
+    EXPECT_NE(ReadModelPackage(folder.path())->fingerprint,
+              package->fingerprint);
+    WriteFile(folder.PathOf(file), contents);
+  }
+  WriteFile(folder.PathOf("canary/canary.json"), TinyCanaryJson().dump());
+  EXPECT_THAT(ReadModelPackage(folder.path()).status().message(),
+              HasSubstr("moments is missing"));
 }
 
 TEST(ModelPackageTest, SaysWhereJsonBreaks) {

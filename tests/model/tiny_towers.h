@@ -34,4 +34,21 @@ def forward(self, x, ids, mask):
     return x.mean([1, 2, 3]) + (ids * mask).sum(1)
 )";
 
+// Needs no weight either. A frame's saliency is its product with the mean
+// token. Of two spans the first is the last frame, the second the whole video,
+// which is as much for as against.
+inline constexpr char kTinyMomentsHead[] = R"(
+def forward(self, text, mask, video):
+    present = mask.unsqueeze(-1)
+    query = (text * present).sum(1, keepdim=True) / present.sum(1, keepdim=True)
+    saliency = (video[:, :, :-2] * query).sum(-1)
+    last = video[:, -1:, -2:]
+    width = last[:, :, 1:] - last[:, :, :1]
+    first = torch.cat([last.mean(-1, keepdim=True), width], -1)
+    whole = torch.cat([torch.ones_like(width) * 0.5, torch.ones_like(width)], -1)
+    most = saliency.amax([1], keepdim=True).unsqueeze(-1)
+    logits = torch.cat([torch.cat([most, -most], -1), torch.cat([most, most], -1)], 1)
+    return logits, torch.cat([first, whole], 1), saliency
+)";
+
 }  // namespace quern

@@ -336,6 +336,75 @@ TEST(TorchEncoderTest, GivesTheHeadsScoreForEachPair) {
   EXPECT_THAT(*scores, testing::ElementsAre(5.25F, 4));
 }
 
+// Two frames, of any length, and a text of two equal tokens.
+constexpr float kFrames[] = {1, 0, 0, 2};
+constexpr float kTokens[] = {3, 4, 3, 4};
+constexpr MatrixView kVideo = {.data = kFrames, .rows = 2, .columns = 2};
+constexpr MatrixView kText = {.data = kTokens, .rows = 2, .columns = 2};
+
+absl::StatusOr<std::vector<MomentPrediction>> PredictWith(
+    const std::string& head, absl::Span<const MatrixView> texts,
+    const MatrixView& video) {
+  const TemporaryFolder folder;
+  WriteTorchScript(folder.PathOf("moments.ts"), head);
+  const auto encoder = TorchEncoder::Create(
+      {.moments_file = folder.PathOf("moments.ts"), .dimension = 2});
+  if (!encoder.ok()) return encoder.status();
+  return (*encoder)->PredictMoments(texts, video);
+}
+
+TEST(TorchEncoderTest, GivesTheMomentsHeadsSpans) {
+  const MatrixView other = {.data = kFrames, .rows = 1, .columns = 2};
+  const auto predictions =
+      PredictWith(kTinyMomentsHead, {kText, other}, kVideo);
+  ASSERT_TRUE(predictions.ok()) << predictions.status();
+  ASSERT_EQ(predictions->size(), 2U);
+  const MomentPrediction& first = predictions->front();
+  EXPECT_THAT(first.saliency,
+              testing::ElementsAre(testing::FloatNear(0.6F, 1e-6F),
+                                   testing::FloatNear(0.8F, 1e-6F)));
+  ASSERT_EQ(first.spans.size(), 2U);
+  // The second of two frames; its logits are 0.8 and -0.8.
+  EXPECT_NEAR(first.spans[0].centre, 0.75, 1e-6);
+  EXPECT_NEAR(first.spans[0].width, 0.5, 1e-6);
+  EXPECT_NEAR(first.spans[0].probability, 0.83202, 1e-5);
+  EXPECT_NEAR(first.spans[1].probability, 0.5, 1e-6);
+  EXPECT_NEAR(predictions->back().saliency[0], 1, 1e-6);
+}
+
+TEST(TorchEncoderTest, RefusesMomentsOfOtherSizes) {
+  EXPECT_TRUE(PredictWith(kTinyMomentsHead, {}, kVideo)->empty());
+  for (const auto& [text, video] :
+       {std::pair(kText, MatrixView{.data = kFrames, .rows = 1, .columns = 4}),
+        std::pair(kText, MatrixView{.columns = 2}),
+        std::pair(MatrixView{.columns = 2}, kVideo),
+        std::pair(MatrixView{.data = kTokens, .rows = 4, .columns = 1},
+                  kVideo)}) {
+    EXPECT_EQ(PredictWith(kTinyMomentsHead, {text}, video).status().code(),
+              absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST(TorchEncoderTest, ABadMomentsHeadEndsInAnInternalError) {
+  for (const auto& [body, message] :
+       {std::pair("return text", "expected a tuple"),
+        std::pair("return text, mask", "expected a tuple"),
+        std::pair("return text[0], video, mask", "expected a tuple"),
+        std::pair("return video, text, mask", "expected [1, 2, 2]"),
+        std::pair("return text, text, mask[:, :1]", "expected [1, 2]"),
+        std::pair("return text, text / 0, mask", "finite"),
+        std::pair("assert False, 'out of luck'\n    return text, text, mask",
+                  "out of luck")}) {
+    const absl::Status status =
+        PredictWith(
+            absl::StrCat("def forward(self, text, mask, video):\n    ", body),
+            {kText}, kVideo)
+            .status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << body;
+    EXPECT_THAT(status.message(), HasSubstr(message)) << body;
+  }
+}
+
 TEST(TorchEncoderTest, RefusesTowersThatItDoesNotHave) {
   const auto encoder = TorchEncoder::Create({.dimension = 2});
   ASSERT_TRUE(encoder.ok()) << encoder.status();
@@ -350,6 +419,8 @@ TEST(TorchEncoderTest, RefusesTowersThatItDoesNotHave) {
   EXPECT_EQ((*encoder)->Match(images, {&text, 1}).status().code(),
             absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ((*encoder)->EncodeTokens({&text, 1}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ((*encoder)->PredictMoments({kText}, kVideo).status().code(),
             absl::StatusCode::kFailedPrecondition);
 }
 

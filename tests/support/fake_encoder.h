@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -133,6 +134,35 @@ class FakeEncoder final : public Encoder {
     return scores;
   }
 
+  // One span per frame, as probable as the frame's cosine with the tokens' sum;
+  // saliency is that too.
+  absl::StatusOr<std::vector<MomentPrediction>> PredictMoments(
+      absl::Span<const MatrixView> texts,
+      const MatrixView& frames) const override {
+    std::vector<MomentPrediction> predictions;
+    const auto count = static_cast<float>(frames.rows);
+    for (const MatrixView& text : texts) {
+      std::vector<float> sum(dimension_);
+      for (int64_t i = 0; i < text.rows * dimension_; ++i) {
+        sum[i % dimension_] += text.data[i];
+      }
+      Normalize(absl::MakeSpan(sum));
+      MomentPrediction& prediction = predictions.emplace_back();
+      for (int64_t i = 0; i < frames.rows; ++i) {
+        std::vector<float> frame(frames.row(i).begin(), frames.row(i).end());
+        Normalize(absl::MakeSpan(frame));
+        float cosine = 0;
+        for (int64_t j = 0; j < dimension_; ++j) cosine += sum[j] * frame[j];
+        prediction.saliency.push_back(cosine);
+        prediction.spans.push_back(
+            {.probability = std::max(cosine, 0.0F),
+             .centre = (static_cast<float>(i) + 0.5F) / count,
+             .width = 1 / count});
+      }
+    }
+    return predictions;
+  }
+
   absl::StatusOr<std::vector<Matrix>> EncodeTokens(
       absl::Span<const Tokens> texts) const override {
     std::vector<Matrix> features;
@@ -243,7 +273,9 @@ inline std::shared_ptr<const Model> MakeFakeModel(
                  .dimension = dimension,
                  .capabilities = std::move(capabilities),
                  .device = "cpu",
-                 .max_tokens = FakeTokenizer().max_tokens()};
+                 .max_tokens = FakeTokenizer().max_tokens(),
+                 .max_moment_frames = 4,
+                 .max_moment_tokens = 8};
   ImagePreprocessing preprocessing;
   preprocessing.width = 2 * FakeEncoder::kStride;
   preprocessing.height = 2 * FakeEncoder::kStride;
