@@ -11,6 +11,7 @@ namespace {
 // Lanes that add up independently: without them the order of the additions
 // would forbid vector instructions, and with fewer each would wait for the one
 // before it.
+constexpr int64_t kPortableLanes = 16;
 template <int64_t kLanes>
 using Lanes = std::array<float, kLanes>;
 
@@ -63,7 +64,7 @@ template <int64_t kLanes>
 using Map = void (*)(const MatrixView&, const float*, float*);
 
 void PortableMap(const MatrixView& cells, const float* query, float* scores) {
-  MapOf<16>(cells, query, scores);
+  MapOf<kPortableLanes>(cells, query, scores);
 }
 
 #if defined(__x86_64__)
@@ -89,6 +90,20 @@ Map BestMap() {
   return PortableMap;
 }
 
+double SquaredNorm(absl::Span<const float> row) {
+  Lanes<kPortableLanes> squares = {};
+  size_t i = 0;
+  for (; i + kPortableLanes <= row.size(); i += kPortableLanes) {
+    for (int64_t lane = 0; lane < kPortableLanes; ++lane) {
+      squares[lane] += row[i + lane] * row[i + lane];
+    }
+  }
+  for (int64_t lane = 0; i < row.size(); ++i, ++lane) {
+    squares[lane] += row[i] * row[i];
+  }
+  return Total<kPortableLanes>(squares);
+}
+
 }  // namespace
 
 void CosineMap(const MatrixView& cells, absl::Span<const float> query,
@@ -102,22 +117,12 @@ double PooledCosine(const MatrixView& cells, absl::Span<const int64_t> rows,
   std::vector<float> sum(query.size());
   for (const int64_t i : rows) {
     const absl::Span<const float> row = cells.row(i);
-    Lanes squares = {};
-    size_t at = 0;
-    for (; at + kLanes <= row.size(); at += kLanes) {
-      for (size_t lane = 0; lane < kLanes; ++lane) {
-        squares[lane] += row[at + lane] * row[at + lane];
-      }
-    }
-    for (size_t lane = 0; at < row.size(); ++at, ++lane) {
-      squares[lane] += row[at] * row[at];
-    }
-    const double norm = std::sqrt(Total(squares));
+    const double norm = std::sqrt(SquaredNorm(row));
     if (norm == 0) continue;
     const auto scale = static_cast<float>(1 / norm);
     for (size_t j = 0; j < row.size(); ++j) sum[j] += scale * row[j];
   }
-  return Cosine(sum.data(), query.data(), cells.columns);
+  return Cosine<kPortableLanes>(sum.data(), query.data(), cells.columns);
 }
 
 }  // namespace quern

@@ -60,28 +60,29 @@ class Scratch {
 void SearchSegment(const Segment& segment, const IndexPart& part) {
   static const RealClock clock;
   const RequestContext context(&clock, "fuzz");
-  const auto metric = static_cast<Metric>(segment.header().metric);
+  const SearchedPart searched{
+      .part = part, .metric = static_cast<Metric>(segment.header().metric)};
   std::vector<float> values(segment.header().dimension, 0.25F);
   values[0] = 1;
   const std::vector<EncodedQuery> queries = {EncodedQuery(values)};
   std::vector<Candidates> candidates;
   const auto take = [&] {
-    const auto hits = candidates[0].Take(queries[0], metric, nullptr);
+    const auto hits = candidates[0].Take(queries[0], searched.metric, nullptr);
     QUERN_FUZZ_REQUIRE(hits.ok());
     QUERN_FUZZ_REQUIRE(hits->size() <= static_cast<size_t>(kHits));
     candidates.clear();
   };
   candidates.emplace_back(kHits, absl::Span<const IndexPart>(&part, 1));
-  QUERN_FUZZ_REQUIRE(ScanPart(context, queries, metric, part, 0, nullptr,
-                              /*sure=*/false, absl::MakeSpan(candidates))
+  QUERN_FUZZ_REQUIRE(ScanPart(context, searched, queries, 0, part.rows,
+                              absl::MakeSpan(candidates))
                          .ok());
   take();
-  int64_t wanted = 0;
   candidates.emplace_back(kHits, absl::Span<const IndexPart>(&part, 1));
   if (!segment.graph().empty()) {
-    QUERN_FUZZ_REQUIRE(SearchGraph(context, queries[0], metric, part, 0,
-                                   nullptr, 10, candidates[0], &wanted)
-                           .ok());
+    std::vector<ScoredRow> found;
+    QUERN_FUZZ_REQUIRE(
+        SearchGraph(context, searched, queries[0], 10, &found).ok());
+    AddFound(searched, queries[0], found, candidates[0]);
   }
   if (segment.ivf() != nullptr) {
     const auto rows =
@@ -90,9 +91,9 @@ void SearchSegment(const Segment& segment, const IndexPart& part) {
                                .columns = static_cast<int64_t>(values.size())},
                               2, 20);
     QUERN_FUZZ_REQUIRE(rows.ok());
-    QUERN_FUZZ_REQUIRE(SearchLists(context, queries[0], metric, part, 0,
-                                   nullptr, rows->front(), candidates[0],
-                                   &wanted)
+    QUERN_FUZZ_REQUIRE(ScanRows(context, searched, queries[0],
+                                WantedRows(searched, rows->front()),
+                                candidates[0])
                            .ok());
   }
   take();
