@@ -191,7 +191,7 @@ absl::StatusOr<RegionQuery> DecodeGroundRegions(
                         absl::StrCat("is ", request.crop_depth(),
                                      "; it must be 0 to ", kMaxCropDepth));
   }
-  if (request.crop_depth() > 0) return NotInThisVersion("crop_depth");
+  query.crop_depth = request.crop_depth();
   query.ignore_relations = request.ignore_relations();
   return query;
 }

@@ -193,6 +193,7 @@ absl::Status AskPicture(Client& client, const AskOptions& options,
   }
   request.set_max_regions(1);
   request.set_ignore_relations(options.ignore_relations);
+  if (options.crop_depth > 0) request.set_crop_depth(options.crop_depth);
   request.set_min_probability(0);
   for (const size_t i : call.questions) {
     request.mutable_phrases()->add_phrases(questions[i].phrase);

@@ -23,6 +23,8 @@ struct AskOptions {
   std::string model;  // Empty: the server's default.
   // Of pictures: spatial relations in the phrases are not used.
   bool ignore_relations = false;
+  // Likewise: proposals whose crops are encoded again.
+  int crop_depth = 0;
 };
 
 struct VideoQuestion {

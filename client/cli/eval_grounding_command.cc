@@ -113,6 +113,12 @@ void AddEvalGrounding(CLI::App& eval, CommandLine& line) {
       ->add_flag("--ignore-relations", options->ask.ignore_relations,
                  "Asks for \"the dog left of the man\" without the relation")
       ->excludes(predictions);
+  command
+      ->add_option("--crop-depth", options->ask.crop_depth,
+                   "Best boxes whose crops the model looks at again, 0 to 64")
+      ->check(CLI::Range(0, 64).description(""))
+      ->excludes(predictions)
+      ->type_name("N");
   command->callback([options, &line] {
     line.run = [options, &line](Console& console) {
       return Run(*options, line.connection, console);

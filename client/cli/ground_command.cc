@@ -43,6 +43,7 @@ struct GroundOptions {
   std::vector<std::string> phrases;
   std::string sentence;
   std::string model;
+  int crop_depth = 0;
   int limit = 5;
   std::optional<float> min_probability;
   bool json = false;
@@ -75,6 +76,7 @@ v1::GroundRegionsRequest MakeRequest(const GroundOptions& options,
   }
   if (!options.sentence.empty()) request.set_sentence(options.sentence);
   request.set_max_regions(options.limit);
+  if (options.crop_depth > 0) request.set_crop_depth(options.crop_depth);
   if (options.min_probability.has_value()) {
     request.set_min_probability(*options.min_probability);
   }
@@ -272,6 +274,12 @@ void AddGroundCommand(CLI::App& app, CommandLine& line) {
                    "Leaves out boxes below. Default: the model's threshold")
       ->check(CLI::Range(0.0, 1.0).description(""))
       ->type_name("P");
+  command
+      ->add_option("--crop-depth", options->crop_depth,
+                   "Best boxes whose crops the model looks at again, 0 to 64. "
+                   "Default: 0")
+      ->check(CLI::Range(0, 64).description(""))
+      ->type_name("N");
   command->add_flag("--json", options->json, "Prints JSON instead of a table");
   command
       ->add_option("--out", options->out,

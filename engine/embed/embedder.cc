@@ -116,8 +116,9 @@ class Embedder::Call {
     // is seen otherwise.
     std::optional<ImageRow> image;
     std::optional<ImageRow> grid;
-    std::atomic<int> rows = 1;  // Under way.
-    int64_t width = 0;          // Of a picture's upright original.
+    std::atomic<int> rows = 1;             // Under way.
+    std::shared_ptr<const Image> picture;  // Where it was asked for.
+    int64_t width = 0;                     // Of a picture's upright original.
     int64_t height = 0;
     std::string cache_key;  // Empty: not for the cache.
     absl::Time decoded;
@@ -307,6 +308,10 @@ class Embedder::Call {
 
   absl::Status ReadPicture(const ImageInput& input, Slot& slot) {
     QUERN_RETURN_IF_ERROR(context_.Check("decode"));
+    if (input.pixels != nullptr) {
+      FitPicture(*input.pixels, slot);
+      return absl::OkStatus();
+    }
     std::string file;
     absl::string_view encoded = input.encoded;
     if (!input.uri.empty()) {
@@ -332,26 +337,34 @@ class Embedder::Call {
       return OfField(input.uri.empty() ? "image.content" : "image.uri",
                      image.status());
     }
-    slot.width =
-        image->original_width > 0 ? image->original_width : image->width;
+    if (options_.picture) {
+      slot.picture = std::make_shared<const Image>(*image);
+    }
+    FitPicture(*std::move(image), slot);
+    return absl::OkStatus();
+  }
+
+  // To what its rows are made of.
+  void FitPicture(Image image, Slot& slot) {
+    const ImagePreprocessing& preprocessing = model_->preprocessing();
+    slot.width = image.original_width > 0 ? image.original_width : image.width;
     slot.height =
-        image->original_height > 0 ? image->original_height : image->height;
+        image.original_height > 0 ? image.original_height : image.height;
     if (options_.whole_picture) {
-      const ImagePreprocessing whole = WholePicture(*model_, *image);
+      const ImagePreprocessing whole = WholePicture(*model_, image);
       slot.image->width = whole.width;
       slot.image->height = whole.height;
-      slot.image->rgb = Fit(*std::move(image), whole).rgb;
-      return absl::OkStatus();
+      slot.image->rgb = Fit(std::move(image), whole).rgb;
+      return;
     }
     if (slot.grid.has_value()) {
       ImagePreprocessing whole = preprocessing;
       whole.mode = ResizeMode::kSquash;
       whole.width = slot.grid->width;
       whole.height = slot.grid->height;
-      slot.grid->rgb = Fit(*image, whole).rgb;
+      slot.grid->rgb = Fit(image, whole).rgb;
     }
-    slot.image->rgb = Fit(*std::move(image), preprocessing).rgb;
-    return absl::OkStatus();
+    slot.image->rgb = Fit(std::move(image), preprocessing).rgb;
   }
 
   absl::StatusOr<std::string> ResolveUri(absl::string_view uri,
@@ -484,6 +497,7 @@ class Embedder::Call {
     } else {
       slot.result = Embedded{.embedding = std::move(slot.image->embedding),
                              .dense = std::move(slot.image->dense),
+                             .picture = std::move(slot.picture),
                              .width = slot.width,
                              .height = slot.height,
                              .stages = {{"decode", slot.decoded - start_},

@@ -30,6 +30,8 @@ struct TextInput {
 struct ImageInput {
   absl::string_view encoded;
   absl::string_view uri;
+  // In place of both: the picture, decoded already.
+  std::shared_ptr<const Image> pixels = nullptr;
 };
 struct VideoInput {
   absl::string_view encoded;
@@ -50,6 +52,8 @@ struct EmbedOptions {
   // this many times the model's input size, neither cut nor padded. 0: the grid
   // is that of the picture as the embedding sees it.
   int64_t grid_scale = 0;
+  // Gives the decoded picture too, to cut parts out of it.
+  bool picture = false;
   VideoSampling video;
 };
 
@@ -64,6 +68,8 @@ struct Embedded {
   // Of a picture: one map. Of a video: a row per frame, its embedding being
   // the only cell.
   DenseMaps dense;
+  // Where it was asked for. Upright; it may be reduced, see ImageDecoder.
+  std::shared_ptr<const Image> picture;
   int64_t width = 0;   // Pixels of the upright original; of a picture or video.
   int64_t height = 0;  // Likewise.
   absl::Duration duration;            // Of a video.

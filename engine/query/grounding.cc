@@ -15,6 +15,8 @@
 #include "engine/fine/region_grounder.h"
 #include "engine/fine/segment_grounder.h"
 #include "engine/fine/spatial_relations.h"
+#include "engine/query/crop_scores.h"
+#include "engine/query/moment_head.h"
 #include "quern/v1/common.pb.h"
 
 namespace quern {
@@ -44,6 +46,15 @@ absl::Status NothingToLookAt(const ItemTarget& item, absl::string_view why) {
       " has no stored features", why,
       ": send its media along, keep features in the collection (its `parts`), "
       "or upsert it with a media_uri below one of media.roots"));
+}
+
+absl::Status NothingToCut(const ItemTarget& item) {
+  return absl::FailedPreconditionError(absl::StrCat(
+      "crop_depth: item ", Quoted(item.id), " of collection ",
+      Quoted(item.collection),
+      " has no media_uri, and crops are cut out of media: send its media "
+      "along, leave crop_depth out, or upsert it with a media_uri below one of "
+      "media.roots"));
 }
 
 // What the store keeps of a picture or a video, as the embedder gives it.
@@ -88,12 +99,13 @@ class EmbedBoth {
   using Done = std::function<void(absl::StatusOr<Result>)>;
 
   static void Start(const Engine& engine, const RequestContext& context,
-                    const std::vector<EmbedInput>& texts, Target& target,
+                    const std::vector<EmbedInput>& texts,
+                    const EmbedOptions& text_options, Target& target,
                     const EmbedOptions& options, Done done) {
     const std::shared_ptr<const Model>& model = target.model;
     const auto both = std::make_shared<EmbedBoth>(std::move(done));
     engine.embedder().Embed(
-        context, model, texts, {},
+        context, model, texts, text_options,
         [both](std::vector<absl::StatusOr<Embedded>> results) {
           both->texts_ = std::move(results);
           both->FinishOne();
@@ -136,10 +148,12 @@ class EmbedBoth {
   absl::StatusOr<Embedded> media_ = absl::UnknownError("not done");
 };
 
-// `modality` is the kind of item that is wanted.
+// `modality` is the kind of item that is wanted. With `needs_pixels` kept
+// features do not do.
 template <typename MediaInput, typename Query>
 absl::Status FindTarget(const Engine& engine, const Query& query,
-                        v1::Modality modality, Target& target) {
+                        v1::Modality modality, bool needs_pixels,
+                        Target& target) {
   const auto* item = std::get_if<ItemTarget>(&query.target);
   if (item == nullptr) {
     target.media = std::get<MediaInput>(query.target);
@@ -167,16 +181,18 @@ absl::Status FindTarget(const Engine& engine, const Query& query,
   } else {
     QUERN_ASSIGN_OR_RETURN(target.model, engine.ModelOf(*collection));
   }
-  if (!stored.parts.empty() && !is_of_other_model) {
+  const bool is_kept = !stored.parts.empty() && !is_of_other_model;
+  if (is_kept && !needs_pixels) {
     QUERN_ASSIGN_OR_RETURN(target.kept, EmbeddedOf(stored.parts));
     return absl::OkStatus();
   }
   if (stored.media_uri.empty()) {
+    if (is_kept) return NothingToCut(*item);
     return NothingToLookAt(*item, is_of_other_model
                                       ? " of that model and no media_uri"
                                       : " and no media_uri");
   }
-  target.is_decoded_again = true;
+  target.is_decoded_again = !is_kept;
   target.media_uri = stored.media_uri;
   target.media = MediaInput{.uri = target.media_uri};
   return absl::OkStatus();
@@ -196,22 +212,37 @@ absl::Status OfTarget(const Query& query, const absl::Status& status) {
   return status;
 }
 
+std::optional<double> ProbabilityOf(
+    const GroundedRegion& region,
+    const std::optional<PresenceCalibration>& calibration) {
+  if (!calibration.has_value()) return std::nullopt;
+  return calibration->Probability(region.features);
+}
+
+std::optional<double> ProbabilityOf(
+    const GroundedSegment& segment,
+    const std::optional<PresenceCalibration>& calibration) {
+  if (segment.probability.has_value() || !calibration.has_value()) {
+    return segment.probability;
+  }
+  return calibration->Probability(segment.features);
+}
+
 // Turns what a grounder found, best first, into hits, and says how probable the
-// best is. Without a calibration all are hits.
+// best is. What has no probability is a hit.
 template <typename Found, typename Visit>
 std::optional<double> KeepProbable(
     const std::vector<Found>& found,
     const std::optional<PresenceCalibration>& calibration,
     const std::optional<double>& min_probability, Visit visit) {
+  const double least = min_probability.value_or(
+      calibration.has_value() ? calibration->threshold : 0);
   std::optional<double> presence;
   for (const Found& one : found) {
-    std::optional<double> probability;
-    if (calibration.has_value()) {
-      probability = calibration->Probability(one.features);
+    const std::optional<double> probability = ProbabilityOf(one, calibration);
+    if (probability.has_value()) {
       presence = std::max(presence.value_or(0), *probability);
-      if (*probability < min_probability.value_or(calibration->threshold)) {
-        continue;
-      }
+      if (*probability < least) continue;
     }
     visit(one, probability);
   }
@@ -248,20 +279,29 @@ class RegionCall {
   static void Start(const std::shared_ptr<RegionCall>& call) {
     const absl::Status status = call->Prepare();
     if (!status.ok()) return call->done_(status);
-    EmbedBoth::Start(call->engine_, call->context_, call->texts_, call->target_,
-                     {.embedding = false, .dense = true, .whole_picture = true},
-                     [call](absl::StatusOr<EmbedBoth::Result> embedded) {
-                       call->done_(embedded.ok() ? call->Ground(*embedded)
-                                                 : OfTarget(call->query_,
-                                                            embedded.status()));
-                     });
+    EmbedBoth::Start(
+        call->engine_, call->context_, call->texts_, {}, call->target_,
+        {.embedding = false,
+         .dense = true,
+         .whole_picture = true,
+         .picture = call->query_.crop_depth > 0},
+        [call](absl::StatusOr<EmbedBoth::Result> embedded) {
+          if (!embedded.ok()) {
+            return call->done_(OfTarget(call->query_, embedded.status()));
+          }
+          call->embedded_ = *std::move(embedded);
+          call->AddCrops(call);
+        });
   }
 
  private:
   absl::Status Prepare() {
-    QUERN_RETURN_IF_ERROR(
-        FindTarget<ImageInput>(engine_, query_, v1::MODALITY_IMAGE, target_));
+    QUERN_RETURN_IF_ERROR(FindTarget<ImageInput>(
+        engine_, query_, v1::MODALITY_IMAGE, query_.crop_depth > 0, target_));
     QUERN_RETURN_IF_ERROR(target_.model->Require("image.dense"));
+    if (query_.crop_depth > 0) {
+      QUERN_RETURN_IF_ERROR(target_.model->Require("image.global"));
+    }
     QUERN_RETURN_IF_ERROR(target_.model->Require("text.global"));
     QUERN_ASSIGN_OR_RETURN(
         calibration_,
@@ -283,47 +323,74 @@ class RegionCall {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<RegionResult> Ground(const EmbedBoth::Result& embedded) {
-    AddStages(embedded.media, context_);
+  // Then grounds.
+  void AddCrops(const std::shared_ptr<RegionCall>& call) {
+    AddStages(embedded_.media, context_);
+    const DenseMaps& grid = embedded_.media.dense;
+    grounder_.emplace(
+        GridView{.cells = {.data = grid.values.data(),
+                           .rows = grid.grid_height * grid.grid_width,
+                           .columns = grid.dimension},
+                 .height = grid.grid_height,
+                 .width = grid.grid_width});
+    if (query_.crop_depth == 0) return done_(Ground());
+    for (const SpatialPhrase& phrase : phrases_) {
+      const bool is_related = phrase.relation != SpatialRelation::kNone;
+      for (const SpatialPhrase* part = &phrase; part != nullptr;
+           part = part->object.get()) {
+        const std::vector<float>& embedding =
+            embedded_.texts[proposals_.size()].embedding;
+        proposals_.push_back(
+            {.embedding = embedding,
+             .regions = grounder_->Propose(embedding, is_related)});
+      }
+    }
+    const absl::Time start = context_.clock().Now();
+    AddCropScores(engine_, context_, target_.model, embedded_.media.picture,
+                  query_.crop_depth, proposals_,
+                  [call, start](const absl::Status& status) {
+                    RequestContext& context = call->context_;
+                    context.AddStageTime("crops",
+                                         context.clock().Now() - start);
+                    if (!status.ok()) return call->done_(status);
+                    call->done_(call->Ground());
+                  });
+  }
+
+  absl::StatusOr<RegionResult> Ground() {
     QUERN_RETURN_IF_ERROR(context_.Check("ground"));
     StageTimer timer(context_, "ground");
-    RegionResult result = {.width = embedded.media.width,
-                           .height = embedded.media.height,
+    RegionResult result = {.width = embedded_.media.width,
+                           .height = embedded_.media.height,
                            .model = target_.model};
     if (target_.is_decoded_again)
       result.degraded_reasons.emplace_back(kDecodedAgain);
-    TellOfTruncation(embedded.texts, result.degraded_reasons);
-    const DenseMaps& grid = embedded.media.dense;
-    const RegionGrounder grounder(
-        {.cells = {.data = grid.values.data(),
-                   .rows = grid.grid_height * grid.grid_width,
-                   .columns = grid.dimension},
-         .height = grid.grid_height,
-         .width = grid.grid_width});
+    TellOfTruncation(embedded_.texts, result.degraded_reasons);
     size_t next_text = 0;
     for (const SpatialPhrase& phrase : phrases_) {
       QUERN_RETURN_IF_ERROR(context_.Check("ground"));
-      result.phrases.push_back(
-          GroundPhrase(grounder, phrase, embedded.texts, next_text));
+      result.phrases.push_back(GroundPhrase(phrase, next_text));
     }
     return result;
   }
 
   // Takes the embeddings of the phrase's parts from `next_text` on.
-  PhraseRegions GroundPhrase(const RegionGrounder& grounder,
-                             const SpatialPhrase& phrase,
-                             const std::vector<Embedded>& texts,
+  PhraseRegions GroundPhrase(const SpatialPhrase& phrase,
                              size_t& next_text) const {
     std::deque<PhraseQuery> parts;  // Does not move what it holds.
     for (const SpatialPhrase* part = &phrase; part != nullptr;
          part = part->object.get()) {
-      parts.push_back({.embedding = texts[next_text++].embedding,
-                       .relation = part->relation});
+      const size_t text = next_text++;
+      parts.push_back({.embedding = embedded_.texts[text].embedding,
+                       .relation = part->relation,
+                       .proposals = proposals_.empty()
+                                        ? nullptr
+                                        : &proposals_[text].regions});
       if (parts.size() > 1) parts[parts.size() - 2].object = &parts.back();
     }
     PhraseRegions result;
     result.presence = KeepProbable(
-        grounder.Ground(parts.front(), query_.max_regions, query_.nms_iou),
+        grounder_->Ground(parts.front(), query_.max_regions, query_.nms_iou),
         calibration_, query_.min_probability,
         [&](const GroundedRegion& region, std::optional<double> probability) {
           result.regions.push_back({.box = region.box,
@@ -342,6 +409,9 @@ class RegionCall {
   std::optional<PresenceCalibration> calibration_;
   std::vector<SpatialPhrase> phrases_;
   std::vector<EmbedInput> texts_;  // Point into `phrases_`.
+  EmbedBoth::Result embedded_;
+  std::optional<RegionGrounder> grounder_;  // Points into `embedded_`.
+  std::vector<TextProposals> proposals_;    // One per text, or none.
 };
 
 class SegmentCall {
@@ -358,8 +428,10 @@ class SegmentCall {
   static void Start(const std::shared_ptr<SegmentCall>& call) {
     const absl::Status status = call->Prepare();
     if (!status.ok()) return call->done_(status);
-    EmbedBoth::Start(call->engine_, call->context_, call->texts_, call->target_,
-                     {.video = call->query_.sampling},
+    const bool has_head = call->HasHead();
+    EmbedBoth::Start(call->engine_, call->context_, call->texts_,
+                     {.embedding = !has_head, .tokens = has_head},
+                     call->target_, {.video = call->query_.sampling},
                      [call](absl::StatusOr<EmbedBoth::Result> embedded) {
                        call->done_(embedded.ok() ? call->Ground(*embedded)
                                                  : OfTarget(call->query_,
@@ -370,12 +442,15 @@ class SegmentCall {
  private:
   absl::Status Prepare() {
     QUERN_RETURN_IF_ERROR(
-        FindTarget<VideoInput>(engine_, query_, v1::MODALITY_VIDEO, target_));
-    QUERN_RETURN_IF_ERROR(target_.model->Require("text.global"));
+        FindTarget<VideoInput>(engine_, query_, v1::MODALITY_VIDEO,
+                               /*needs_pixels=*/false, target_));
+    QUERN_RETURN_IF_ERROR(
+        target_.model->Require(HasHead() ? "text.tokens" : "text.global"));
+    // A head's probabilities are its own.
     QUERN_ASSIGN_OR_RETURN(
         calibration_,
         CheckedCalibration(*target_.model, target_.model->info().segments,
-                           query_.min_probability));
+                           HasHead() ? std::nullopt : query_.min_probability));
     texts_.reserve(query_.sentences.size());
     for (const GroundText& sentence : query_.sentences) {
       texts_.push_back(TextInput{sentence.text});
@@ -398,24 +473,46 @@ class SegmentCall {
     for (const absl::Duration time : result.times) {
       seconds.push_back(absl::ToDoubleSeconds(time));
     }
-    const SegmentGrounder grounder(
-        {.frames = embedded.media.frames(),
-         .times = seconds,
-         .duration = absl::ToDoubleSeconds(result.duration)});
-    for (const Embedded& text : embedded.texts) {
-      QUERN_RETURN_IF_ERROR(context_.Check("ground"));
-      result.sentences.push_back(GroundSentence(grounder, text));
+    QUERN_ASSIGN_OR_RETURN(
+        std::vector<GroundedMoments> found,
+        Find(embedded.texts,
+             {.frames = embedded.media.frames(),
+              .times = seconds,
+              .duration = absl::ToDoubleSeconds(result.duration)}));
+    for (GroundedMoments& moments : found) {
+      result.sentences.push_back(Keep(std::move(moments)));
     }
     return result;
   }
 
-  SentenceSegments GroundSentence(const SegmentGrounder& grounder,
-                                  const Embedded& text) const {
-    GroundedMoments moments = grounder.Ground(
-        text.embedding,
-        {.max_segments = query_.max_segments,
-         .nms_iou = query_.nms_iou,
-         .min_duration = absl::ToDoubleSeconds(query_.min_duration)});
+  // What a package has been trained for goes before what needs no training.
+  bool HasHead() const { return target_.model->info().Has("moments"); }
+
+  absl::StatusOr<std::vector<GroundedMoments>> Find(
+      const std::vector<Embedded>& texts, const FramesView& video) const {
+    const SegmentOptions options = {
+        .max_segments = query_.max_segments,
+        .nms_iou = query_.nms_iou,
+        .min_duration = absl::ToDoubleSeconds(query_.min_duration)};
+    if (HasHead()) {
+      std::vector<MatrixView> tokens;
+      tokens.reserve(texts.size());
+      for (const Embedded& text : texts) {
+        tokens.push_back(text.token_features.view());
+      }
+      return GroundByHead(*target_.model, tokens, video, options);
+    }
+    const SegmentGrounder grounder(video);
+    std::vector<GroundedMoments> found;
+    found.reserve(texts.size());
+    for (const Embedded& text : texts) {
+      QUERN_RETURN_IF_ERROR(context_.Check("ground"));
+      found.push_back(grounder.Ground(text.embedding, options));
+    }
+    return found;
+  }
+
+  SentenceSegments Keep(GroundedMoments moments) const {
     SentenceSegments result;
     result.presence = KeepProbable(
         moments.segments, calibration_, query_.min_probability,

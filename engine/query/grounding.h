@@ -50,6 +50,9 @@ struct RegionQuery {
   std::optional<double> min_probability;
   double nms_iou = 0.5;
   bool ignore_relations = false;
+  // Of each phrase, and of what it is placed by: proposals whose crops are
+  // encoded again, >= 0. Then the media is read, whatever is stored.
+  int64_t crop_depth = 0;
 };
 
 struct RegionHit {

@@ -848,6 +848,12 @@ TEST_F(CommandsTest, EvalGroundingAsksAServerAboutEachPictureOnce) {
       ExitCode::kOk)
       << err_.str();
   EXPECT_EQ(Output()["Acc@0.5"], 33.33);  // Finds the first dog alone, 5/30.
+  ASSERT_EQ(
+      Run({"eval", "grounding", "--ground-truth", truth.string(), "--images",
+           images.path().string(), "--crop-depth", "2", "--json"}),
+      ExitCode::kOk)
+      << err_.str();
+  EXPECT_EQ(Output()["Acc@0.5"], 33.33);  // Half of each: 1/2, 1/4, 1/5.
   const auto broken = folder_.Write(
       "broken.json", R"([{"file_name": "broken.jpg",)"
                      R"(  "sentences": [{"sent_id": 1, "sent": "cat"}]}])");

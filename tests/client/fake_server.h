@@ -604,7 +604,8 @@ class FakeServer {
         region.set_score(1);
         region.mutable_box()->set_left(static_cast<float>(begin) / count);
         region.mutable_box()->set_right(static_cast<float>(end) / count);
-        region.mutable_box()->set_bottom(1);
+        // Crops let it see the upper half alone.
+        region.mutable_box()->set_bottom(request->crop_depth() > 0 ? 0.5F : 1);
       }
       return grpc::Status::OK;
     }

@@ -140,6 +140,22 @@ TEST_F(EmbedderTest, EmbedsTextsPicturesAndVideosInOrder) {
   EXPECT_THAT(Embed({}), SizeIs(0));
 }
 
+TEST_F(EmbedderTest, GivesThePictureAndTakesADecodedOne) {
+  const Results first = Embed({ImageInput{"red"}}, {.picture = true});
+  ASSERT_THAT(first[0], IsOk());
+  ASSERT_NE(first[0]->picture, nullptr);
+  EXPECT_EQ(first[0]->picture->width, 16);
+  const int64_t decoded = images_.decoded();
+  const Results second =
+      Embed({ImageInput{.pixels = first[0]->picture}}, {.dense = true});
+  ASSERT_THAT(second[0], IsOk());
+  EXPECT_EQ(images_.decoded(), decoded);
+  EXPECT_EQ(second[0]->embedding, first[0]->embedding);
+  EXPECT_EQ(second[0]->dense.grid_height, 2);
+  EXPECT_EQ(second[0]->width, 16);
+  EXPECT_EQ(second[0]->picture, nullptr);
+}
+
 TEST_F(EmbedderTest, AVideoIsTheMeanDirectionOfItsFrames) {
   const Results results =
       Embed({VideoInput{"red red blue"}, ImageInput{"red"}, ImageInput{"blue"}},

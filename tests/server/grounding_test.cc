@@ -1,5 +1,6 @@
 // quern.v1.Grounding over a real connection, with fakes below the engine.
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -122,6 +123,43 @@ TEST_F(GroundingTest, GivesBoxesInSharesAndPixels) {
             response.phrases(1).regions(0).score());
 }
 
+TEST_F(GroundingTest, CropsAddTheirCosineToTheScore) {
+  v1::EmbedRequest embed;
+  embed.add_inputs()->mutable_image()->set_content("red");
+  embed.add_inputs()->set_text("red");
+  embed.add_inputs()->set_text("blue");
+  v1::EmbedResponse embedded;
+  ASSERT_TRUE(Call(v1::Embedding::NewStub(channel_),
+                   &v1::Embedding::Stub::Embed, embed, &embedded)
+                  .ok());
+  // Of the picture, of which every crop is as red as all of it.
+  const auto cosine = [&](int text) {
+    double sum = 0;
+    const auto& picture = embedded.results(0).embedding().values();
+    for (int i = 0; i < picture.size(); ++i) {
+      sum += double{picture[i]} * embedded.results(text).embedding().values(i);
+    }
+    return sum;
+  };
+  v1::GroundRegionsRequest request = RegionsOf("red", "red");
+  request.mutable_phrases()->add_phrases("blue");
+  v1::GroundRegionsResponse without;
+  ASSERT_TRUE(Regions(request, &without).ok());
+  request.set_crop_depth(3);
+  v1::GroundRegionsResponse with;
+  const grpc::Status status = Regions(request, &with);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  const auto gain = [&](int phrase) {
+    return with.phrases(phrase).regions(0).score() -
+           without.phrases(phrase).regions(0).score();
+  };
+  EXPECT_GT(gain(0), 0);
+  EXPECT_NEAR(gain(0) * cosine(2), gain(1) * cosine(1), 1e-4);
+  EXPECT_TRUE(std::any_of(
+      with.stages().begin(), with.stages().end(),
+      [](const v1::StageTime& stage) { return stage.stage() == "crops"; }));
+}
+
 TEST_F(GroundingTest, FindsThePhrasesOfASentence) {
   v1::GroundRegionsRequest request = RegionsOf("red", "");
   request.set_sentence("A red ball lies under the blue sky.");
@@ -180,8 +218,6 @@ TEST_F(GroundingTest, RefusesBadRegionRequestsByName) {
                 "min_probability: is 1.5");
   ExpectRefused(changed([](R& r) { r.set_crop_depth(65); }), bad,
                 "crop_depth: is 65");
-  ExpectRefused(changed([](R& r) { r.set_crop_depth(2); }),
-                grpc::StatusCode::UNIMPLEMENTED, "crop_depth");
   ExpectRefused(changed([](R& r) { r.set_model("nobody"); }),
                 grpc::StatusCode::NOT_FOUND, "nobody");
   ExpectRefused(changed([](R& r) { r.set_min_probability(0.5F); }),
@@ -255,12 +291,45 @@ TEST_F(GroundingTest, FindsTheStretchOfAVideo) {
   const v1::GroundedSentence& blue = response.sentences(0);
   ASSERT_THAT(blue.segments(), Not(IsEmpty()));
   EXPECT_EQ(blue.segments(0).span().start().seconds(), 1);
-  EXPECT_EQ(blue.segments(0).span().start().nanos(), 500'000'000);
+  EXPECT_EQ(blue.segments(0).span().start().nanos(), 250'000'000);
   EXPECT_EQ(blue.segments(0).span().end().seconds(), 3);
-  EXPECT_EQ(blue.segments(0).span().end().nanos(), 500'000'000);
+  EXPECT_EQ(blue.segments(0).span().end().nanos(), 250'000'000);
   EXPECT_THAT(blue.saliency().times(), SizeIs(9));
   EXPECT_THAT(blue.saliency().values(), SizeIs(9));
   EXPECT_GT(blue.saliency().values(4), blue.saliency().values(0));
+}
+
+TEST_F(GroundingTest, AMomentsHeadGoesBeforeTheGenerators) {
+  v1::LoadModelRequest load;
+  load.set_path(media_.path() + "/moments");
+  std::filesystem::create_directory(load.path());
+  v1::Model model;
+  const grpc::Status loaded = Call(v1::Models::NewStub(channel_),
+                                   &v1::Models::Stub::Load, load, &model);
+  ASSERT_TRUE(loaded.ok()) << loaded.error_message();
+  // Eight frames of half a second, of which the head sees four pairs.
+  v1::GroundSegmentsRequest request =
+      SegmentsOf("red red red red blue blue red red", "blue");
+  request.set_model("moments");
+  request.set_min_probability(0.7F);
+  request.set_include_saliency(true);
+  v1::GroundSegmentsResponse response;
+  const grpc::Status status = Segments(request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  const v1::GroundedSentence& blue = response.sentences(0);
+  ASSERT_THAT(blue.segments(), SizeIs(1));
+  EXPECT_EQ(blue.segments(0).span().start().seconds(), 2);
+  EXPECT_EQ(blue.segments(0).span().end().seconds(), 3);
+  EXPECT_GT(blue.segments(0).probability(), 0.9F);
+  EXPECT_EQ(blue.segments(0).probability(), blue.segments(0).score());
+  EXPECT_EQ(blue.presence(), blue.segments(0).probability());
+  ASSERT_THAT(blue.saliency().values(), SizeIs(8));
+  EXPECT_EQ(blue.saliency().values(4), blue.saliency().values(5));
+  EXPECT_GT(blue.saliency().values(4), blue.saliency().values(3));
+
+  request.set_sentences(0, "nothing of this");
+  ASSERT_TRUE(Segments(request, &response).ok());
+  EXPECT_THAT(response.sentences(0).segments(), IsEmpty());
 }
 
 TEST_F(GroundingTest, KeepsSpansWithinShortVideos) {

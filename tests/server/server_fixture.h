@@ -162,6 +162,11 @@ class ServerTest : public ::testing::Test {
         return MakeFakeModel(name, kFakeDimension,
                              {"image.global", "text.global"});
       }
+      if (name == "moments") {
+        return MakeFakeModel(
+            name, kFakeDimension,
+            {"image.global", "text.global", "text.tokens", "moments"});
+      }
       return MakeFakeModel(name, kFakeDimension);
     };
     backends.collections.open_store = [this](const std::string& path,
