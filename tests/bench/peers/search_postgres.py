@@ -59,7 +59,7 @@ class Postgres(SearchServer):
             # A quarter of the memory, as its manual advises; the graph is built in memory.
             "shared_buffers": f"{memory_bytes() // 4 >> 20}MB",
             "maintenance_work_mem": f"{2 * raw + 512}MB",
-            "max_parallel_maintenance_workers": os.cpu_count(),
+            "max_parallel_maintenance_workers": os.cpu_count() - 1,
             # Checkpoints by time alone.
             "max_wal_size": f"{8 * raw + 4096}MB",
             # After a crash: one call instead of one a file.
