@@ -19,7 +19,7 @@ BUILD_BEAM = 128
 # Items that the peers get in one write, and are on the disk with one sync. quernd takes the items
 # of a stream as they come, and syncs what came while it synced before: about as many.
 BATCH = 1000
-# Writes under way at once: more help none of the peers on two cores.
+# Writes under way at once: twice as many as two cores.
 WRITERS = 4
 
 
