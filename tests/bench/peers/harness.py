@@ -104,7 +104,7 @@ class Server:
     def wait_until(
         self, is_ready: Callable[[], bool], seconds: float = 600, pause: float = 0.1
     ) -> None:
-        """Ends the program, with the log, when the server ends before or is late. Asks after `pause`
+        """Ends the program, with the log, when the server ends before or is late. Asks every `pause`
         seconds, later after a hundredth of the time that has passed."""
         begin = time.monotonic()
         while time.monotonic() < begin + seconds:

@@ -1,7 +1,7 @@
-"""Search by quernd, Redis Stack, Milvus and PostgreSQL with pgvector side by side: the same vectors,
-the same queries, the same recall@10, two cores. Each peer runs beside quernd alone, in rounds that
-alternate; every ratio of searches is a median over rounds. run.sh makes the environment and the data
-that this needs."""
+"""Search by quernd, Redis Stack, Milvus and PostgreSQL with pgvector side by side: the same
+vectors, the same queries, the same recall@10, two cores. Each peer runs beside quernd alone, in
+rounds that alternate; every ratio of searches is a median over rounds. run.sh makes the
+environment and the data that this needs."""
 
 import argparse
 import bisect
@@ -169,7 +169,7 @@ def is_foreign(peer: str) -> bool:
 
 
 def tune(server: SearchServer, target: float) -> int | None:
-    """Sets the least effort that reaches the recall, on the very queries that are measured: a peer
+    """Sets the least effort that reaches the recall, on the queries that are measured: a peer
     gets the benefit. quernd has to meet it by itself, and is only told which if it is not its own."""
     if server.efforts is None:
         server.set_effort(None if target == DEFAULT_TARGET else target)

@@ -16,10 +16,10 @@ COLLECTION = "bench"
 # Of the graph, in each server: links of a row, and beam while linking (quernd chooses its own).
 LINKS = 16
 BUILD_BEAM = 128
-# Items that the peers get in one write, and are on the disk with one sync. quernd takes the items of
-# a stream as they come, and syncs what has come while it synced before: about as many.
+# Items that the peers get in one write, and are on the disk with one sync. quernd takes the items
+# of a stream as they come, and syncs what came while it synced before: about as many.
 BATCH = 1000
-# Writes under way at once: more help none of the peers on two cores.
+# Writes under way at once: twice as many as two cores.
 WRITERS = 4
 
 
