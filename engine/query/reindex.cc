@@ -1,7 +1,6 @@
 #include "engine/query/reindex.h"
 
 #include <algorithm>
-#include <limits>
 #include <optional>
 #include <utility>
 
@@ -27,10 +26,12 @@ constexpr size_t kBatchItems = 64;
 constexpr size_t kBatchMediaBytes = 64 << 20;
 // Of changes, whose media's size is not known before it is read.
 constexpr size_t kChangeItems = 16;
-// Upserts wait for no more changes than these, if rounds come to that: each
-// must leave fewer than the one before, or writers are faster than the model.
+// Upserts that go on while changes are taken over get no further ahead than so
+// many, then wait: the old model may be faster than the new one.
+constexpr uint64_t kMaxAhead = 256;
+// The last round, for which they wait, begins with so few.
 constexpr int64_t kFewChanges = 64;
-constexpr double kShrinking = 0.8;
+constexpr int kMaxRounds = 5;
 // More items than these that fail end the work at once.
 constexpr size_t kMaxFailures = 100;
 constexpr size_t kReasonsShown = 3;
@@ -74,6 +75,22 @@ absl::StatusOr<UpsertInput> InputOf(const Item& item) {
 }
 
 }  // namespace
+
+// Upserts wait while one of them lives.
+class Reindex::Hold {
+ public:
+  explicit Hold(Reindex& reindex) : reindex_(reindex) {
+    if (reindex_.holds_++ == 0) reindex_.collection_->HoldUpserts();
+  }
+  ~Hold() {
+    if (--reindex_.holds_ == 0) reindex_.collection_->TakeUpserts();
+  }
+  Hold(const Hold&) = delete;
+  Hold& operator=(const Hold&) = delete;
+
+ private:
+  Reindex& reindex_;
+};
 
 absl::StatusOr<std::unique_ptr<Reindex>> Reindex::Create(
     const Engine* engine, std::shared_ptr<Collection> collection,
@@ -127,9 +144,12 @@ absl::StatusOr<std::string> Reindex::Run(RequestContext& context,
       [&](float done) { report(kCopyShare + kIndexShare * done, ""); }));
 
   report(kCopyShare + kIndexShare, "takes over what was written meanwhile");
-  QUERN_RETURN_IF_ERROR(CatchUpWhileItHelps(context));
-  collection_->HoldUpserts();
-  const absl::Cleanup resume = [this] { collection_->TakeUpserts(); };
+  for (int round = 0; round < kMaxRounds; ++round) {
+    QUERN_ASSIGN_OR_RETURN(const int64_t changes, CatchUp(context));
+    QUERN_RETURN_IF_ERROR(CheckFailures());
+    if (changes <= kFewChanges) break;
+  }
+  const Hold hold(*this);
   QUERN_RETURN_IF_ERROR(CatchUp(context).status());
   QUERN_RETURN_IF_ERROR(CheckFailures());
   // Searches need the model from the swap on.
@@ -205,10 +225,13 @@ absl::Status Reindex::CopyAll(const RequestContext& context,
     if (items.empty()) return absl::OkStatus();
     after_id = items.back().id;
     copied_ += static_cast<int64_t>(items.size());
+    // CatchUp() may have come by some of them before.
+    QUERN_ASSIGN_OR_RETURN(items, WithoutKnown(std::move(items)));
     QUERN_ASSIGN_OR_RETURN(const std::vector<Item> embedded,
                            Embed(context, std::move(items)));
     QUERN_RETURN_IF_ERROR(shadow_->Import(embedded, {}, seen_));
     if (failures_.size() >= kMaxFailures) return CheckFailures();
+    if (IsFarBehind(seen_)) QUERN_RETURN_IF_ERROR(CatchUp(context).status());
     const int64_t total = std::max(copied_, collection_->store().count());
     report(kCopyShare * static_cast<float>(copied_) / static_cast<float>(total),
            absl::StrCat("embedded ", copied_, " of ", total, " items with ",
@@ -233,25 +256,17 @@ absl::StatusOr<std::vector<std::string>> Reindex::ChangedIds(
   return std::vector<std::string>(ids.begin(), ids.end());
 }
 
-absl::Status Reindex::CatchUpWhileItHelps(const RequestContext& context) {
-  int64_t before = std::numeric_limits<int64_t>::max();
-  while (true) {
-    QUERN_ASSIGN_OR_RETURN(const int64_t changes, CatchUp(context));
-    QUERN_RETURN_IF_ERROR(CheckFailures());
-    if (changes <= kFewChanges) return absl::OkStatus();
-    if (static_cast<double>(changes) >
-        kShrinking * static_cast<double>(before)) {
-      return absl::OkStatus();
-    }
-    before = changes;
-  }
+bool Reindex::IsFarBehind(uint64_t sequence) const {
+  return collection_->store().last_sequence() - sequence > kMaxAhead;
 }
 
 absl::StatusOr<int64_t> Reindex::CatchUp(const RequestContext& context) {
   const uint64_t up_to = collection_->store().last_sequence();
   QUERN_ASSIGN_OR_RETURN(const std::vector<std::string> ids, ChangedIds(up_to));
   const absl::Span<const std::string> all(ids);
+  std::optional<Hold> hold;
   for (size_t i = 0; i < all.size(); i += kChangeItems) {
+    if (!hold.has_value() && IsFarBehind(up_to)) hold.emplace(*this);
     QUERN_RETURN_IF_ERROR(
         TakeOver(context, all.subspan(i, kChangeItems), up_to));
     if (failures_.size() >= kMaxFailures) return CheckFailures();
@@ -270,21 +285,34 @@ absl::Status Reindex::TakeOver(const RequestContext& context,
       std::vector<std::optional<Item>> now,
       collection_->store().Get(
           ids, {.payload = true, .embedding = same_model_, .media = true}));
-  QUERN_ASSIGN_OR_RETURN(const std::vector<std::optional<Item>> known,
-                         shadow_->store().Get(ids, kHeader));
   std::vector<Item> changed;
   std::vector<std::string> gone;
   for (size_t i = 0; i < ids.size(); ++i) {
-    if (!now[i].has_value()) {
-      gone.push_back(ids[i]);
-    } else if (!known[i].has_value() ||
-               known[i]->sequence != now[i]->sequence) {
+    if (now[i].has_value()) {
       changed.push_back(*std::move(now[i]));
+    } else {
+      gone.push_back(ids[i]);
     }
   }
+  QUERN_ASSIGN_OR_RETURN(changed, WithoutKnown(std::move(changed)));
   QUERN_ASSIGN_OR_RETURN(const std::vector<Item> embedded,
                          Embed(context, std::move(changed)));
   return shadow_->Import(embedded, gone, up_to);
+}
+
+absl::StatusOr<std::vector<Item>> Reindex::WithoutKnown(
+    std::vector<Item> items) const {
+  std::vector<std::string> ids;
+  for (const Item& item : items) ids.push_back(item.id);
+  QUERN_ASSIGN_OR_RETURN(const std::vector<std::optional<Item>> known,
+                         shadow_->store().Get(ids, kHeader));
+  std::vector<Item> left;
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (!known[i].has_value() || known[i]->sequence != items[i].sequence) {
+      left.push_back(std::move(items[i]));
+    }
+  }
+  return left;
 }
 
 absl::Status Reindex::CatchUpLast() {

@@ -28,8 +28,9 @@ namespace quern {
 // is read from the change log, round by round -> upserts wait, and nothing
 // else, while the last of it is embedded -> with writers waiting, updates and
 // deletes of that moment are taken over and the shadow takes the collection's
-// place (Catalog::Replace). Upserts that waited, or come with what the old
-// model made, are embedded again by their session.
+// place (Catalog::Replace). Upserts also wait, and so go no faster than the new
+// model, whenever they get far ahead. Upserts that waited, or come with what
+// the old model made, are embedded again by their session.
 //
 // An item that cannot be embedded again ends it, before the swap: a ready-made
 // embedding of another model, one without media, media that is gone. Until the
@@ -65,9 +66,10 @@ class Reindex {
   // Whether what all items have in common lets them be embedded again.
   absl::Status CheckModalities(const RequestContext& context);
   absl::Status CopyAll(const RequestContext& context, const JobReport& report);
-  // Takes over what was written since, again and again, until little is left or
-  // it becomes no less.
-  absl::Status CatchUpWhileItHelps(const RequestContext& context);
+  class Hold;
+
+  // Whether writers are too far ahead of a sequence number.
+  bool IsFarBehind(uint64_t sequence) const;
   // Takes over what was written since; returns how much there was.
   absl::StatusOr<int64_t> CatchUp(const RequestContext& context);
   // Likewise, with the collection's writers waiting: nothing needs the model.
@@ -76,6 +78,8 @@ class Reindex {
   absl::StatusOr<std::vector<std::string>> ChangedIds(uint64_t up_to) const;
   absl::Status TakeOver(const RequestContext& context,
                         absl::Span<const std::string> ids, uint64_t up_to);
+  // Those that the shadow does not have as they are.
+  absl::StatusOr<std::vector<Item>> WithoutKnown(std::vector<Item> items) const;
   // Embeds the items; those that cannot be are left out, and remembered.
   absl::StatusOr<std::vector<Item>> Embed(const RequestContext& context,
                                           std::vector<Item> items);
@@ -94,6 +98,7 @@ class Reindex {
 
   std::shared_ptr<Collection> shadow_;
   uint64_t seen_ = 0;  // The shadow has all changes up to this one.
+  int holds_ = 0;      // Of upserts.
   int64_t copied_ = 0;
   std::map<std::string, std::string> failures_;  // Reasons by id.
 };
