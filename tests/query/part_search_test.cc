@@ -318,8 +318,9 @@ TEST_F(PartSearchTest, FindsTheSegmentInTheVideo) {
   ASSERT_GE(result.hits.size(), 2u);
   EXPECT_EQ(result.hits[0].item.id, "video");
   ASSERT_THAT(result.hits[0].evidence, SizeIs(1));
-  EXPECT_DOUBLE_EQ(result.hits[0].evidence[0].span->start, 1);
-  EXPECT_DOUBLE_EQ(result.hits[0].evidence[0].span->end, 2.5);
+  // Moments begin and end between two frames.
+  EXPECT_DOUBLE_EQ(result.hits[0].evidence[0].span->start, 0.75);
+  EXPECT_DOUBLE_EQ(result.hits[0].evidence[0].span->end, 2.25);
   EXPECT_THAT(Ids(result), Each(testing::AnyOf("video", "other")));
 }
 

@@ -97,7 +97,7 @@ TEST_F(PartSearchTest, ASegmentIsAHit) {
   EXPECT_EQ(hit.item().id(), "video");
   ASSERT_THAT(hit.evidence(), SizeIs(1));
   EXPECT_EQ(hit.evidence(0).span().start().seconds(), 1);
-  EXPECT_EQ(hit.evidence(0).span().start().nanos(), 500'000'000);
+  EXPECT_EQ(hit.evidence(0).span().start().nanos(), 250'000'000);
   EXPECT_EQ(hit.evidence(0).span().end().seconds(), 3);
 }
 

@@ -848,10 +848,6 @@ TEST_F(ServicesTest, CollectionsAreListedInPages) {
 TEST_F(ServicesTest, CreateRefusesWhatIsNotThereYet) {
   using Change = std::function<void(v1::Collection&)>;
   const std::vector<std::pair<std::string, Change>> changes = {
-      {"collection.parts.encoding",
-       [](auto& c) {
-         c.mutable_parts()->set_encoding(v1::PartsConfig::ENCODING_COMPRESSED);
-       }},
       {"collection.parts.searchable",
        [](auto& c) { c.mutable_parts()->set_searchable(true); }}};
   for (const auto& [field, change] : changes) {
