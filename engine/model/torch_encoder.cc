@@ -13,8 +13,6 @@
 #include "absl/numeric/bits.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/synchronization/barrier.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
@@ -388,61 +386,31 @@ struct RowsFound {
   absl::Duration row;  // Time of one.
 };
 
-constexpr int kTimedRuns = 2;  // After one that makes the kernels.
-
-// What `run` takes of a core when all cores are at it, as they are under load:
-// some share their units with others.
-absl::StatusOr<absl::Duration> TimeOnAllCores(
-    const std::function<absl::Status()>& run) {
-  constexpr unsigned kMostCores = 8;
-  const auto cores = static_cast<int>(
-      std::clamp(std::thread::hardware_concurrency(), 1U, kMostCores));
-  absl::Mutex mutex;
-  absl::Status status;
-  absl::Duration sum;
-  // The last one to pass it deletes it.
-  auto* const warm = new absl::Barrier(cores);
-  const auto work = [&] {
-    absl::Status mine = run();
-    if (warm->Block()) delete warm;
-    absl::Duration fastest = absl::InfiniteDuration();
-    for (int i = 0; i < kTimedRuns && mine.ok(); ++i) {
-      const absl::Duration start = ThreadTime();
-      mine = run();
-      fastest = std::min(fastest, ThreadTime() - start);
-    }
-    absl::MutexLock lock(&mutex);
-    status.Update(mine);
-    sum += fastest;
-  };
-  std::vector<std::thread> others;
-  for (int i = 1; i < cores; ++i) others.emplace_back(work);
-  work();
-  for (std::thread& other : others) other.join();
-  QUERN_RETURN_IF_ERROR(status);
-  return sum / cores;
-}
-
 // The fewest rows of a pass that are within 2 % of the best throughput. Stops
 // where larger passes lose or fail, and where the next size would take too
-// long. `most_rows` is the encoder's limit, which each size sets.
+// long.
 std::optional<RowsFound> FindBestRows(
-    int64_t* most_rows, const std::function<absl::Status(int64_t)>& run) {
+    const std::function<absl::Status(int64_t)>& run) {
   constexpr int64_t kMostRows = 32;
+  constexpr int kRuns = 2;  // Timed, after one that makes the kernels.
   constexpr double kAlike = 1.02;
   constexpr double kLosing = 1.1;
-  constexpr absl::Duration kBudget = absl::Milliseconds(300);
+  constexpr absl::Duration kBudget = absl::Milliseconds(150);
   std::vector<RowsFound> found;
   absl::Duration best = absl::InfiniteDuration();
   absl::Duration spent;
   for (int64_t rows = 1; rows <= kMostRows; rows *= 2) {
-    if (rows > 1 && spent + best * rows * (kTimedRuns + 1) > kBudget) break;
-    *most_rows = rows;
-    const absl::StatusOr<absl::Duration> time =
-        TimeOnAllCores([&] { return run(rows); });
-    if (!time.ok()) break;
-    found.push_back({.rows = rows, .row = *time / rows});
-    spent += *time * (kTimedRuns + 1);
+    if (rows > 1 && spent + best * rows * (kRuns + 1) > kBudget) break;
+    absl::Duration fastest = absl::InfiniteDuration();
+    absl::Status status = run(rows);
+    for (int i = 0; i < kRuns && status.ok(); ++i) {
+      const absl::Duration start = ThreadTime();
+      status = run(rows);
+      fastest = std::min(fastest, ThreadTime() - start);
+    }
+    if (!status.ok()) break;
+    found.push_back({.rows = rows, .row = fastest / rows});
+    spent += fastest * (kRuns + 1);
     best = std::min(best, found.back().row);
     if (found.back().row > best * kLosing) break;
   }
@@ -567,7 +535,8 @@ void TorchEncoder::Tune(int64_t image_height, int64_t image_width,
   EncoderTuning tuned = tuning_;
   std::optional<RowsFound> found;
   if (towers_->image.has_value() && options_.image_rows == 0) {
-    found = FindBestRows(&tuning_.image_rows, [&](int64_t rows) {
+    found = FindBestRows([&](int64_t rows) {
+      tuning_.image_rows = rows;
       PixelBatch images{
           .rows = rows, .height = image_height, .width = image_width};
       images.values.resize(rows * 3 * image_height * image_width, 0.5F);
@@ -588,7 +557,8 @@ void TorchEncoder::Tune(int64_t image_height, int64_t image_width,
     for (int64_t i = 0; i < tokens; ++i) {
       text.ids.push_back(words.ids[i % words.ids.size()]);
     }
-    found = FindBestRows(&tuning_.text_rows, [&](int64_t rows) {
+    found = FindBestRows([&](int64_t rows) {
+      tuning_.text_rows = rows;
       return EncodeText(std::vector<Tokens>(rows, text)).status();
     });
     if (found.has_value()) {

@@ -82,9 +82,8 @@ class TorchEncoder final : public Encoder {
 
   ~TorchEncoder() override;
 
-  // Times a few batch sizes for the rows that the options leave open, on all
-  // cores at once (8 at most), and takes the best: 0.6 s, or three passes of a
-  // row where that is longer.
+  // Times a few batch sizes for the rows that the options leave open, and takes
+  // the best: 0.3 s, or three passes of a row where that is longer.
   // Pictures are of the size that will be asked for most, texts of the tokens
   // of `words` over and over. On a GPU it does nothing.
   void Tune(int64_t image_height, int64_t image_width, const Tokens& words);
