@@ -100,6 +100,7 @@ absl::StatusOr<std::unique_ptr<TorchEncoder>> MakeEncoder(
     options.text_file = package.PathOf(package.spec.text->file);
     options.text_method = package.spec.text->global_method;
     options.tokens_method = package.spec.text->tokens_method;
+    options.packed_method = package.spec.text->packed_method;
     options.max_tokens = MaxTokensOf(package.spec.text->tokenizer);
   }
   if (package.spec.match.has_value()) {

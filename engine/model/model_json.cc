@@ -411,6 +411,7 @@ TextTowerSpec ReadTextTower(ObjectReader reader) {
   ObjectReader methods = reader.Object("methods");
   tower.global_method = methods.String("global");
   if (methods.Has("tokens")) tower.tokens_method = methods.String("tokens");
+  if (methods.Has("packed")) tower.packed_method = methods.String("packed");
   methods.Finish();
   tower.tokenizer = ReadTokenizer(reader.Object("tokenizer"));
   reader.Finish();

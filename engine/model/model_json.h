@@ -65,6 +65,7 @@ struct TextTowerSpec {
   std::string file;           // TorchScript.
   std::string global_method;  // Ids and mask -> embeddings.
   std::string tokens_method;  // Ids and mask -> a vector per token; or empty.
+  std::string packed_method;  // See TorchEncoderOptions; or empty.
   TokenizerSpec tokenizer;
 };
 

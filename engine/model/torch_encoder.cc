@@ -5,12 +5,12 @@
 #include <cstdlib>
 #include <ctime>
 #include <functional>
+#include <numeric>
 #include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "absl/numeric/bits.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
@@ -25,6 +25,7 @@
 #include "engine/base/error.h"
 #include "engine/base/guard.h"
 #include "engine/base/status_macros.h"
+#include "engine/model/text_passes.h"
 #include "engine/model/torch_rewrite.h"
 
 namespace quern {
@@ -252,29 +253,6 @@ struct TokenTensors {
   at::Tensor mask;  // int64 [rows, longest]; 1 for tokens.
 };
 
-// The next size that kernels are made for: at most an eighth more.
-int64_t RoundUpSize(int64_t size) {
-  const auto step = static_cast<int64_t>(
-      std::max(absl::bit_floor(static_cast<uint64_t>(size)) / 8, uint64_t{1}));
-  return (size + step - 1) / step * step;
-}
-
-// The first texts that make one forward pass: no more rows than `max_rows`, and
-// no more tokens than that many captions.
-absl::Span<const Tokens> FirstPass(absl::Span<const Tokens> texts,
-                                   int64_t max_rows) {
-  const int64_t max_values = max_rows * EncoderTuning::kTextTokens;
-  size_t longest = 0;
-  size_t rows = 0;
-  while (rows < texts.size() && static_cast<int64_t>(rows) < max_rows) {
-    longest = std::max(longest, texts[rows].ids.size());
-    const auto values = static_cast<int64_t>(longest * (rows + 1));
-    if (rows > 0 && values > max_values) break;
-    ++rows;
-  }
-  return texts.first(rows);
-}
-
 // Rows and columns may be more than there are, see RoundUpSize(): a row beyond
 // is one token 0.
 TokenTensors PadTokens(absl::Span<const Tokens> texts, int64_t max_tokens,
@@ -304,6 +282,48 @@ TokenTensors PadTokens(absl::Span<const Tokens> texts, int64_t max_tokens,
   tensors.ids = tensors.ids.to(device);
   tensors.mask = tensors.mask.to(device);
   return tensors;
+}
+
+struct PackedTensors {
+  at::Tensor ids;        // int64 [tokens], 0 beyond the last text.
+  at::Tensor positions;  // Likewise.
+  at::Tensor segments;   // int64 [tokens], -1 beyond the last text.
+  int64_t texts = 0;     // Rows of the output.
+};
+
+// Tokens and texts may be more than there are, see RoundUpSize(): a text beyond
+// has no tokens.
+PackedTensors PackTokens(absl::Span<const Tokens> texts) {
+  int64_t tokens = 0;
+  for (const Tokens& text : texts) {
+    tokens += static_cast<int64_t>(text.ids.size());
+  }
+  tokens = RoundUpSize(tokens);
+  PackedTensors packed{
+      .ids = at::zeros({tokens}, at::kLong),
+      .positions = at::zeros({tokens}, at::kLong),
+      .segments = at::full({tokens}, -1, at::kLong),
+      .texts = RoundUpSize(static_cast<int64_t>(texts.size()))};
+  int64_t* ids = packed.ids.mutable_data_ptr<int64_t>();
+  int64_t* positions = packed.positions.mutable_data_ptr<int64_t>();
+  int64_t* segments = packed.segments.mutable_data_ptr<int64_t>();
+  for (size_t i = 0; i < texts.size(); ++i) {
+    const auto length = static_cast<int64_t>(texts[i].ids.size());
+    ids = std::copy(texts[i].ids.begin(), texts[i].ids.end(), ids);
+    std::iota(positions, positions + length, 0);
+    positions += length;
+    segments = std::fill_n(segments, length, static_cast<int64_t>(i));
+  }
+  return packed;
+}
+
+absl::Status CheckTexts(absl::Span<const Tokens> texts) {
+  for (const Tokens& text : texts) {
+    if (text.ids.empty()) {
+      return absl::InvalidArgumentError("a text has no tokens");
+    }
+  }
+  return absl::OkStatus();
 }
 
 // [1, rows, columns + more], rows of length one (zeros stay), zeros behind.
@@ -506,8 +526,11 @@ absl::StatusOr<std::unique_ptr<TorchEncoder>> TorchEncoder::Create(
   }
   if (!options.text_file.empty()) {
     std::vector<std::string> methods = {options.text_method};
-    if (!options.tokens_method.empty()) {
-      methods.push_back(options.tokens_method);
+    // On a GPU the padding costs less than the attention between texts.
+    if (!towers->device.is_cpu()) options.packed_method.clear();
+    for (const std::string& method :
+         {options.tokens_method, options.packed_method}) {
+      if (!method.empty()) methods.push_back(method);
     }
     QUERN_ASSIGN_OR_RETURN(towers->text,
                            LoadTower(options.text_file, methods, towers->device,
@@ -579,16 +602,11 @@ int64_t TorchEncoder::memory_bytes() const {
 absl::Status TorchEncoder::RunTexts(absl::Span<const Tokens> texts,
                                     const std::string& method, bool per_token,
                                     const TakePass& take) const {
-  for (const Tokens& text : texts) {
-    if (text.ids.empty()) {
-      return absl::InvalidArgumentError("a text has no tokens");
-    }
-  }
   return Guard(kLibrary, [&]() -> absl::Status {
     PrepareThread();
     const c10::InferenceMode inference;
     while (!texts.empty()) {
-      const auto pass = FirstPass(texts, tuning_.text_rows);
+      const auto pass = FirstPaddedPass(texts, tuning_.text_rows);
       const TokenTensors tokens =
           PadTokens(pass, options_.max_tokens, towers_->device);
       std::vector<int64_t> shape = {tokens.ids.size(0), dimension()};
@@ -603,18 +621,43 @@ absl::Status TorchEncoder::RunTexts(absl::Span<const Tokens> texts,
   });
 }
 
+absl::Status TorchEncoder::RunPacked(absl::Span<const Tokens> texts,
+                                     const TakePass& take) const {
+  return Guard(kLibrary, [&]() -> absl::Status {
+    PrepareThread();
+    const c10::InferenceMode inference;
+    while (!texts.empty()) {
+      const auto pass = FirstPackedPass(texts, tuning_.text_rows);
+      const PackedTensors packed = PackTokens(pass);
+      QUERN_ASSIGN_OR_RETURN(
+          const at::Tensor output,
+          RunMethod(
+              towers_->text->module, options_.packed_method,
+              {packed.ids, packed.positions, packed.segments, packed.texts},
+              {packed.texts, dimension()}));
+      take(pass, output.const_data_ptr<float>(), 1);
+      texts.remove_prefix(pass.size());
+    }
+    return absl::OkStatus();
+  });
+}
+
 absl::StatusOr<Matrix> TorchEncoder::EncodeText(
     absl::Span<const Tokens> texts) const {
   if (!towers_->text.has_value()) return NoTower("text tower");
+  QUERN_RETURN_IF_ERROR(CheckTexts(texts));
   Matrix embeddings(static_cast<int64_t>(texts.size()), dimension());
   int64_t row = 0;
-  QUERN_RETURN_IF_ERROR(RunTexts(
-      texts, options_.text_method, /*per_token=*/false,
-      [&](absl::Span<const Tokens> pass, const float* values, int64_t) {
-        const auto rows = static_cast<int64_t>(pass.size());
-        std::copy_n(values, rows * dimension(), embeddings.row(row).data());
-        row += rows;
-      }));
+  const TakePass take = [&](absl::Span<const Tokens> pass, const float* values,
+                            int64_t /*columns*/) {
+    const auto rows = static_cast<int64_t>(pass.size());
+    std::copy_n(values, rows * dimension(), embeddings.row(row).data());
+    row += rows;
+  };
+  QUERN_RETURN_IF_ERROR(
+      options_.packed_method.empty()
+          ? RunTexts(texts, options_.text_method, /*per_token=*/false, take)
+          : RunPacked(texts, take));
   QUERN_RETURN_IF_ERROR(NormalizeRows(embeddings));
   return embeddings;
 }
@@ -624,6 +667,7 @@ absl::StatusOr<std::vector<Matrix>> TorchEncoder::EncodeTokens(
   if (!towers_->text.has_value() || options_.tokens_method.empty()) {
     return NoTower("output per token");
   }
+  QUERN_RETURN_IF_ERROR(CheckTexts(texts));
   std::vector<Matrix> features;
   features.reserve(texts.size());
   QUERN_RETURN_IF_ERROR(RunTexts(
@@ -731,10 +775,7 @@ absl::StatusOr<std::vector<float>> TorchEncoder::Match(
   std::vector<float> scores;
   if (texts.empty()) return scores;
   QUERN_RETURN_IF_ERROR(CheckPixels(images));
-  if (std::any_of(texts.begin(), texts.end(),
-                  [](const Tokens& text) { return text.ids.empty(); })) {
-    return absl::InvalidArgumentError("a text has no tokens");
-  }
+  QUERN_RETURN_IF_ERROR(CheckTexts(texts));
   scores.reserve(texts.size());
   const absl::Status status = Guard(kLibrary, [&]() -> absl::Status {
     PrepareThread();

@@ -24,6 +24,11 @@ struct TorchEncoderOptions {
   //                 that shape, 1 for a token and 0 for padding
   //                 -> float [rows, dimension]
   //   text tokens   the same -> float [rows, tokens, dimension]
+  //   text packed   texts one behind the other: int64 ids, positions (a token's
+  //                 place in its text) and segments (the number of its text; -1
+  //                 for padding), each [tokens], and the int of texts, of which
+  //                 the last may have no tokens -> float [texts, dimension],
+  //                 the rows of `text global`
   //   match         pictures, ids and mask as above, a text per picture
   //                 -> float [rows], the logit that they match
   //   moments       float [1, tokens, dimension], a unit row per token of a
@@ -41,6 +46,9 @@ struct TorchEncoderOptions {
   std::string dense_method;  // Empty: none.
   std::string text_method = "forward";
   std::string tokens_method;  // Empty: none.
+  // Runs instead of `text_method` on a CPU; empty: none. Texts of unequal
+  // lengths then need no padding.
+  std::string packed_method;
   std::string match_method = "forward";
   std::string moments_method = "forward";
   // Longest text that the tower reads, in tokens. Shorter ones may be padded up
@@ -123,6 +131,9 @@ class TorchEncoder final : public Encoder {
   absl::Status RunTexts(absl::Span<const Tokens> texts,
                         const std::string& method, bool per_token,
                         const TakePass& take) const;
+  // Likewise, `packed_method`.
+  absl::Status RunPacked(absl::Span<const Tokens> texts,
+                         const TakePass& take) const;
 
   const TorchEncoderOptions options_;
   const std::unique_ptr<const Towers> towers_;

@@ -126,7 +126,7 @@ def model_description(calibration: dict[str, object], figures: dict[str, Any]) -
         },
         "text": {
             "file": "text.ts",
-            "methods": {"global": "forward"},
+            "methods": {"global": "forward", "packed": "packed"},
             "tokenizer": {"kind": "wordpiece", "vocabulary": "vocab.txt", "lowercase": True,
                           "strip_accents": True, "max_tokens": MAX_TOKENS},
         },

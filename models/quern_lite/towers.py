@@ -211,10 +211,10 @@ class BertEmbeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(2, TEXT_WIDTH)
         self.LayerNorm = nn.LayerNorm(TEXT_WIDTH, eps=1e-12)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        positions = self.position_embeddings.weight[: ids.size(1)]
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """ids [B,T], positions [T], each token's place in its text -> [B,T,384]."""
         kind = self.token_type_embeddings.weight[0]
-        return self.LayerNorm(self.word_embeddings(ids) + (positions + kind))
+        return self.LayerNorm(self.word_embeddings(ids) + (self.position_embeddings(positions) + kind))
 
 
 class BertSelfAttention(nn.Module):
@@ -230,7 +230,7 @@ class BertSelfAttention(nn.Module):
         return x.unflatten(-1, [self.heads, -1]).transpose(1, 2)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """``bias`` [B,1,1,T]: 0 where a token may be attended, a huge negative elsewhere."""
+        """``bias`` [B,1,1,T] or [1,1,T,T]: 0 where a token may be attended, a huge negative elsewhere."""
         mixed = F.scaled_dot_product_attention(
             self.split(self.query(x)), self.split(self.key(x)), self.split(self.value(x)), bias)
         return mixed.transpose(1, 2).flatten(2)
@@ -293,8 +293,12 @@ class Bert(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
         """ids, mask [B,T] -> the states [B,T,384] after the embeddings and each layer."""
-        x = self.embeddings(ids)
-        bias = ((1.0 - mask.to(x.dtype)) * -1e9)[:, None, None, :]
+        return self.states(ids, torch.arange(ids.size(1), device=ids.device), mask[:, None, None, :] == 1)
+
+    def states(self, ids: Tensor, positions: Tensor, visible: Tensor) -> list[Tensor]:
+        """ids [B,T], positions [T]; visible, bool [B,1,1,T] or [1,1,T,T]: who may attend to whom."""
+        x = self.embeddings(ids, positions)
+        bias = (1.0 - visible.to(x.dtype)) * -1e9
         states = [x]
         for layer in self.encoder.layer:
             x = layer(x, bias)
@@ -339,3 +343,16 @@ class TextTower(nn.Module):
         """
         states = self.bert(ids, mask)[-1]
         return F.normalize(self.head(mean_pool(states, mask)), dim=-1)
+
+    @torch.jit.export
+    def packed(self, ids: Tensor, positions: Tensor, segments: Tensor, texts: int) -> Tensor:
+        """Texts one behind the other in one row, int64 [T] each -> unit vectors [texts,512].
+
+        ``positions``: a token's place in its text. ``segments``: the number of its text, or -1 for
+        padding. Equals ``forward`` on each text, without the padding of texts of unequal lengths.
+        """
+        visible = segments[:, None] == segments[None, :]
+        states = self.bert.states(ids[None], positions, visible[None, None])[-1]
+        own = torch.arange(texts, device=ids.device)[:, None] == segments[None, :]
+        pooled = F.normalize(own.to(states.dtype) @ states[0], dim=-1)
+        return F.normalize(self.head(pooled), dim=-1)

@@ -35,25 +35,35 @@ TorchEncoderOptions TinyOptions(const TemporaryFolder& folder) {
           .dense_stride = 4};
 }
 
-std::shared_ptr<const Encoder> TinyEncoder() {
+std::shared_ptr<const Encoder> TinyEncoder(const std::string& packed_method) {
   const TemporaryFolder folder;
   WriteTorchScript(folder.PathOf("image.ts"), kTinyImageTower,
                    {1, 0.5F, -0.5F, 1, 0.25F, -1}, 3, 2);
   WriteTorchScript(folder.PathOf("text.ts"), kTinyTextTower,
                    {0, 1, 1, 9, 2, 8, 3, 7, 4, 6, 5, 5}, 6, 2);
   WriteTorchScript(folder.PathOf("match.ts"), kTinyMatchHead);
-  auto encoder = TorchEncoder::Create(TinyOptions(folder));
+  TorchEncoderOptions options = TinyOptions(folder);
+  options.packed_method = packed_method;
+  auto encoder = TorchEncoder::Create(options);
   EXPECT_TRUE(encoder.ok()) << encoder.status();
   return encoder.ok() ? *std::move(encoder) : nullptr;
 }
 
-std::shared_ptr<const Encoder> LoadDefaultTowers(Precision precision) {
+std::shared_ptr<const Encoder> TinyEncoder() { return TinyEncoder(""); }
+
+std::shared_ptr<const Encoder> TinyPackingEncoder() {
+  return TinyEncoder("packed");
+}
+
+std::shared_ptr<const Encoder> LoadDefaultTowers(
+    Precision precision, const std::string& packed_method = "packed") {
   const char* cache = std::getenv("QUERN_CACHE");
   const std::string folder =
       std::string(cache == nullptr ? "" : cache) + "/models/quern-lite/";
   auto encoder = TorchEncoder::Create({.image_file = folder + "image.ts",
                                        .text_file = folder + "text.ts",
                                        .dense_method = "dense",
+                                       .packed_method = packed_method,
                                        .max_tokens = 128,
                                        .dimension = 512,
                                        .size_multiple = 32,
@@ -78,8 +88,12 @@ std::shared_ptr<const Encoder> DefaultTowersInBf16() {
 
 INSTANTIATE_TEST_SUITE_P(
     TinyTowers, EncoderContract,
-    testing::Values(EncoderContractCase{
-        .encoder = TinyEncoder, .stride = 4, .max_token = 5}));
+    testing::Values(EncoderContractCase{.encoder = [] { return TinyEncoder(); },
+                                        .stride = 4,
+                                        .max_token = 5},
+                    EncoderContractCase{.encoder = TinyPackingEncoder,
+                                        .stride = 4,
+                                        .max_token = 5}));
 
 INSTANTIATE_TEST_SUITE_P(DefaultPackage, EncoderContract,
                          testing::Values(EncoderContractCase{
@@ -224,11 +238,36 @@ TEST(TorchEncoderTest, Bf16StaysNearFp32InHalfTheMemory) {
             0.97);
 }
 
-// A tower that can tell: it gives the rows that it is called with.
+// Of every length up to several passes' worth, so that texts end and begin
+// everywhere in a pass.
+TEST(TorchEncoderTest, PackedTextsAreThoseOfPaddedOnes) {
+  const std::shared_ptr<const Encoder> padded =
+      LoadDefaultTowers(Precision::kFp32, "");
+  std::vector<Tokens> texts;
+  for (int32_t length = 2; length <= 60; ++length) {
+    Tokens& text = texts.emplace_back();
+    for (int32_t i = 0; i < length; ++i) {
+      text.ids.push_back(1000 + (31 * length + 7 * i) % 20'000);
+    }
+  }
+  const Matrix expected = *padded->EncodeText(texts);
+  const Matrix packed = *DefaultTowers()->EncodeText(texts);
+  for (int64_t row = 0; row < expected.rows(); ++row) {
+    EXPECT_THAT(packed.row(row), testing::Pointwise(testing::FloatNear(2e-5F),
+                                                    expected.row(row)))
+        << row;
+  }
+}
+
+// Towers that can tell: they give the values of the pass that a row was in.
 constexpr char kCountingTower[] = R"(
 def forward(self, ids, mask):
     one = torch.ones([ids.size(0), 1])
     return torch.cat([one, one * ids.size(0) * ids.size(1)], 1)
+
+def packed(self, ids, positions, segments, texts: int):
+    one = torch.ones([texts, 1])
+    return torch.cat([one, one * ids.size(0)], 1)
 )";
 
 std::vector<double> ValuesPerPass(const Encoder& encoder,
@@ -274,6 +313,22 @@ TEST(TorchEncoderTest, PadsToFewShapesWithinWhatTheTowerReads) {
   // 17 rows become 18.
   EXPECT_THAT(ValuesPerPass(**encoder, std::vector<int64_t>(17, 3)),
               testing::Each(18 * 3));
+}
+
+TEST(TorchEncoderTest, PacksToFewShapes) {
+  const TemporaryFolder folder;
+  WriteTorchScript(folder.PathOf("text.ts"), kCountingTower);
+  const auto encoder =
+      TorchEncoder::Create({.text_file = folder.PathOf("text.ts"),
+                            .packed_method = "packed",
+                            .dimension = 2,
+                            .text_rows = 2});
+  ASSERT_TRUE(encoder.ok()) << encoder.status();
+  EXPECT_THAT(ValuesPerPass(**encoder, {3, 5, 1}),
+              testing::ElementsAre(9, 9, 9));
+  EXPECT_THAT(ValuesPerPass(**encoder, {16, 1}), testing::ElementsAre(18, 18));
+  EXPECT_THAT(ValuesPerPass(**encoder, {20, 13, 30}),
+              testing::ElementsAre(36, 36, 30));
 }
 
 TEST(TorchEncoderTest, TunesTheRowsLeftOpenWithinBounds) {

@@ -102,5 +102,5 @@ def build_from(model: Any, arguments: argparse.Namespace, options: Options) -> M
                          reference=image_reference),
         text=TextPart(text_part, WordPiece(folder / "vocab.txt", lowercase=True, strip_accents=True,
                                            max_tokens=arguments.max_tokens),
-                      options.text_tokens, text_reference),
+                      options.text_tokens, text_reference, has_packed=True),
         match=MatchPart(MatchHead(image, text_part, model.itm_head), match_reference))

@@ -67,4 +67,5 @@ def build_from(model: Any, folder: Path, options: Options) -> Model:
             dense_stride=0 if options.dense == "none" else patch,
             reference=lambda pixels: model.get_image_features(pixel_values=pixels).pooler_output),
         text=TextPart(text_tower(model), tokenizer, options.text_tokens,
-                      lambda ids: model.get_text_features(input_ids=torch.tensor([ids])).pooler_output))
+                      lambda ids: model.get_text_features(input_ids=torch.tensor([ids])).pooler_output,
+                      has_packed=True))

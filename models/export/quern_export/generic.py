@@ -42,7 +42,10 @@ def compiled(module: nn.Module, example: tuple[Tensor, ...], methods: list[str])
                 torch.jit.export(getattr(type(module), name))
         try:
             return torch.jit.script(module)
-        except (RuntimeError, NotImplementedError, torch.jit.frontend.NotSupportedError):
+        except (RuntimeError, NotImplementedError, torch.jit.frontend.NotSupportedError) as error:
+            if "packed" in methods:
+                raise ExportError("the text tower has `packed`, so it must compile, which a trace cannot stand for: "
+                                  f"{error}") from error
             with torch.no_grad():
                 return torch.jit.trace_module(module, {name: example for name in methods}, check_trace=False)
 
@@ -58,7 +61,7 @@ def build(arguments: argparse.Namespace, options: Options) -> Model:
     # What is written is compared with the modules as they were.
     image_module, text_module = image.module, text.module
     image_methods = ["forward"] + ["dense"] * (image.dense_stride > 0)
-    text_methods = ["forward"] + ["tokens"] * text.has_tokens
+    text_methods = ["forward"] + ["tokens"] * text.has_tokens + ["packed"] * text.has_packed
     if match is not None:
         match_module = match.module
         match = MatchHead(compiled(match_module, (pixels, ids, mask), ["forward"]),
@@ -69,5 +72,5 @@ def build(arguments: argparse.Namespace, options: Options) -> Model:
         image=ImageTower(compiled(image_module, (pixels,), image_methods), image.preprocess, image.size_multiple,
                          image.dense_stride, image.reference or image_module.eval()),
         text=TextTower(compiled(text_module, (ids, mask), text_methods), text.tokenizer, text.has_tokens,
-                       text.reference or (lambda line: text_module(*padded([line])))),
+                       text.reference or (lambda line: text_module(*padded([line]))), text.has_packed),
         match=match, figures=model.figures)

@@ -140,4 +140,5 @@ def build(arguments: argparse.Namespace, options: Options) -> Model:
         image=ImageTower(image_tower(model.visual, options.dense), preprocess_of(model.visual, settings),
                          size_multiple=patch_width, dense_stride=0 if options.dense == "none" else patch_width,
                          reference=model.encode_image),
-        text=TextPart(text_tower(text, pool, end_id), tokenizer, options.text_tokens, text_reference))
+        text=TextPart(text_tower(text, pool, end_id), tokenizer, options.text_tokens, text_reference,
+                      has_packed=True))

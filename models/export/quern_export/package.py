@@ -80,13 +80,15 @@ class ImageTower:
 @dataclass
 class TextTower:
     """``module``: ids, mask -> [rows, dimension]; with ``has_tokens``, its method ``tokens`` gives
-    [rows, tokens, dimension]. ``reference`` takes the ids of one text.
+    [rows, tokens, dimension], and with ``has_packed``, ``packed`` takes what packed() gives ->
+    [texts, dimension]. ``reference`` takes the ids of one text.
     """
 
     module: nn.Module
     tokenizer: Tokenizer
     has_tokens: bool = False
     reference: Callable[[list[int]], Tensor] | None = None
+    has_packed: bool = False
 
 
 @dataclass
@@ -151,6 +153,19 @@ def padded(texts: Sequence[list[int]], length: int | None = None) -> tuple[Tenso
     return ids, mask
 
 
+def packed(texts: Sequence[list[int]]) -> tuple[Tensor, Tensor, Tensor, int]:
+    """As the server passes them where the tower has ``packed``: texts one behind the other.
+
+    Ids, positions (a token's place in its text) and segments (the number of its text, -1 for
+    padding), int64 [tokens] each, and how many texts; a text of no tokens may be last.
+    """
+    padding = 3
+    ids = [token for text in texts for token in text] + [0] * padding
+    positions = [place for text in texts for place in range(len(text))] + [0] * padding
+    segments = [number for number, text in enumerate(texts) for _ in text] + [-1] * padding
+    return torch.tensor(ids), torch.tensor(positions), torch.tensor(segments), len(texts) + 1
+
+
 def unit(rows: Tensor) -> Tensor:
     return nn.functional.normalize(rows.to(torch.float32), dim=-1)
 
@@ -195,7 +210,8 @@ def description(model: Model) -> dict[str, Any]:
              "size_multiple": model.image.size_multiple}
     if model.image.dense_stride:
         image["dense_stride"] = model.image.dense_stride
-    text_methods = {"global": "forward"} | ({"tokens": "tokens"} if model.text.has_tokens else {})
+    text_methods = {"global": "forward"} | {name: name for name, present in (
+        ("tokens", model.text.has_tokens), ("packed", model.text.has_packed)) if present}
     result = {
         "format_version": 1, "name": model.name, "version": model.version, "description": model.description,
         "licence": model.licence, "embedding": {"dimension": model.dimension, "metric": "cosine"},
@@ -271,6 +287,10 @@ def check_texts(model: Model, written: WrittenModel, ids: list[list[int]]) -> tu
     for row, text in enumerate(ids):
         alone = written.text(*padded([text]))
         difference = max(difference, check_close("the text tower", unit(alone), expected[row:row + 1]))
+    if tower.has_packed:
+        rows = written.text.packed(*packed(ids))
+        expect_shape("the packed texts", rows, (len(ids) + 1, model.dimension))
+        difference = max(difference, check_close("the packed texts", unit(rows)[:-1], expected))
     if tower.has_tokens:
         expect_shape("the tokens of a text", written.text.tokens(*padded(ids)),
                      (len(ids), max(map(len, ids)), model.dimension))

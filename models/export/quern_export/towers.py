@@ -30,6 +30,11 @@ def scaled_linear(linear: nn.Linear, scale: Optional[Tensor]) -> nn.Linear:
     return scaled
 
 
+def same(a: Tensor, b: Tensor) -> Tensor:
+    """[a, b]: where numbers are equal."""
+    return a[:, None] == b[None]
+
+
 def linear_of(weight: Tensor, bias: Optional[Tensor]) -> nn.Linear:
     """``weight`` is [out, in]."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
@@ -352,6 +357,20 @@ class TextTower(nn.Module):
         return x * mask.unsqueeze(-1)
 
 
+    @torch.jit.export
+    def packed(self, ids: Tensor, positions: Tensor, segments: Tensor, texts: int) -> Tensor:
+        """As ``forward``, of texts one behind the other (see package.packed): [texts, dimension]."""
+        assert self.pad_to == 0, "the model attends to padding: its texts cannot be packed"
+        x = self.words(ids)[None] + self.position[:, positions]
+        visible = same(segments, segments) & (positions[:, None] >= positions[None])
+        for block in self.blocks:
+            x = block(x, visible[None, None], False)
+        ends = ids if self.pool == "argmax" else (ids == self.end_id).to(torch.int64)
+        own = same(torch.arange(texts, device=ids.device), segments)
+        ends = torch.where(own, ends, torch.full_like(ends, -1))
+        return self.projection(self.norm_last(x[0, ends.argmax(-1)]))
+
+
 class BertLayer(nn.Module):
     """Normalises after attention, as BERT does; may look at a picture in between."""
 
@@ -394,6 +413,17 @@ class BertTower(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         return self.projection(self.states(ids, mask, None)[:, 0])
+
+    @torch.jit.export
+    def packed(self, ids: Tensor, positions: Tensor, segments: Tensor, texts: int) -> Tensor:
+        """As TextTower.packed()."""
+        x = self.norm_first(self.words(ids)[None] + self.position[:, positions])
+        visible = same(segments, segments)[None, None]
+        for layer in self.layers:
+            x = layer(x, visible, None)
+        own = same(torch.arange(texts, device=ids.device), segments)
+        firsts = (own & (positions == 0)[None]).to(torch.int64).argmax(-1)
+        return self.projection(x[0, firsts])
 
     @torch.jit.export
     def tokens(self, ids: Tensor, mask: Tensor) -> Tensor:
