@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
@@ -12,6 +13,7 @@
 #include "engine/base/request_context.h"
 #include "engine/base/thread_pool.h"
 #include "server/active_calls.h"
+#include "server/call_slots.h"
 #include "server/metrics.h"
 
 namespace quern {
@@ -20,6 +22,7 @@ namespace quern {
 struct RpcEnvironment {
   const Clock* clock = nullptr;
   ThreadPool* pool = nullptr;
+  std::shared_ptr<CallSlots> slots;
   Metrics* metrics = nullptr;
   ActiveCalls* calls = nullptr;
   int64_t max_message_bytes = 0;

@@ -16,6 +16,7 @@ RetrievalService::RetrievalService(const RpcEnvironment* environment,
       engine_(engine),
       max_searches_(max_searches) {
   Handle("Search", this, &RetrievalService::Search);
+  StayOnThread("Search");
   Handle("BatchSearch", this, &RetrievalService::BatchSearch);
 }
 

@@ -1,5 +1,6 @@
 #include "server/rpc_service.h"
 
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,6 +12,10 @@
 
 namespace quern {
 namespace {
+
+// Of a request that is worth no thread of its own: an embedding of 4,096
+// numbers and a filter, but no picture.
+constexpr size_t kMaxSmallRequest = 32 * 1024;
 
 absl::Status NotAvailable(const std::string& method) {
   return absl::UnimplementedError(
@@ -43,6 +48,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
             const grpc::ByteBuffer& request, grpc::ByteBuffer* response)
       : environment_(environment),
         method_(method),
+        server_context_(server_context),
         scope_(environment, method.name, server_context),
         request_(request),
         response_(response) {
@@ -53,6 +59,15 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 
   void Start() {
     absl::Status status = scope_.admission();
+    if (status.ok() && StaysOnThread()) {
+      // gRPC calls OnCancel() only after this function has returned.
+      scope_.context().AskCaller(
+          [this] { return server_context_->IsCancelled(); });
+      // Run() may end this call and, with it, the server.
+      const std::shared_ptr<CallSlots> slots = environment_.slots;
+      Run();
+      return slots->Return();
+    }
     if (status.ok()) {
       status = environment_.pool->Submit([this] { Run(); });
     }
@@ -63,6 +78,13 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   void OnDone() override { delete this; }
 
  private:
+  // Takes a slot if so.
+  bool StaysOnThread() const {
+    return method_.stays_on_thread && request_.Valid() &&
+           request_.Length() <= kMaxSmallRequest &&
+           environment_.pool->queued() == 0 && environment_.slots->TryTake();
+  }
+
   void Run() {
     scope_.context().AddStageTime("queue",
                                   environment_.clock->Now() - scope_.arrival());
@@ -86,6 +108,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 
   const RpcEnvironment& environment_;
   const RpcService::Method& method_;
+  grpc::CallbackServerContext* const server_context_;
   CallScope scope_;
   grpc::ByteBuffer request_;  // Shares the bytes with gRPC's.
   google::protobuf::Arena arena_;

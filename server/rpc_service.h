@@ -28,7 +28,8 @@ namespace quern {
 //
 // Life of a unary call: arrival (gRPC's thread) -> a place in the pool's queue
 // -> parse, handler (the pool's thread) -> serialise, answer (there, or where
-// an asynchronous handler ends) -> log, metrics.
+// an asynchronous handler ends) -> log, metrics. See StayOnThread() for those
+// that skip the queue.
 //
 // Handlers are set before the service is registered and called from many
 // threads at once.
@@ -80,6 +81,14 @@ class RpcService : public grpc::Service {
 
   void HandleStream(absl::string_view method, StreamFactory factory);
 
+  // While nothing waits for the pool, small requests of the method run on the
+  // thread that gRPC brings them on, one of them less than gRPC has threads:
+  // to wake another thread takes longer than a search of a small index. For
+  // handlers that compute, and wait for no disk's sync and no other server.
+  void StayOnThread(absl::string_view method) {
+    Find(method).stays_on_thread = true;
+  }
+
   const RpcEnvironment& environment() const { return *environment_; }
 
  private:
@@ -95,6 +104,7 @@ class RpcService : public grpc::Service {
     std::string path;  // "/quern.v1.Retrieval/Search"
     UnaryHandler unary;
     StreamFactory stream;
+    bool stays_on_thread = false;
   };
 
   template <typename Request, typename Response, typename Handler>

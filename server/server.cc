@@ -53,6 +53,16 @@ int ThreadCount(int threads, unsigned cores) {
       std::max(1U, std::thread::hardware_concurrency() / cores));
 }
 
+// Calls that may run on gRPC's threads, which it has for its callbacks (one per
+// two cores, 2 to 16): one is left for what arrives.
+int SlotCount() {
+  constexpr unsigned kFewest = 2;
+  constexpr unsigned kMost = 16;
+  return static_cast<int>(std::clamp(std::thread::hardware_concurrency() / 2,
+                                     kFewest, kMost)) -
+         1;
+}
+
 // Folders below which Models.Load may look: as configured, or those that the
 // packages loaded at the start lie in.
 std::vector<std::string> ModelRoots(const v1::ModelsConfig& config) {
@@ -105,7 +115,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Create(const v1::Config& config,
 Server::Server(const v1::Config& config, Backends backends)
     : config_(config),
       drain_timeout_(DurationOf(config.server().drain_timeout())),
-      backends_(std::move(backends)) {}
+      backends_(std::move(backends)),
+      slots_(std::make_shared<CallSlots>(SlotCount())) {}
 
 Server::~Server() {
   if (grpc_server_ != nullptr) Shutdown();
@@ -123,6 +134,7 @@ absl::Status Server::Start() {
   }
   environment_ = {.clock = backends_.clock.get(),
                   .pool = pool_.get(),
+                  .slots = slots_,
                   .metrics = metrics_.get(),
                   .calls = &calls_,
                   .max_message_bytes = config_.server().max_message_bytes()};
@@ -304,7 +316,8 @@ void Server::Shutdown() {
   // What no call waits for any more still counts itself.
   if (stage_ != nullptr) stage_->Shutdown();
   if (grounding_ != nullptr) grounding_->Shutdown();
-  // A thread of the pool may still be leaving its last call.
+  // A thread may still be leaving its last call.
+  slots_->WaitUntilReturned();
   pool_->Shutdown();
   grpc_server_.reset();
   Log(LogLevel::kInfo, "stopped", {});

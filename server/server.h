@@ -73,6 +73,8 @@ class Server {
   const absl::Duration drain_timeout_;
   const Backends backends_;
 
+  const std::shared_ptr<CallSlots> slots_;
+
   std::string address_;
   std::string metrics_address_;
 

@@ -58,7 +58,13 @@ class RequestContext {
   void Cancel() { cancelled_.store(true, std::memory_order_release); }
   bool cancelled() const {
     return cancelled_.load(std::memory_order_acquire) ||
-           (parent_ != nullptr && parent_->cancelled());
+           (parent_ != nullptr && parent_->cancelled()) ||
+           (caller_has_gone_ != nullptr && caller_has_gone_());
+  }
+  // Asked by cancelled() from now on, for who cannot be told by Cancel(). Set
+  // before other threads see the context.
+  void AskCaller(std::function<bool()> has_gone) {
+    caller_has_gone_ = std::move(has_gone);
   }
 
   // Called between stages and inside long loops.
@@ -78,6 +84,7 @@ class RequestContext {
   const Lane lane_;
   const RequestContext* const parent_ = nullptr;
   std::atomic<bool> cancelled_ = false;
+  std::function<bool()> caller_has_gone_;  // Null: Cancel() tells.
   std::vector<StageTime> stage_times_;
 };
 

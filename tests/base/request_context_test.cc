@@ -34,6 +34,18 @@ TEST(RequestContextTest, WithoutADeadlineItNeverPasses) {
   EXPECT_THAT(context.Check("search"), IsOk());
 }
 
+TEST(RequestContextTest, AsksTheCallerWhetherItHasGone) {
+  const FakeClock clock(absl::UnixEpoch());
+  RequestContext context(&clock, "id");
+  bool has_gone = false;
+  context.AskCaller([&] { return has_gone; });
+  const RequestContext part(RequestContext::PartOf{&context});
+  EXPECT_TRUE(part.Check("x").ok());
+  has_gone = true;
+  EXPECT_EQ(context.Check("x").code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(part.Check("x").code(), absl::StatusCode::kCancelled);
+}
+
 TEST(RequestContextTest, CancellationComesBeforeTheDeadline) {
   FakeClock clock(kNow);
   RequestContext context(&clock, "r1", kNow);

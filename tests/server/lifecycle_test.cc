@@ -58,6 +58,23 @@ class LifecycleTest : public ServerTest {
     gate_.reached.WaitForNotification();
   }
 
+  // Likewise, a search that begins with a read of the item "gate".
+  void StartGatedSearch() {
+    ASSERT_TRUE(Create("c").ok());
+    grpc::Status status;
+    Upsert({TextItem("c", "gate", "red")}, &status);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    gated_call_ = std::thread([this] {
+      v1::SearchRequest request;
+      request.set_collection("c");
+      request.mutable_query()->add_parts()->set_item_id("gate");
+      v1::SearchResponse response;
+      gated_status_ = v1::Retrieval::NewStub(channel_)->Search(
+          &gated_context_, request, &response);
+    });
+    gate_.reached.WaitForNotification();
+  }
+
   grpc::ClientContext gated_context_;
   grpc::Status gated_status_;  // Valid once `gated_call_` was joined.
   std::thread gated_call_;
@@ -164,6 +181,38 @@ TEST_F(LifecycleTest, ACancelledCallStopsAtItsNextStage) {
   EXPECT_THAT(ScrapeMetrics(),
               HasSubstr("quern_requests_total{code=\"CANCELLED\","
                         "method=\"quern.v1.Embedding/Embed\"} 1"));
+}
+
+// It runs on a thread of gRPC's.
+TEST_F(LifecycleTest, ACancelledSearchStopsAtItsNextStage) {
+  StartServer();
+  StartGatedSearch();
+  gated_context_.TryCancel();
+  gated_call_.join();
+  EXPECT_EQ(gated_status_.error_code(), grpc::StatusCode::CANCELLED);
+  for (int i = 0; i < 20; ++i) Health("");
+  gate_.open.Notify();
+  server_->Shutdown();
+  EXPECT_THAT(ScrapeMetrics(),
+              HasSubstr("quern_requests_total{code=\"CANCELLED\","
+                        "method=\"quern.v1.Retrieval/Search\"} 1"));
+}
+
+TEST_F(LifecycleTest, ASearchThatTakesLongKeepsNobodyElseWaiting) {
+  config_.mutable_server()->set_threads(1);
+  StartServer();
+  StartGatedSearch();
+  grpc::Status status;
+  Upsert({TextItem("c", "other", "blue")}, &status);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  for (int i = 0; i < 20; ++i) {
+    v1::SearchResponse response;
+    EXPECT_TRUE(Search(TextSearch("c", "blue"), &response).ok());
+    EXPECT_EQ(response.hits(0).item().id(), "other");
+  }
+  gate_.open.Notify();
+  gated_call_.join();
+  EXPECT_TRUE(gated_status_.ok()) << gated_status_.error_message();
 }
 
 TEST_F(LifecycleTest, ADeadlineThatPassesInTheQueueStopsTheCall) {
