@@ -61,55 +61,109 @@ template <int64_t kLanes>
   }
 }
 
-using Map = void (*)(const MatrixView&, const float*, float*);
+template <int64_t kLanes>
+[[gnu::always_inline]] inline double Squares(const float* row, int64_t size) {
+  Lanes<kLanes> squares = {};
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      squares[lane] += row[i + lane] * row[i + lane];
+    }
+  }
+  for (int64_t lane = 0; i < size; ++i, ++lane) {
+    squares[lane] += row[i] * row[i];
+  }
+  return Total<kLanes>(squares);
+}
+
+template <int64_t kLanes>
+[[gnu::always_inline]] inline void Add(const float* __restrict row, float scale,
+                                       float* __restrict sum, int64_t size) {
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      sum[i + lane] += scale * row[i + lane];
+    }
+  }
+  for (; i < size; ++i) sum[i] += scale * row[i];
+}
+
+struct Kernels {
+  void (*map)(const MatrixView&, const float* query, float* scores);
+  double (*squares)(const float* row, int64_t size);
+  void (*add)(const float* row, float scale, float* sum, int64_t size);
+};
 
 void PortableMap(const MatrixView& cells, const float* query, float* scores) {
   MapOf<kPortableLanes>(cells, query, scores);
 }
+double PortableSquares(const float* row, int64_t size) {
+  return Squares<kPortableLanes>(row, size);
+}
+void PortableAdd(const float* row, float scale, float* sum, int64_t size) {
+  Add<kPortableLanes>(row, scale, sum, size);
+}
 
 #if defined(__x86_64__)
-[[gnu::target("avx2,fma")]] void Avx2Map(const MatrixView& cells,
-                                         const float* query, float* scores) {
+#define QUERN_AVX2 [[gnu::target("avx2,fma")]]
+QUERN_AVX2 void Avx2Map(const MatrixView& cells, const float* query,
+                        float* scores) {
   MapOf<32>(cells, query, scores);
 }
+QUERN_AVX2 double Avx2Squares(const float* row, int64_t size) {
+  return Squares<32>(row, size);
+}
+QUERN_AVX2 void Avx2Add(const float* row, float scale, float* sum,
+                        int64_t size) {
+  Add<32>(row, scale, sum, size);
+}
 
-[[gnu::target("avx512f,prefer-vector-width=512")]] void Avx512Map(
-    const MatrixView& cells, const float* query, float* scores) {
+#define QUERN_AVX512 [[gnu::target("avx512f,prefer-vector-width=512")]]
+QUERN_AVX512 void Avx512Map(const MatrixView& cells, const float* query,
+                            float* scores) {
   MapOf<64>(cells, query, scores);
 }
+QUERN_AVX512 double Avx512Squares(const float* row, int64_t size) {
+  return Squares<64>(row, size);
+}
+QUERN_AVX512 void Avx512Add(const float* row, float scale, float* sum,
+                            int64_t size) {
+  Add<64>(row, scale, sum, size);
+}
 #endif
 
-Map BestMap() {
+Kernels BestKernels() {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") != 0) return Avx512Map;
+  if (__builtin_cpu_supports("avx512f") != 0) {
+    return {Avx512Map, Avx512Squares, Avx512Add};
+  }
   if (__builtin_cpu_supports("avx2") != 0 &&
       __builtin_cpu_supports("fma") != 0) {
-    return Avx2Map;
+    return {Avx2Map, Avx2Squares, Avx2Add};
   }
 #endif
-  return PortableMap;
+  return {PortableMap, PortableSquares, PortableAdd};
 }
 
-double SquaredNorm(absl::Span<const float> row) {
-  Lanes<kPortableLanes> squares = {};
-  size_t i = 0;
-  for (; i + kPortableLanes <= row.size(); i += kPortableLanes) {
-    for (int64_t lane = 0; lane < kPortableLanes; ++lane) {
-      squares[lane] += row[i + lane] * row[i + lane];
-    }
-  }
-  for (int64_t lane = 0; i < row.size(); ++i, ++lane) {
-    squares[lane] += row[i] * row[i];
-  }
-  return Total<kPortableLanes>(squares);
+const Kernels& Best() {
+  static const Kernels kKernels = BestKernels();
+  return kKernels;
 }
 
 }  // namespace
 
+double SquaredNorm(absl::Span<const float> row) {
+  return Best().squares(row.data(), static_cast<int64_t>(row.size()));
+}
+
+void AddScaled(absl::Span<const float> row, float scale,
+               absl::Span<float> sum) {
+  Best().add(row.data(), scale, sum.data(), static_cast<int64_t>(sum.size()));
+}
+
 void CosineMap(const MatrixView& cells, absl::Span<const float> query,
                absl::Span<float> scores) {
-  static const Map kMap = BestMap();
-  kMap(cells, query.data(), scores.data());
+  Best().map(cells, query.data(), scores.data());
 }
 
 double PooledCosine(const MatrixView& cells, absl::Span<const int64_t> rows,
@@ -119,8 +173,7 @@ double PooledCosine(const MatrixView& cells, absl::Span<const int64_t> rows,
     const absl::Span<const float> row = cells.row(i);
     const double norm = std::sqrt(SquaredNorm(row));
     if (norm == 0) continue;
-    const auto scale = static_cast<float>(1 / norm);
-    for (size_t j = 0; j < row.size(); ++j) sum[j] += scale * row[j];
+    AddScaled(row, static_cast<float>(1 / norm), absl::MakeSpan(sum));
   }
   return Cosine<kPortableLanes>(sum.data(), query.data(), cells.columns);
 }

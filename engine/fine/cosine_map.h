@@ -26,4 +26,10 @@ void CosineMap(const MatrixView& cells, absl::Span<const float> query,
 double PooledCosine(const MatrixView& cells, absl::Span<const int64_t> rows,
                     absl::Span<const float> query);
 
+// The sum of the row's squares, within 1e-6 of it, relatively.
+double SquaredNorm(absl::Span<const float> row);
+
+// sum += scale * row. `sum` is as long as `row`, and does not overlap it.
+void AddScaled(absl::Span<const float> row, float scale, absl::Span<float> sum);
+
 }  // namespace quern

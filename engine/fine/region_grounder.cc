@@ -29,10 +29,6 @@ constexpr double kRelationTemperature = 2;
 constexpr double kMinSupport = 1e-6;
 constexpr double kTiny = 1e-9;
 
-void AddTo(absl::Span<const float> row, absl::Span<float> sum) {
-  for (size_t i = 0; i < sum.size(); ++i) sum[i] += row[i];
-}
-
 // Every score averaged with its eight neighbours; at the border those that are
 // missing are the border's own.
 ScoreMap Smoothed(const ScoreMap& map) {
@@ -53,31 +49,29 @@ ScoreMap Smoothed(const ScoreMap& map) {
   return smooth;
 }
 
-void NormaliseRows(Matrix& matrix) {
-  for (int64_t i = 0; i < matrix.rows(); ++i) {
-    double squares = 0;
-    for (const float value : matrix.row(i)) squares += double{value} * value;
-    if (squares == 0) continue;
-    const auto scale = static_cast<float>(1 / std::sqrt(squares));
-    for (float& value : matrix.row(i)) value *= scale;
+// What gives each row length one; 0 for a row of zeros.
+std::vector<float> InverseNorms(const MatrixView& rows) {
+  std::vector<float> inverse(rows.rows);
+  for (int64_t i = 0; i < rows.rows; ++i) {
+    const double squares = SquaredNorm(rows.row(i));
+    if (squares > 0) inverse[i] = static_cast<float>(1 / std::sqrt(squares));
   }
+  return inverse;
 }
 
-// Rows of length one, less the mean row.
+// The rows, taken with length one, less their mean.
 Matrix Centred(const MatrixView& cells) {
-  Matrix rows(cells.rows, cells.columns,
-              {cells.data, cells.data + cells.rows * cells.columns});
-  NormaliseRows(rows);
-  std::vector<float> mean(cells.columns);
-  for (int64_t i = 0; i < rows.rows(); ++i) {
-    AddTo(rows.row(i), absl::MakeSpan(mean));
+  const std::vector<float> scales = InverseNorms(cells);
+  std::vector<float> less_mean(cells.columns);
+  for (int64_t i = 0; i < cells.rows; ++i) {
+    AddScaled(cells.row(i), -scales[i] / static_cast<float>(cells.rows),
+              absl::MakeSpan(less_mean));
   }
-  for (float& value : mean) value /= static_cast<float>(rows.rows());
-  for (int64_t i = 0; i < rows.rows(); ++i) {
-    const absl::Span<float> row = rows.row(i);
-    for (size_t j = 0; j < row.size(); ++j) row[j] -= mean[j];
+  Matrix rows(cells.rows, cells.columns);
+  for (int64_t i = 0; i < cells.rows; ++i) {
+    std::copy(less_mean.begin(), less_mean.end(), rows.row(i).begin());
+    AddScaled(cells.row(i), scales[i], rows.row(i));
   }
-  NormaliseRows(rows);
   return rows;
 }
 
@@ -124,15 +118,33 @@ ScoreMap MapOf(const MatrixView& cells, const GridView& grid,
   return Smoothed(map);
 }
 
-// Step 4 of the class comment. `sums` are of a map with kCost taken off, at
-// `scale` cells of it per cell of the grid and side.
-double Worth(const IntegralImage& sums, const CellBox& box, int64_t scale) {
-  const auto cells = static_cast<double>(scale * scale);
-  return sums.Sum(box) / cells /
-         std::pow(static_cast<double>(box.area()) / cells, kAreaPower);
-}
+// Step 4 of the class comment, of boxes on a map and, with their edges between
+// cells, on one kFiner times as fine.
+class BoxWorth {
+ public:
+  BoxWorth(int64_t height, int64_t width) {
+    const int64_t largest = height * width * kFiner * kFiner;
+    costs_.reserve(largest + 1);
+    for (int64_t area = 0; area <= largest; ++area) {
+      costs_.push_back(
+          std::pow(static_cast<double>(area) / (kFiner * kFiner), kAreaPower));
+    }
+  }
 
-CellBox BoxRound(const ScoreMap& map, int64_t peak) {
+  // `sums` are of a map with kCost taken off, at `scale` (1 or kFiner) cells
+  // of it per cell of the grid and side.
+  double Of(const IntegralImage& sums, const CellBox& box,
+            int64_t scale) const {
+    const int64_t finer = kFiner / scale;
+    return sums.Sum(box) / static_cast<double>(scale * scale) /
+           costs_[box.area() * finer * finer];
+  }
+
+ private:
+  std::vector<double> costs_;  // By the area in cells of the finer map.
+};
+
+CellBox BoxRound(const ScoreMap& map, const BoxWorth& box_worth, int64_t peak) {
   const IntegralImage sums(map, kCost);
   const int64_t row = peak / map.width;
   const int64_t column = peak % map.width;
@@ -144,10 +156,7 @@ CellBox BoxRound(const ScoreMap& map, int64_t peak) {
         for (int64_t right = column + 1; right <= map.width; ++right) {
           const CellBox box = {
               .left = left, .top = top, .right = right, .bottom = bottom};
-          // The power is the costly part: only where the sum may win.
-          const double sum = sums.Sum(box);
-          if (sum <= 0 && best_worth > 0) continue;
-          const double worth = Worth(sums, box, 1);
+          const double worth = box_worth.Of(sums, box, 1);
           if (worth <= best_worth) continue;
           best_worth = worth;
           best = box;
@@ -159,17 +168,19 @@ CellBox BoxRound(const ScoreMap& map, int64_t peak) {
 }
 
 // The box of cells with its edges moved on the finer map.
-Box TightBox(const ScoreMap& map, const CellBox& cells) {
+Box TightBox(const ScoreMap& map, const BoxWorth& box_worth,
+             const CellBox& cells) {
   const ScoreMap finer = Upsampled(map, kFiner);
   const IntegralImage sums(finer, kCost);
   const CellBox start = {.left = cells.left * kFiner,
                          .top = cells.top * kFiner,
                          .right = cells.right * kFiner,
                          .bottom = cells.bottom * kFiner};
-  return ToBox(
-      Refine(start, finer.height, finer.width,
-             [&](const CellBox& box) { return Worth(sums, box, kFiner); }),
-      finer.height, finer.width);
+  return ToBox(Refine(start, finer.height, finer.width,
+                      [&](const CellBox& box) {
+                        return box_worth.Of(sums, box, kFiner);
+                      }),
+               finer.height, finer.width);
 }
 
 // The cells of which at least half are in the box, at least one.
@@ -233,7 +244,9 @@ std::vector<PlaceCandidate> Probabilities(
 }  // namespace
 
 RegionGrounder::RegionGrounder(const GridView& grid)
-    : grid_(grid), centred_(Centred(grid.cells)) {}
+    : grid_(grid),
+      centred_(Centred(grid.cells)),
+      scales_(InverseNorms(centred_.view())) {}
 
 ScoreMap RegionGrounder::LooksLike(int64_t cell) const {
   std::vector<float> look(centred_.columns());
@@ -244,7 +257,9 @@ ScoreMap RegionGrounder::LooksLike(int64_t cell) const {
       const int64_t y = std::clamp<int64_t>(row + down, 0, grid_.height - 1);
       const int64_t x =
           std::clamp<int64_t>(column + across, 0, grid_.width - 1);
-      AddTo(centred_.row(y * grid_.width + x), absl::MakeSpan(look));
+      const int64_t neighbour = y * grid_.width + x;
+      AddScaled(centred_.row(neighbour), scales_[neighbour],
+                absl::MakeSpan(look));
     }
   }
   return MapOf(centred_.view(), grid_, look);
@@ -259,6 +274,7 @@ std::vector<GroundedRegion> RegionGrounder::Propose(
   const IntegralImage sums(text);
   const float best = *std::max_element(text.scores.begin(), text.scores.end());
 
+  const BoxWorth worth(grid_.height, grid_.width);
   std::vector<GroundedRegion> regions;
   for (const int64_t peak : Peaks(text, is_related ? kRelationPeaks : kPeaks)) {
     ScoreMap combined = LooksLike(peak);
@@ -267,7 +283,7 @@ std::vector<GroundedRegion> RegionGrounder::Propose(
       combined.scores[i] += standard.scores[i];
     }
     Standardise(combined);
-    const Box box = TightBox(combined, BoxRound(combined, peak));
+    const Box box = TightBox(combined, worth, BoxRound(combined, worth, peak));
     regions.push_back(Describe(sums, moments, best, text.scores[peak], box));
   }
   return regions;

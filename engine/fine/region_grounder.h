@@ -91,9 +91,10 @@ class RegionGrounder {
   ScoreMap LooksLike(int64_t cell) const;
 
   const GridView grid_;
-  // The cells with length one, less their mean: so they differ by what they
-  // show, not by what all of the picture shows.
+  // The cells, each taken with length one, less their mean: so they differ by
+  // what they show, not by what all of the picture shows.
   const Matrix centred_;
+  const std::vector<float> scales_;  // That give its rows length one.
 };
 
 }  // namespace quern

@@ -102,6 +102,22 @@ TEST(CosineMapTest, EqualsTheScalarCosineAtEveryWidth) {
   }
 }
 
+TEST(CosineMapTest, NormsAndSumsAreThoseOfTheScalarLoopAtEveryWidth) {
+  for (const int64_t width : {1, 15, 16, 17, 31, 64, 100, 512}) {
+    const std::vector<float> row = RandomValues(width, 1);
+    const std::vector<float> before = RandomValues(width, 2);
+    double squares = 0;
+    for (const float value : row) squares += double{value} * value;
+    EXPECT_NEAR(SquaredNorm(row), squares, 1e-6 * squares) << width;
+
+    std::vector<float> sum = before;
+    AddScaled(row, -1.5F, absl::MakeSpan(sum));
+    for (int64_t i = 0; i < width; ++i) {
+      EXPECT_NEAR(sum[i], before[i] - 1.5 * row[i], 1e-6) << width;
+    }
+  }
+}
+
 TEST(CosineMapTest, ACellOfZerosHasNoDirection) {
   const std::vector<float> cells = {0, 0, 3, 4};
   const std::vector<float> query = {0.6F, 0.8F};
