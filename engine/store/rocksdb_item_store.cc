@@ -33,6 +33,7 @@
 #include "engine/store/expiry.h"
 #include "engine/store/id_locks.h"
 #include "engine/store/item_record.h"
+#include "engine/store/log_syncs.h"
 #include "engine/store/rocksdb_status.h"
 #include "engine/store/sequence_numbers.h"
 
@@ -376,6 +377,11 @@ class RocksdbItemStore::Database {
       const std::function<bool(const Item&)>& is_wanted,
       std::vector<std::string>* removed);
   // Writes `batch` and the change of the number of records, as one.
+  // What became of a write or a sync, of which RocksDB says `status`.
+  absl::Status AfterSync(const rocksdb::Status& status) const;
+  // Every write. Errors: those of FromWrite().
+  absl::Status WriteBatch(const rocksdb::WriteOptions& options,
+                          rocksdb::WriteBatch& batch);
   absl::Status Write(rocksdb::WriteBatch& batch, int64_t count_change);
   absl::Status Write(rocksdb::WriteBatch& batch, int64_t count_change,
                      SequenceNumbers::Block& numbers);
@@ -400,6 +406,8 @@ class RocksdbItemStore::Database {
 
   const std::shared_ptr<Refusal> refusal_ = std::make_shared<Refusal>();
   mutable Expiry expiry_;
+  const std::shared_ptr<LogSyncs> log_syncs_ = std::make_shared<LogSyncs>();
+  std::unique_ptr<rocksdb::Env> env_;  // Null: not the store's own.
   std::unique_ptr<rocksdb::DB> db_;
   std::array<rocksdb::ColumnFamilyHandle*, kFamilies> families_{};
 
@@ -492,6 +500,10 @@ absl::Status RocksdbItemStore::Database::OpenFamilies(
   rocksdb::DBOptions database = DatabaseOptions(options);
   database.listeners.push_back(
       std::make_shared<FailureListener>(path_, refusal_));
+  if (options.read_only.empty()) {
+    env_ = MakeLogSyncEnv(database.env, path_, log_syncs_);
+    database.env = env_.get();
+  }
   QUERN_RETURN_IF_ERROR(FromOpen(
       options.read_only.empty()
           ? rocksdb::DB::Open(database, path_, descriptors, &handles, &db)
@@ -529,7 +541,7 @@ absl::Status RocksdbItemStore::Database::CreateMeta() {
   batch.Put(families_[kMeta], ToSlice(kTrimmedKey), "0");
   rocksdb::WriteOptions synced;
   synced.sync = true;
-  return FromWrite(db_->Write(synced, &batch), path_);
+  return WriteBatch(synced, batch);
 }
 
 absl::Status RocksdbItemStore::Database::ReadMeta(
@@ -568,7 +580,7 @@ absl::Status RocksdbItemStore::Database::Upgrade(int64_t version) {
   }
   rocksdb::WriteOptions synced;
   synced.sync = true;
-  return FromWrite(db_->Write(synced, &batch), path_);
+  return WriteBatch(synced, batch);
 }
 
 absl::Status RocksdbItemStore::Database::ReadSequences() {
@@ -882,6 +894,16 @@ absl::Status RocksdbItemStore::Database::Import(
   return absl::OkStatus();
 }
 
+absl::Status RocksdbItemStore::Database::AfterSync(
+    const rocksdb::Status& status) const {
+  return FromWrite(status.ok() ? log_syncs_->status() : status, path_);
+}
+
+absl::Status RocksdbItemStore::Database::WriteBatch(
+    const rocksdb::WriteOptions& options, rocksdb::WriteBatch& batch) {
+  return AfterSync(db_->Write(options, &batch));
+}
+
 absl::Status RocksdbItemStore::Database::Write(
     rocksdb::WriteBatch& batch, int64_t count_change,
     SequenceNumbers::Block& numbers) {
@@ -901,7 +923,7 @@ absl::Status RocksdbItemStore::Database::Write(rocksdb::WriteBatch& batch,
   }
   rocksdb::WriteOptions options;
   options.sync = sync_;
-  const absl::Status status = FromWrite(db_->Write(options, &batch), path_);
+  const absl::Status status = WriteBatch(options, batch);
   refusal_->Record(status);
   QUERN_RETURN_IF_ERROR(status);
   count_.fetch_add(count_change, std::memory_order_relaxed);
@@ -919,7 +941,7 @@ void RocksdbItemStore::Database::SyncRegularly(absl::Duration interval) {
     if (!unsynced_) continue;
     unsynced_ = false;
     sync_mutex_.Unlock();
-    refusal_->Record(FromWrite(db_->SyncWAL(), path_));
+    refusal_->Record(AfterSync(db_->SyncWAL()));
     sync_mutex_.Lock();
   }
 }
@@ -962,8 +984,7 @@ absl::Status RocksdbItemStore::Database::TrimChanges(uint64_t up_to) {
       batch.Put(families_[kMeta], ToSlice(kTrimmedKey), absl::StrCat(up_to)),
       path_));
   // Not synced: what comes back after a power cut is trimmed once more.
-  const absl::Status status =
-      FromWrite(db_->Write(rocksdb::WriteOptions(), &batch), path_);
+  const absl::Status status = WriteBatch(rocksdb::WriteOptions(), batch);
   refusal_->Record(status);
   QUERN_RETURN_IF_ERROR(status);
   trimmed_ = up_to;

@@ -65,7 +65,10 @@ enum State { kAbsent, kFirst, kSecond };
 
 class IoErrorTest : public testing::TestWithParam<Case> {
  protected:
-  IoErrorTest() { files_->skip_syncs(); }
+  IoErrorTest() {
+    files_->skip_syncs();
+    files_->set_failure_delay(absl::Milliseconds(10));
+  }
 
   RocksdbItemStoreOptions Options(const std::string& path) {
     return {.path = path,

@@ -51,6 +51,8 @@ class FaultyFileSystem final : public rocksdb::FileSystemWrapper {
 
   // Each sync takes this much longer.
   void set_sync_delay(absl::Duration delay) { sync_delay_ = delay; }
+  // A sync that fails takes this long.
+  void set_failure_delay(absl::Duration delay) { failure_delay_ = delay; }
   // Syncs of write-ahead logs so far.
   int64_t log_syncs() const { return log_syncs_; }
 
@@ -168,7 +170,11 @@ class FaultyFileSystem final : public rocksdb::FileSystemWrapper {
                              const rocksdb::IOOptions& options,
                              rocksdb::IODebugContext* debug) {
       if (status.ok()) status = files_->Check(Site::kSync);
-      if (!status.ok()) return status;
+      if (!status.ok()) {
+        // So that others wait for it.
+        absl::SleepFor(files_->failure_delay_);
+        return status;
+      }
       files_->RecordSync(path_, target()->GetFileSize(options, debug));
       return status;
     }
@@ -233,6 +239,7 @@ class FaultyFileSystem final : public rocksdb::FileSystemWrapper {
   std::atomic<Fault> fault_ = kNone;
   std::atomic<bool> skip_syncs_ = false;
   std::atomic<absl::Duration> sync_delay_ = absl::ZeroDuration();
+  std::atomic<absl::Duration> failure_delay_ = absl::ZeroDuration();
   std::atomic<int64_t> log_syncs_ = 0;
   mutable absl::Mutex mutex_;
   Site site_ ABSL_GUARDED_BY(mutex_) = Site::kCreate;
