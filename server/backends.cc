@@ -236,6 +236,7 @@ CollectionFactories StoreAndIndex(const v1::StorageConfig& config,
       .name = "search",
       .threads = std::max(
           0, static_cast<int>(std::thread::hardware_concurrency()) - 1)});
+  factories.crew = crew;
   factories.create_index =
       [background, crew, devices = std::move(devices)](
           const v1::Collection& record, const std::string& directory,

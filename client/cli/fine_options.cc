@@ -53,12 +53,19 @@ void AddPartsOptions(CLI::App& command, PartsFlags& flags) {
       ->check(CLI::IsMember(Encodings()).description(""))
       ->needs(parts)
       ->type_name("FORM");
+  command
+      .add_flag("--parts-searchable", flags.searchable,
+                "Finds items by their parts, too: --regions and --moments then "
+                "find small things and short moments. Takes memory: 11 KB a "
+                "picture, 0.5 KB a frame")
+      ->needs(parts);
 }
 
 void SetParts(const PartsFlags& flags, v1::Collection& collection) {
   const auto grid = Grids().find(flags.grid);
   if (grid == Grids().end() || grid->second == Config::DENSE_OFF) return;
   collection.mutable_parts()->set_dense(grid->second);
+  collection.mutable_parts()->set_searchable(flags.searchable);
   const auto encoding = Encodings().find(flags.encoding);
   if (encoding == Encodings().end()) return;
   collection.mutable_parts()->set_encoding(encoding->second);

@@ -15,10 +15,11 @@ namespace quern::cli {
 struct PartsFlags {
   std::string grid;      // Empty: the server's default.
   std::string encoding;  // Likewise.
+  bool searchable = false;
 };
 
-// --parts and --parts-encoding, of a collection that is made. `flags` must
-// outlive `command`.
+// --parts, --parts-encoding and --parts-searchable, of a collection that is
+// made. `flags` must outlive `command`.
 void AddPartsOptions(CLI::App& command, PartsFlags& flags);
 // Nothing without a grid.
 void SetParts(const PartsFlags& flags, v1::Collection& collection);

@@ -183,6 +183,12 @@ absl::Status EnsureCollection(const IndexOptions& options, Client& client) {
                      "\" was made with other --parts-encoding than ",
                      options.parts.encoding, ": choose another --collection"));
   }
+  if (options.parts.searchable && !existing->parts().searchable()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("collection \"", options.collection,
+                     "\" was made without --parts-searchable: choose another "
+                     "--collection"));
+  }
   return absl::OkStatus();
 }
 

@@ -11,6 +11,7 @@
 #include "engine/base/status_macros.h"
 #include "engine/filter/field_values.h"
 #include "engine/index/check_vector.h"
+#include "engine/query/parts_settings.h"
 
 namespace quern {
 namespace {
@@ -69,26 +70,30 @@ absl::StatusOr<std::unique_ptr<Collection>> Collection::Open(
                              store.get()));
   std::unique_ptr<Collection> collection(
       new Collection(directory, std::move(record), std::move(settings),
-                     std::move(store), std::move(index)));
+                     std::move(store), std::move(index), factories.crew));
   QUERN_RETURN_IF_ERROR(collection->sync_->CatchUp());
   collection->sync_->StartRepair();
+  collection->FollowPartsSettings();
   return collection;
 }
 
 Collection::Collection(std::string directory, v1::Collection record,
                        CollectionSettings settings,
                        std::unique_ptr<ItemStore> store,
-                       std::unique_ptr<VectorIndex> index)
+                       std::unique_ptr<VectorIndex> index,
+                       std::shared_ptr<WorkCrew> crew)
     : directory_(std::move(directory)),
       record_(std::move(record)),
       store_(std::move(store)),
       index_(std::move(index)),
-      settings_(
-          std::make_shared<const CollectionSettings>(std::move(settings))),
+      crew_(std::move(crew)),
       sync_(std::make_unique<IndexSync>(store_.get(), index_.get(), record_,
-                                        &write_mutex_)) {}
+                                        &write_mutex_)),
+      settings_(
+          std::make_shared<const CollectionSettings>(std::move(settings))) {}
 
 Collection::~Collection() {
+  part_sync_.reset();
   sync_.reset();
   index_.reset();
   store_.reset();
@@ -114,6 +119,13 @@ v1::Collection Collection::Describe() const {
   status.set_item_count(index_->size());
   status.set_disk_bytes(store_->disk_bytes() + index_->disk_bytes());
   status.set_memory_bytes(index_->memory_bytes());
+  if (const auto parts = part_index(); parts != nullptr) {
+    status.set_memory_bytes(status.memory_bytes() + parts->memory_bytes());
+    if (writes.ok() && !parts->missing().empty()) {
+      status.set_state(v1::CollectionStatus::STATE_LOADING);
+      status.set_message(parts->missing());
+    }
+  }
   status.set_index_version(index_version());
   for (const ShardInfo& info : index_->shards()) {
     DescribeShard(info, status.add_shards());
@@ -129,8 +141,41 @@ std::shared_ptr<const CollectionSettings> Collection::settings() const {
 void Collection::set_settings(CollectionSettings settings) {
   auto changed =
       std::make_shared<const CollectionSettings>(std::move(settings));
+  {
+    absl::MutexLock lock(&settings_mutex_);
+    settings_ = std::move(changed);
+  }
+  FollowPartsSettings();
+}
+
+std::shared_ptr<const PartIndex> Collection::part_index() const {
   absl::MutexLock lock(&settings_mutex_);
-  settings_ = std::move(changed);
+  return part_index_;
+}
+
+void Collection::FollowPartsSettings() {
+  const absl::StatusOr<PartsSettings> parts =
+      PartsSettingsOf(settings()->record);
+  const bool is_searchable = parts.ok() && parts->is_searchable;
+  std::unique_ptr<PartSync> ended;  // After the mutex, which its thread takes.
+  PartSync* begun = nullptr;
+  {
+    absl::MutexLock lock(&write_mutex_);
+    if (is_searchable == (part_sync_ != nullptr)) return;
+    ended = std::move(part_sync_);
+    if (is_searchable) {
+      part_sync_ = std::make_unique<PartSync>(
+          PartIndexOptions{.dimension = dimension(),
+                           .fields = index_fields(),
+                           .crew = crew_},
+          store_.get(), &write_mutex_, [this] { ++index_version_; });
+      begun = part_sync_.get();
+    }
+    ++index_version_;
+    absl::MutexLock settings_lock(&settings_mutex_);
+    part_index_ = begun == nullptr ? nullptr : begun->index();
+  }
+  if (begun != nullptr) begun->Fill();
 }
 
 absl::StatusOr<std::vector<PutResult>> Collection::Upsert(
@@ -154,7 +199,7 @@ absl::StatusOr<std::vector<PutResult>> Collection::Upsert(
   if (taken.empty()) return results;
   // The store took these vectors, so only memory can fail here; the index is
   // then behind the store until the next start.
-  QUERN_RETURN_IF_ERROR(sync_->Add(taken));
+  QUERN_RETURN_IF_ERROR(AddHeld(taken));
   index_->MarkApplied(store_->last_sequence());
   ++index_version_;
   return results;
@@ -164,7 +209,11 @@ absl::StatusOr<Item> Collection::Update(
     const std::string& id, const std::function<absl::Status(Item&)>& change) {
   return Locked([&](Collection& it) -> absl::StatusOr<Item> {
     QUERN_ASSIGN_OR_RETURN(Item item, it.store_->Update(id, change));
+    it.write_mutex_.AssertHeld();
     QUERN_RETURN_IF_ERROR(it.sync_->TakePayload(id));
+    if (it.part_sync_ != nullptr) {
+      QUERN_RETURN_IF_ERROR(it.part_sync_->TakePayload(id));
+    }
     it.index_->MarkApplied(it.store_->last_sequence());
     ++it.index_version_;
     return item;
@@ -252,7 +301,8 @@ absl::StatusOr<bool> Collection::RemoveExpired() {
     QUERN_ASSIGN_OR_RETURN(const std::vector<std::string> ids,
                            it.store_->RemoveExpired(kRemoveItems));
     if (ids.empty()) return false;
-    QUERN_RETURN_IF_ERROR(it.sync_->Remove(ids));
+    it.write_mutex_.AssertHeld();
+    QUERN_RETURN_IF_ERROR(it.RemoveHeld(ids));
     it.index_->MarkApplied(it.store_->last_sequence());
     ++it.index_version_;
     return ids.size() == kRemoveItems;
@@ -269,10 +319,20 @@ absl::StatusOr<int64_t> Collection::Delete(absl::Span<const std::string> ids) {
 absl::StatusOr<int64_t> Collection::DeleteHeld(
     absl::Span<const std::string> ids) {
   QUERN_ASSIGN_OR_RETURN(const int64_t deleted, store_->Delete(ids));
-  QUERN_RETURN_IF_ERROR(sync_->Remove(ids));
+  QUERN_RETURN_IF_ERROR(RemoveHeld(ids));
   index_->MarkApplied(store_->last_sequence());
   if (deleted > 0) ++index_version_;
   return deleted;
+}
+
+absl::Status Collection::AddHeld(absl::Span<const Item* const> items) {
+  QUERN_RETURN_IF_ERROR(sync_->Add(items));
+  return part_sync_ == nullptr ? absl::OkStatus() : part_sync_->Add(items);
+}
+
+absl::Status Collection::RemoveHeld(absl::Span<const std::string> ids) {
+  if (part_sync_ != nullptr) part_sync_->Remove(ids);
+  return sync_->Remove(ids);
 }
 
 void Collection::Drop() {
@@ -288,8 +348,8 @@ absl::Status Collection::Import(absl::Span<const Item> items,
   for (const Item& item : items) pointers.push_back(&item);
   absl::MutexLock lock(&write_mutex_);
   QUERN_RETURN_IF_ERROR(store_->Import(items, removed, sequence));
-  QUERN_RETURN_IF_ERROR(sync_->Add(pointers));
-  return sync_->Remove(removed);
+  QUERN_RETURN_IF_ERROR(AddHeld(pointers));
+  return RemoveHeld(removed);
 }
 
 void Collection::HoldUpserts() {

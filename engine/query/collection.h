@@ -15,10 +15,13 @@
 #include "absl/types/span.h"
 
 #include "engine/base/request_context.h"
+#include "engine/base/work_crew.h"
 #include "engine/filter/filter.h"
+#include "engine/index/part_index.h"
 #include "engine/index/vector_index.h"
 #include "engine/query/collection_settings.h"
 #include "engine/query/index_sync.h"
+#include "engine/query/part_sync.h"
 #include "engine/store/item_store.h"
 #include "quern/v1/collections.pb.h"
 
@@ -40,12 +43,15 @@ struct CollectionFactories {
       const v1::Collection& record, const std::string& directory,
       ItemStore* store)>
       create_index;
+  // Helps with searches of parts; null: they have their caller's thread alone.
+  std::shared_ptr<WorkCrew> crew = nullptr;
 };
 
 Metric MetricOf(const v1::Collection& record);
 
-// One collection: its record, its store (the truth) and its index (derived),
-// kept in step. Thread-safe.
+// One collection: its record, its store (the truth), its index and, where the
+// settings make parts searchable, the index of those (both derived), kept in
+// step. Thread-safe.
 class Collection {
  public:
   // Opens the store and the index in `directory` and gives the index what the
@@ -71,7 +77,9 @@ class Collection {
   v1::Collection Describe() const;
 
   std::shared_ptr<const CollectionSettings> settings() const;
-  // From now on; what is stored already is read by them too.
+  // From now on; what is stored already is read by them too. Where they make
+  // parts searchable, or end that, makes or drops the index of parts. Not side
+  // by side with itself.
   void set_settings(CollectionSettings settings);
 
   // Writes durably, then makes searchable: all items or, on error, none. Their
@@ -141,6 +149,8 @@ class Collection {
     return sync_->fields();
   }
   VectorIndex& mutable_index() { return *index_; }
+  // Null where the settings do not make parts searchable.
+  std::shared_ptr<const PartIndex> part_index() const;
 
   // Counts up with every change that a search can see.
   int64_t index_version() const { return index_version_; }
@@ -153,7 +163,17 @@ class Collection {
  private:
   Collection(std::string directory, v1::Collection record,
              CollectionSettings settings, std::unique_ptr<ItemStore> store,
-             std::unique_ptr<VectorIndex> index);
+             std::unique_ptr<VectorIndex> index,
+             std::shared_ptr<WorkCrew> crew);
+
+  // Makes the index of parts, or drops it, as the settings say.
+  void FollowPartsSettings();
+
+  // Tell the indexes what the store has taken, or has no more.
+  absl::Status AddHeld(absl::Span<const Item* const> items)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
+  absl::Status RemoveHeld(absl::Span<const std::string> ids)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
 
   // Calls `write(*this)` with the write mutex held; on the successor where
   // there is one.
@@ -171,15 +191,20 @@ class Collection {
   std::unique_ptr<ItemStore> store_;    // Set once; closed before the files go.
   std::unique_ptr<VectorIndex> index_;  // Likewise; it reads the store.
 
-  mutable absl::Mutex settings_mutex_;
-  std::shared_ptr<const CollectionSettings> settings_
-      ABSL_GUARDED_BY(settings_mutex_);
+  const std::shared_ptr<WorkCrew> crew_;
 
-  // Held over a write of the store and of the index, so that both see writes in
-  // the same order.
+  // Held over a write of the store and of the indexes, so that all see writes
+  // in the same order.
   mutable absl::Mutex write_mutex_;
   std::atomic<bool> dropped_ = false;  // Set with the mutex held.
   std::unique_ptr<IndexSync> sync_;    // Set once.
+  std::unique_ptr<PartSync> part_sync_ ABSL_GUARDED_BY(write_mutex_);
+
+  mutable absl::Mutex settings_mutex_ ABSL_ACQUIRED_AFTER(write_mutex_);
+  std::shared_ptr<const CollectionSettings> settings_
+      ABSL_GUARDED_BY(settings_mutex_);
+  // That of `part_sync_`, for searches.
+  std::shared_ptr<const PartIndex> part_index_ ABSL_GUARDED_BY(settings_mutex_);
 
   // Set with the write mutex held, too.
   mutable absl::Mutex place_mutex_ ABSL_ACQUIRED_AFTER(write_mutex_);

@@ -202,8 +202,11 @@ class Engine::SearchCall final
     if (!status.ok()) End(std::move(status));
   }
 
-  // The plan of a search that is explained is its own.
-  bool can_share() const override { return !query_.explain; }
+  // The plan of a search that is explained is its own; one by parts asks
+  // another index.
+  bool can_share() const override {
+    return !query_.explain && !FindsItemsByParts();
+  }
 
   IndexQuestion question() const override {
     return {.collection = collection_.get(),
@@ -305,6 +308,9 @@ class Engine::SearchCall final
   }
 
   bool FindsParts() const { return query_.granularity != Granularity::kItem; }
+  bool FindsItemsByParts() const {
+    return plan_.has_value() && plan_->index != nullptr;
+  }
 
   absl::Status PrepareParts() {
     PartRequest request{
@@ -558,11 +564,14 @@ class Engine::SearchCall final
   // Has the items that are found coarsely looked into, and goes on when that is
   // done, or late.
   absl::Status StartGrounding() {
-    QUERN_ASSIGN_OR_RETURN(const std::vector<ScoredId> found,
-                           SearchIndex(query_vector_, plan_->depth));
+    if (FindsItemsByParts()) {
+      QUERN_RETURN_IF_ERROR(AskPartIndex());
+    } else {
+      QUERN_RETURN_IF_ERROR(SearchIndex(query_vector_, plan_->depth).status());
+    }
     std::vector<std::string> ids;
-    ids.reserve(found.size());
-    for (const ScoredId& hit : found) ids.push_back(hit.id);
+    ids.reserve(coarse_.size());
+    for (const ScoredId& hit : coarse_) ids.push_back(hit.id);
     const PartGrounderOptions options{.max_parts = kMaxPartsOfItem,
                                       .calibration = plan_->calibration};
     auto list = std::make_shared<const PartList>(PartList{
@@ -583,6 +592,22 @@ class Engine::SearchCall final
     return absl::OkStatus();
   }
 
+  absl::Status AskPartIndex() {
+    StageTimer timer(context_, "search");
+    const auto excluded = static_cast<int64_t>(excluded_.size());
+    QUERN_ASSIGN_OR_RETURN(
+        ItemsByParts found,
+        FindByParts(context_, *plan_, *collection_, query_vector_,
+                    options_.filter, plan_->depth + excluded));
+    coarse_ = WithoutExcluded(std::move(found.items), plan_->depth);
+    part_stats_ = found.stats;
+    result_.index = {.shards_asked = 1, .shards_answered = 1};
+    if (query_.explain) {
+      result_.index.plan = ExplainByParts(*plan_, part_stats_);
+    }
+    return absl::OkStatus();
+  }
+
   // Ranks the parts of the items on the short list, and fetches a page of them.
   absl::Status FetchParts(const FineScores& scores) {
     QUERN_RETURN_IF_ERROR(context_.Check("ground"));
@@ -590,8 +615,9 @@ class Engine::SearchCall final
     const PartRanking ranking{.weight = plan_->weight,
                               .min_score = query_.min_score,
                               .min_probability = query_.min_probability};
-    QUERN_ASSIGN_OR_RETURN(result_.degraded_reasons,
-                           PartsMissing(*plan_, ranking, coarse_, scores));
+    QUERN_ASSIGN_OR_RETURN(
+        result_.degraded_reasons,
+        PartsMissing(*plan_, ranking, coarse_, scores, part_stats_));
     QUERN_ASSIGN_OR_RETURN(const std::vector<float> cosines, CoarseCosines());
     std::vector<FoundPart> parts = RankParts(ranking, coarse_, cosines, scores);
     if (query_.explain) {
@@ -966,6 +992,7 @@ class Engine::SearchCall final
   std::vector<ScoredId> chosen_;  // The hits.
   // Of a search for parts.
   std::optional<PartPlan> plan_;
+  PartIndexStats part_stats_;  // Of a search that finds items by their parts.
   std::vector<PlacedThing> things_;  // What is looked for.
   // Of a search that is reranked.
   bool uses_tokens_ = false;

@@ -216,9 +216,9 @@ class Engine {
       const RequestContext& context, Collection& collection,
       const v1::Item& given, const google::protobuf::FieldMask& mask) const;
   // Whether the collection's `parts` are in range and its model makes them; for
-  // one that is made or changed. Errors: kInvalidArgument and kUnimplemented
-  // with field paths as in quern.v1.Collection; kFailedPrecondition naming the
-  // capability and the cure; kNotFound when the model is not loaded.
+  // one that is made or changed. Errors: kInvalidArgument with field paths as
+  // in quern.v1.Collection; kFailedPrecondition naming the capability and the
+  // cure; kNotFound when the model is not loaded.
   absl::Status CheckPartsOf(const v1::Collection& record) const;
 
   // Takes a model out of service; calls under way finish. Errors: kNotFound;

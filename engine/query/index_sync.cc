@@ -9,7 +9,6 @@
 
 #include "engine/base/matrix.h"
 #include "engine/base/status_macros.h"
-#include "engine/filter/field_values.h"
 #include "engine/query/collection_settings.h"
 
 namespace quern {
@@ -29,6 +28,16 @@ std::vector<FieldDeclaration> FieldsOf(const v1::Collection& record) {
   absl::StatusOr<CollectionSettings> settings = SettingsOf(record);
   return settings.ok() ? std::move(settings->fields)
                        : std::vector<FieldDeclaration>();
+}
+
+FieldValues FieldValuesOf(const Item& item,
+                          absl::Span<const FieldDeclaration> fields) {
+  if (!fields.empty()) {
+    absl::StatusOr<FieldValues> read =
+        ReadFields(item.payload, item.modality, fields);
+    if (read.ok()) return *std::move(read);
+  }
+  return {.modality = item.modality};
 }
 
 IndexSync::IndexSync(const ItemStore* store, VectorIndex* index,
@@ -110,13 +119,7 @@ absl::Status IndexSync::Add(absl::Span<const Item* const> items) {
   for (const Item* item : items) {
     ids.push_back(item->id);
     values.insert(values.end(), item->embedding.begin(), item->embedding.end());
-    // What cannot be read matches no condition on it; the item is found
-    // without one.
-    absl::StatusOr<FieldValues> read =
-        fields_.empty() ? FieldValues{.modality = item->modality}
-                        : ReadFields(item->payload, item->modality, fields_);
-    fields.push_back(read.ok() ? *std::move(read)
-                               : FieldValues{.modality = item->modality});
+    fields.push_back(FieldValuesOf(*item, fields_));
   }
   return index_.Upsert(ids,
                        {.data = values.data(),

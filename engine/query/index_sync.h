@@ -9,6 +9,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 
+#include "engine/filter/field_values.h"
 #include "engine/filter/filter.h"
 #include "engine/index/vector_index.h"
 #include "engine/store/item_store.h"
@@ -19,6 +20,11 @@ namespace quern {
 // The payload fields that filters over a collection may name; a record that
 // cannot be read has none.
 std::vector<FieldDeclaration> FieldsOf(const v1::Collection& record);
+
+// What filters see of an item that was read with its payload. What cannot be
+// read matches no condition on it; the item is found without one.
+FieldValues FieldValuesOf(const Item& item,
+                          absl::Span<const FieldDeclaration> fields);
 
 // Keeps a collection's index in step with its store. Methods are called with
 // the collection's write mutex held, unless they say otherwise.

@@ -88,6 +88,41 @@ absl::Status CheckKept(const Collection& collection, Granularity granularity,
       kind.setting, ", and index its items again"));
 }
 
+absl::Status NoneKept(const KindOfPart& kind, int64_t count) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("granularity ", kind.name, ": none of the ", count, " ",
+                   kind.items, " that were found keeps its ", kind.feature,
+                   ": they were written before the collection's ", kind.setting,
+                   " was set: index them again"));
+}
+
+double Dot(absl::Span<const float> a, absl::Span<const float> b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += double{a[i]} * b[i];
+  return sum;
+}
+
+// `found` with the scores of the whole items, as the index of these gives them;
+// without those that are gone.
+absl::StatusOr<std::vector<ScoredId>> ScoreWhole(
+    const Collection& collection, absl::Span<const float> query,
+    const std::vector<ScoredId>& found) {
+  std::vector<std::string> ids;
+  ids.reserve(found.size());
+  for (const ScoredId& item : found) ids.push_back(item.id);
+  const bool is_cosine = collection.metric() == Metric::kCosine;
+  const double squares = Dot(query, query);
+  std::vector<ScoredId> items;
+  items.reserve(found.size());
+  QUERN_RETURN_IF_ERROR(collection.store().GetEmbeddings(
+      ids, [&](size_t i, absl::Span<const float> embedding) {
+        double score = Dot(query, embedding);
+        if (is_cosine) score /= std::sqrt(squares * Dot(embedding, embedding));
+        items.push_back({ids[i], static_cast<float>(score)});
+      }));
+  return items;
+}
+
 // Looks into every `step`th item from `first` on.
 absl::StatusOr<FineScores> GroundShare(const RequestContext& context,
                                        const PartList& list, size_t first,
@@ -209,7 +244,44 @@ absl::StatusOr<PartPlan> PlanParts(const PartRequest& request,
     plan.depth = request.rerank->depth;
     plan.weight = request.rerank->weight.value_or(plan.weight);
   }
+  plan.index = collection.part_index();
+  if (plan.index != nullptr) plan.index_missing = plan.index->missing();
+  if (!plan.index_missing.empty()) plan.index = nullptr;
   return plan;
+}
+
+absl::StatusOr<ItemsByParts> FindByParts(const RequestContext& context,
+                                         const PartPlan& plan,
+                                         const Collection& collection,
+                                         absl::Span<const float> query,
+                                         std::shared_ptr<const Filter> filter,
+                                         int64_t k) {
+  std::vector<float> unit(query.begin(), query.end());
+  const double length = std::sqrt(Dot(query, query));
+  if (length > 0) {
+    for (float& value : unit) value = static_cast<float>(value / length);
+  }
+  ItemsByParts result;
+  QUERN_ASSIGN_OR_RETURN(
+      const std::vector<ScoredId> found,
+      plan.index->Search(context, unit,
+                         {.k = k,
+                          .filter = std::move(filter),
+                          .modalities = absl::MakeConstSpan(&plan.modality, 1)},
+                         &result.stats));
+  if (result.stats.items > 0 &&
+      result.stats.without_parts == result.stats.items) {
+    return NoneKept(KindOf(plan.granularity), result.stats.items);
+  }
+  QUERN_ASSIGN_OR_RETURN(result.items, ScoreWhole(collection, query, found));
+  return result;
+}
+
+std::string ExplainByParts(const PartPlan& plan, const PartIndexStats& stats) {
+  return absl::StrCat("Compared the ", stats.parts, " parts of ",
+                      stats.items - stats.without_parts, " ",
+                      KindOf(plan.granularity).items,
+                      " one by one in the index of parts.");
 }
 
 void GroundShortList(FineStage* stage, const RequestContext& context,
@@ -274,22 +346,29 @@ std::vector<FoundPart> RankParts(const PartRanking& ranking,
 
 absl::StatusOr<std::vector<std::string>> PartsMissing(
     const PartPlan& plan, const PartRanking& ranking,
-    absl::Span<const ScoredId> found, const FineScores& scores) {
+    absl::Span<const ScoredId> found, const FineScores& scores,
+    const PartIndexStats& stats) {
   const KindOfPart& kind = KindOf(plan.granularity);
   const size_t bare = scores.without_parts.size();
   if (bare > 0 && bare == found.size() - scores.gone.size()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("granularity ", kind.name, ": none of the ", bare, " ",
-                     kind.items, " that were found keeps its ", kind.feature,
-                     ": they were written before the collection's ",
-                     kind.setting, " was set: index them again"));
+    return NoneKept(kind, static_cast<int64_t>(bare));
   }
   std::vector<std::string> reasons = scores.degraded_reasons;
-  if (bare > 0) {
-    reasons.push_back(absl::StrCat("ground: of ", found.size(), " ", kind.items,
-                                   ", ", bare, " keep no ", kind.feature,
+  const auto left_out = [&](absl::string_view stage, int64_t lacking,
+                            int64_t all) {
+    if (lacking == 0) return;
+    reasons.push_back(absl::StrCat(stage, ": of ", all, " ", kind.items, ", ",
+                                   lacking, " keep no ", kind.feature,
                                    " and are left out: index them again"));
+  };
+  if (!plan.index_missing.empty()) {
+    reasons.push_back(absl::StrCat("search: ", plan.index_missing, "; ",
+                                   kind.items,
+                                   " are found as a whole meanwhile"));
   }
+  left_out("search", stats.without_parts, stats.items);
+  left_out("ground", static_cast<int64_t>(bare),
+           static_cast<int64_t>(found.size()));
   const size_t late =
       found.size() - scores.scores.size() - scores.gone.size() - bare;
   if (late > 0) {

@@ -16,6 +16,7 @@
 #include "engine/fine/evidence.h"
 #include "engine/fine/presence.h"
 #include "engine/fine/spatial_relations.h"
+#include "engine/index/part_index.h"
 #include "engine/index/vector_index.h"
 #include "engine/model/model.h"
 #include "engine/query/collection.h"
@@ -25,9 +26,10 @@
 #include "engine/query/rerank.h"
 
 // A search whose hits are parts of items (Lei et al., "TVR", 2020, call it
-// video corpus moment retrieval): items are found coarsely, the query's text is
-// grounded in what is kept of the best ones' parts, and what was found competes
-// over all items.
+// video corpus moment retrieval): items are found as a whole, or by the one of
+// their parts that fits best, where the collection has an index of those; the
+// query's text is grounded in what is kept of the best ones' parts, and what
+// was found competes over all items.
 
 namespace quern {
 
@@ -57,6 +59,10 @@ struct PartPlan {
   std::optional<PresenceCalibration> calibration;
   int64_t depth = 100;  // Items that are looked into.
   float weight = kDefaultPartWeight;
+  // By which items are found; null: as a whole. Then, why not by their parts,
+  // or empty where that was not asked for.
+  std::shared_ptr<const PartIndex> index;
+  std::string index_missing;
 };
 
 // What of a query is planned for.
@@ -79,6 +85,25 @@ struct PartRequest {
 absl::StatusOr<PartPlan> PlanParts(const PartRequest& request,
                                    const Collection& collection,
                                    const Model* model);
+
+// Items, those first whose best part fits best.
+struct ItemsByParts {
+  std::vector<ScoredId> items;  // With the scores of the whole items.
+  PartIndexStats stats;
+};
+
+// The best `k` items by the index of the plan, which has one. `query` is the
+// whole query's vector. Errors: kFailedPrecondition where none of the items
+// that match keeps parts; those of PartIndex::Search() and of the store.
+absl::StatusOr<ItemsByParts> FindByParts(const RequestContext& context,
+                                         const PartPlan& plan,
+                                         const Collection& collection,
+                                         absl::Span<const float> query,
+                                         std::shared_ptr<const Filter> filter,
+                                         int64_t k);
+
+// What FindByParts() did, in words.
+std::string ExplainByParts(const PartPlan& plan, const PartIndexStats& stats);
 
 // The short list of a coarse search and what is looked for in it. It owns what
 // it is made of: whoever asked may be gone before all of it is looked into.
@@ -124,10 +149,12 @@ std::vector<FoundPart> RankParts(const PartRanking& ranking,
                                  absl::Span<const float> cosines,
                                  const FineScores& scores);
 
-// Why a search for parts may lack some, a sentence each. Errors:
-// kFailedPrecondition where none of the items keeps any.
+// Why a search for parts may lack some, a sentence each; `stats` is that of
+// FindByParts(), if it was called. Errors: kFailedPrecondition where none of
+// the items keeps any.
 absl::StatusOr<std::vector<std::string>> PartsMissing(
     const PartPlan& plan, const PartRanking& ranking,
-    absl::Span<const ScoredId> found, const FineScores& scores);
+    absl::Span<const ScoredId> found, const FineScores& scores,
+    const PartIndexStats& stats = {});
 
 }  // namespace quern

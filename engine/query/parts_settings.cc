@@ -22,11 +22,6 @@ constexpr float kMaxFramesPerSecond = 60;
 constexpr int32_t kDefaultMaxFrames = 256;
 constexpr int32_t kMaxMaxFrames = 4096;
 
-absl::Status NotYet(absl::string_view field) {
-  return absl::UnimplementedError(
-      absl::StrCat(field, ": not available in this version"));
-}
-
 absl::StatusOr<int64_t> DecodeGrid(v1::PartsConfig::Dense dense) {
   switch (dense) {
     case v1::PartsConfig::DENSE_UNSPECIFIED:
@@ -98,7 +93,13 @@ absl::StatusOr<PartsSettings> PartsSettingsOf(const v1::Collection& record) {
   settings.max_frames = frames;
   QUERN_ASSIGN_OR_RETURN(settings.is_compressed,
                          DecodeIsCompressed(config.encoding()));
-  if (config.searchable()) return NotYet("collection.parts.searchable");
+  settings.is_searchable = config.searchable();
+  if (settings.is_searchable && !settings.keeps_any()) {
+    return InvalidField(
+        "collection.parts.searchable",
+        "is set, but nothing is kept of the items' parts: set parts.dense, or "
+        "parts.frames_per_second above 0");
+  }
   settings.keep_media = config.keep_media();
   return settings;
 }

@@ -18,6 +18,7 @@ struct PartsSettings {
   double frames_per_second = 0;  // Of a video; 0: none.
   int64_t max_frames = 256;
   bool is_compressed = false;  // CompressedFeatures, not QuantizedFeatures.
+  bool is_searchable = false;  // Items are found by their parts.
   bool keep_media = false;     // What was embedded: a file's bytes, a text.
 
   bool keeps_grids() const { return grid > 0; }
@@ -26,8 +27,7 @@ struct PartsSettings {
 };
 
 // Those of a collection: nothing where it says nothing of parts. Errors:
-// kInvalidArgument and kUnimplemented, with field paths from "collection.parts"
-// on.
+// kInvalidArgument with field paths from "collection.parts" on.
 absl::StatusOr<PartsSettings> PartsSettingsOf(const v1::Collection& record);
 
 // Whether `model` makes what is to be kept; null is a collection without one.

@@ -142,6 +142,7 @@ TEST_F(CommandsTest, WrongUsageIsTwo) {
            {"collections", "create", "x", "--parts-encoding", "compressed"},
            {"collections", "create", "x", "--parts", "7x7", "--parts-encoding",
             "zip"},
+           {"collections", "create", "x", "--parts-searchable"},
            {"eval", "corpus-moments", "--ground-truth", "/dev/null"},
            {"eval", "moments", "--ground-truth", "/no/such/file",
             "--predictions", "/no/such/file"}}) {

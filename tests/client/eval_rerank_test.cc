@@ -66,6 +66,9 @@ TEST(FineOptionsTest, SayWhatTheContractSays) {
   EXPECT_EQ(collection.parts().dense(), v1::PartsConfig::DENSE_7X7);
   EXPECT_EQ(collection.parts().encoding(),
             v1::PartsConfig::ENCODING_COMPRESSED);
+  EXPECT_FALSE(collection.parts().searchable());
+  SetParts({.grid = "7x7", .searchable = true}, collection);
+  EXPECT_TRUE(collection.parts().searchable());
 
   v1::SearchRequest request;
   SetRerank({}, request);

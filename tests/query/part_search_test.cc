@@ -3,6 +3,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -155,6 +156,32 @@ class NoPartsStore final : public ForwardingItemStore {
   }
 };
 
+// A store whose items cannot be listed, so that nothing is made from them.
+class UnlistedStore final : public ForwardingItemStore {
+ public:
+  using ForwardingItemStore::ForwardingItemStore;
+
+  absl::Status Scan(absl::string_view after_id, ItemParts parts,
+                    const std::function<bool(Item)>& visit) const override {
+    if (!parts.payload && !parts.embedding) {
+      return absl::DataLossError("a damaged file");
+    }
+    return ForwardingItemStore::Scan(after_id, parts, visit);
+  }
+};
+
+// An index that nobody may ask.
+class UnaskedIndex final : public FakeVectorIndex {
+ public:
+  using FakeVectorIndex::FakeVectorIndex;
+
+  absl::StatusOr<std::vector<std::vector<ScoredId>>> Search(
+      const RequestContext&, MatrixView, const VectorSearchOptions&,
+      SearchStats*) const override {
+    return absl::InternalError("the index of items was asked");
+  }
+};
+
 // Something that is certain above a cosine of about a half.
 constexpr CalibrationSpec kCalibration = {
     .bias = -10, .peak = 20, .threshold = 0.5};
@@ -196,8 +223,21 @@ class PartSearchTest : public ::testing::Test {
                                         const v1::Collection& record)
         -> absl::StatusOr<std::unique_ptr<ItemStore>> {
       auto store = open(path, record);
-      if (!store.ok() || record.name() != "damaged") return store;
-      return std::make_unique<NoPartsStore>(*std::move(store));
+      if (store.ok() && record.name() == "damaged") {
+        return std::make_unique<NoPartsStore>(*std::move(store));
+      }
+      if (store.ok() && record.name() == "unlisted") {
+        return std::make_unique<UnlistedStore>(*std::move(store));
+      }
+      return store;
+    };
+    const auto create = factories.create_index;
+    factories.create_index =
+        [create](
+            const v1::Collection& record, const std::string& directory,
+            ItemStore* store) -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
+      if (record.name() != "by-parts") return create(record, directory, store);
+      return std::make_unique<UnaskedIndex>(record.dimension());
     };
     return factories;
   }
@@ -213,6 +253,49 @@ class PartSearchTest : public ::testing::Test {
     wanted.mutable_parts()->set_dense(dense);
     ValueOrDie(engine_.CreateCollection(wanted));
     return ValueOrDie(catalog_->Get(name));
+  }
+
+  // One whose items are found by their parts.
+  std::shared_ptr<Collection> CreateSearchable(const std::string& name) {
+    v1::Collection wanted;
+    wanted.set_name(name);
+    wanted.set_model("calibrated");
+    wanted.mutable_parts()->set_dense(v1::PartsConfig::DENSE_14X14);
+    wanted.mutable_parts()->set_searchable(true);
+    v1::PayloadField& field = *wanted.add_payload_fields();
+    field.set_path("shelf");
+    field.set_type(v1::PayloadField::TYPE_NUMBER);
+    ValueOrDie(engine_.CreateCollection(wanted));
+    return ValueOrDie(catalog_->Get(name));
+  }
+
+  // Little of "crowd" and of "clip" is blue, so little of their vectors is; the
+  // ones that have no blue look more like it as a whole.
+  void FillCrowd(Collection& collection) {
+    Put(collection, {.id = "crowd", .content = ImageInput{"red red red blue"}});
+    Put(collection,
+        {.id = "clip",
+         .content = VideoInput{"red red red red red red red blue red red"}});
+    Put(collection, {.id = "half", .content = ImageInput{"blue red"}});
+    Item half =
+        *ValueOrDie(collection.store().Get({"half"}, {.embedding = true}))[0];
+    Put(collection, {.id = "picture", .content = ImageInput{"red"}});
+    Put(collection, {.id = "video", .content = VideoInput{"red red red"}});
+    for (const char* id : {"picture", "video"}) {
+      Item decoy =
+          *ValueOrDie(collection.store().Get({id}, {.parts = true}))[0];
+      decoy.embedding = half.embedding;
+      ASSERT_THAT(collection.Upsert({decoy}), IsOk());
+    }
+    ASSERT_THAT(collection.Delete({"half"}), IsOk());
+  }
+
+  static SearchQuery ForOne(const std::string& collection,
+                            Granularity granularity) {
+    SearchQuery query = For(collection, "blue", granularity);
+    query.rerank = {.method = RerankMethod::kBestPart, .depth = 1};
+    query.explain = true;
+    return query;
   }
 
   // Pictures and videos with what a query could be about.
@@ -640,6 +723,141 @@ TEST_F(PartSearchTest, WhatIsNotDoneInTimeComesAsAWhole) {
   EXPECT_LT(scores.scores.size(), 10u);
   for (size_t i = 1; i <= scores.scores.size(); ++i) {
     EXPECT_TRUE(scores.scores.contains(absl::StrCat(i)));
+  }
+}
+
+TEST_F(PartSearchTest, TheIndexOfPartsFindsWhatAWholeHides) {
+  FillCrowd(*Create("c"));
+  FillCrowd(*CreateSearchable("by-parts"));
+  for (const auto& [granularity, hidden, shown] :
+       {std::tuple(Granularity::kRegion, "crowd", "picture"),
+        std::tuple(Granularity::kSegment, "clip", "video")}) {
+    const SearchResult whole = ValueOrDie(Search(ForOne("c", granularity)));
+    EXPECT_THAT(Ids(whole), Each(std::string(shown)));
+    const SearchResult found =
+        ValueOrDie(Search(ForOne("by-parts", granularity)));
+    EXPECT_THAT(found.degraded_reasons, IsEmpty());
+    ASSERT_THAT(Ids(found), Each(std::string(hidden)));
+    const SearchHit& hit = found.hits.at(0);
+    EXPECT_GT(*hit.probability, 0.9);
+    if (granularity == Granularity::kRegion) {
+      EXPECT_NEAR(hit.evidence[0].box->left, 0.75, 0.13);
+    } else {
+      // The frame at 3.5 seconds.
+      EXPECT_LE(hit.evidence[0].span->start, 3.25);
+      EXPECT_GE(hit.evidence[0].span->end, 3.75);
+      EXPECT_LE(hit.evidence[0].span->end - hit.evidence[0].span->start, 1);
+    }
+    // The coarse score is the whole item's, as without such an index.
+    SearchQuery both = ForOne("c", granularity);
+    both.rerank->depth = 2;
+    both.group_by = "id";
+    const SearchResult expected = ValueOrDie(Search(both));
+    ASSERT_EQ(expected.hits.at(0).item.id, hidden);
+    EXPECT_NEAR(hit.stage_scores[0].score,
+                expected.hits[0].stage_scores[0].score, 1e-5);
+    EXPECT_NEAR(hit.score, expected.hits[0].score, 1e-5);
+  }
+}
+
+TEST_F(PartSearchTest, ExplainsThatPartsWereCompared) {
+  const auto collection = CreateSearchable("by-parts");
+  FillCrowd(*collection);
+  const SearchResult result =
+      ValueOrDie(Search(ForOne("by-parts", Granularity::kSegment)));
+  // The frames of both videos.
+  EXPECT_THAT(result.index.plan,
+              AllOf(HasSubstr("Compared the 13 parts of 2 videos"),
+                    HasSubstr("in the index of parts"),
+                    HasSubstr("Looked into 1 of 1")));
+  EXPECT_EQ(result.index.shards_asked, 1);
+  EXPECT_EQ(result.index.shards_answered, 1);
+}
+
+TEST_F(PartSearchTest, FiltersAndQueryItemsHoldInTheIndexOfParts) {
+  const auto collection = CreateSearchable("by-parts");
+  for (int shelf = 0; shelf < 20; ++shelf) {
+    v1::Item item;
+    (*item.mutable_payload()->mutable_fields())["shelf"].set_number_value(
+        shelf);
+    Put(*collection, {.id = absl::StrCat("p", shelf),
+                      .content = ImageInput{shelf % 2 == 0 ? "blue" : "red"},
+                      .payload = item.payload().SerializeAsString()});
+  }
+  SearchQuery query = For("by-parts", "blue");
+  query.rerank = {.depth = 3};
+  query.group_by = "id";
+  EXPECT_THAT(Ids(ValueOrDie(Search(query))), ElementsAre("p0", "p10", "p12"));
+  query.filter = "shelf > 12 AND shelf < 17";
+  EXPECT_THAT(Ids(ValueOrDie(Search(query))), ElementsAre("p14", "p16", "p13"));
+  query.rerank->depth = 100;
+  EXPECT_THAT(ValueOrDie(Search(query)).hits, SizeIs(4));
+  query.parts.push_back({StoredItemInput{"p14"}});
+  EXPECT_THAT(Ids(ValueOrDie(Search(query))), ElementsAre("p16", "p13", "p15"));
+  query.filter = "shelf > 100";
+  EXPECT_THAT(ValueOrDie(Search(query)).hits, IsEmpty());
+}
+
+TEST_F(PartSearchTest, ItemsThatTheIndexOfPartsLacksAreSaid) {
+  const auto collection = CreateSearchable("by-parts");
+  Put(*collection, {.id = "kept", .content = ImageInput{"blue red"}});
+  Item bare =
+      *ValueOrDie(collection->store().Get({"kept"}, {.embedding = true}))[0];
+  bare.id = "old";
+  ASSERT_THAT(collection->Upsert({bare}), IsOk());
+  const SearchResult result = ValueOrDie(Search(For("by-parts", "blue")));
+  EXPECT_THAT(Ids(result), Each(std::string("kept")));
+  EXPECT_THAT(result.degraded_reasons,
+              ElementsAre(HasSubstr("search: of 2 pictures, 1 keep no grid")));
+  ASSERT_THAT(collection->Delete({"kept"}), IsOk());
+  EXPECT_THAT(Search(For("by-parts", "blue")),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("none of the 1 pictures")));
+  ASSERT_THAT(collection->Delete({"old"}), IsOk());
+  EXPECT_THAT(ValueOrDie(Search(For("by-parts", "blue"))).hits, IsEmpty());
+}
+
+TEST_F(PartSearchTest, UntilTheIndexOfPartsIsMadeItemsAreFoundAsAWhole) {
+  FillCrowd(*CreateSearchable("unlisted"));
+  const SearchResult result =
+      ValueOrDie(Search(ForOne("unlisted", Granularity::kRegion)));
+  EXPECT_THAT(Ids(result), Each(std::string("picture")));
+  EXPECT_THAT(result.degraded_reasons,
+              ElementsAre(AllOf(HasSubstr("index of parts is being made"),
+                                HasSubstr("pictures are found as a whole"))));
+  // A search for whole items has nothing to do with it.
+  EXPECT_THAT(ValueOrDie(Search(For("unlisted", "blue", Granularity::kItem)))
+                  .degraded_reasons,
+              IsEmpty());
+}
+
+TEST_F(PartSearchTest, SearchesOfALotAskTheIndexOfPartsAlone) {
+  FillCrowd(*CreateSearchable("by-parts"));
+  FillCrowd(*Create("c"));
+  const std::vector<SearchQuery> queries = {
+      For("by-parts", "blue"), For("by-parts", "blue"), For("c", "blue"),
+      For("c", "blue"), For("by-parts", "red", Granularity::kSegment)};
+  std::vector<std::unique_ptr<RequestContext>> contexts;
+  std::vector<absl::StatusOr<SearchResult>> results(queries.size());
+  absl::BlockingCounter left(static_cast<int>(queries.size()));
+  std::vector<Engine::BatchedSearch> searches;
+  for (size_t i = 0; i < queries.size(); ++i) {
+    contexts.push_back(std::make_unique<RequestContext>(&clock_, "test"));
+    searches.push_back({contexts.back().get(), &queries[i],
+                        [&, i](absl::StatusOr<SearchResult> result) {
+                          results[i] = std::move(result);
+                          left.DecrementCount();
+                        }});
+  }
+  engine_.SearchTogether(std::move(searches));
+  left.Wait();
+  for (size_t i = 0; i < queries.size(); ++i) {
+    const SearchResult& result = ValueOrDie(results[i]);
+    const SearchResult alone = ValueOrDie(Search(queries[i]));
+    ASSERT_EQ(Ids(result), Ids(alone)) << i;
+    for (size_t h = 0; h < alone.hits.size(); ++h) {
+      EXPECT_EQ(result.hits[h].score, alone.hits[h].score);
+    }
   }
 }
 

@@ -63,10 +63,25 @@ TEST(PartsSettingsTest, RefusesWhatIsOutOfRangeByName) {
             "collection.parts.max_frames");
 }
 
-TEST(PartsSettingsTest, RefusesWhatIsNotThereYetByName) {
-  EXPECT_THAT(PartsSettingsOf(With([](Config& c) { c.set_searchable(true); })),
-              StatusIs(absl::StatusCode::kUnimplemented,
-                       HasSubstr("collection.parts.searchable")));
+TEST(PartsSettingsTest, SearchableTakesPartsThatAreKept) {
+  EXPECT_FALSE(ValueOrDie(PartsSettingsOf(v1::Collection())).is_searchable);
+  // Frames are kept by default where anything is said of parts.
+  EXPECT_TRUE(ValueOrDie(PartsSettingsOf(With([](Config& c) {
+                c.set_searchable(true);
+              }))).is_searchable);
+  EXPECT_TRUE(ValueOrDie(PartsSettingsOf(With([](Config& c) {
+                c.set_dense(Config::DENSE_7X7);
+                c.set_frames_per_second(0);
+                c.set_searchable(true);
+              }))).is_searchable);
+  const absl::Status status = PartsSettingsOf(With([](Config& c) {
+                                c.set_frames_per_second(0);
+                                c.set_searchable(true);
+                              })).status();
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument,
+                               AllOf(HasSubstr("parts.dense"),
+                                     HasSubstr("parts.frames_per_second"))));
+  EXPECT_EQ(GetField(status), "collection.parts.searchable");
 }
 
 TEST(PartsSettingsTest, MediaIsNoPart) {

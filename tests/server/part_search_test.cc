@@ -121,6 +121,59 @@ TEST_F(PartSearchTest, ABatchMayMixWhatItsHitsAre) {
             grpc::StatusCode::INVALID_ARGUMENT);
 }
 
+// Turned on for what is stored already, then off again.
+TEST_F(PartSearchTest, AnUpdateMakesPartsSearchable) {
+  v1::UpdateCollectionRequest update;
+  update.mutable_collection()->set_name("c");
+  v1::PartsConfig& parts = *update.mutable_collection()->mutable_parts();
+  parts.set_dense(v1::PartsConfig::DENSE_7X7);
+  parts.set_searchable(true);
+  update.mutable_update_mask()->add_paths("parts");
+  v1::Collection collection;
+  const auto send = [&] {
+    return Call(v1::Collections::NewStub(channel_),
+                &v1::Collections::Stub::Update, update, &collection);
+  };
+  ASSERT_TRUE(send().ok());
+  EXPECT_TRUE(collection.parts().searchable());
+  EXPECT_EQ(collection.status().state(), v1::CollectionStatus::STATE_READY);
+  const int64_t memory_bytes = collection.status().memory_bytes();
+
+  v1::BatchSearchRequest batch;
+  batch.set_collection("c");
+  for (const auto granularity : {v1::GRANULARITY_REGION, v1::GRANULARITY_REGION,
+                                 v1::GRANULARITY_SEGMENT}) {
+    *batch.add_requests() = For(granularity);
+    batch.mutable_requests(batch.requests_size() - 1)->set_explain(true);
+  }
+  v1::BatchSearchResponse response;
+  ASSERT_TRUE(Call(v1::Retrieval::NewStub(channel_),
+                   &v1::Retrieval::Stub::BatchSearch, batch, &response)
+                  .ok());
+  ASSERT_THAT(response.results(), SizeIs(3));
+  const std::vector<std::string> expected = {"blue", "blue", "video"};
+  for (int i = 0; i < 3; ++i) {
+    const v1::SearchResponse& one = response.results(i).response();
+    EXPECT_FALSE(one.report().degraded());
+    EXPECT_THAT(one.report().explanation(), HasSubstr("in the index of parts"));
+    ASSERT_GE(one.hits_size(), 1);
+    EXPECT_EQ(one.hits(0).item().id(), expected[i]);
+  }
+
+  parts.set_searchable(false);
+  ASSERT_TRUE(send().ok());
+  EXPECT_LT(collection.status().memory_bytes(), memory_bytes);
+  v1::SearchResponse one;
+  ASSERT_TRUE(Search(batch.requests(0), &one).ok());
+  EXPECT_THAT(one.report().explanation(),
+              testing::Not(HasSubstr("index of parts")));
+  parts.set_searchable(true);
+  parts.set_dense(v1::PartsConfig::DENSE_OFF);
+  parts.set_frames_per_second(0);
+  EXPECT_EQ(ViolatedField(send().error_details()),
+            "collection.parts.searchable");
+}
+
 TEST_F(PartSearchTest, PagesGoOnWhereTheLastOneEnded) {
   v1::SearchRequest request = For(v1::GRANULARITY_REGION);
   v1::SearchResponse all;

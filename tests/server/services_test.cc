@@ -845,19 +845,16 @@ TEST_F(ServicesTest, CollectionsAreListedInPages) {
             grpc::StatusCode::NOT_FOUND);
 }
 
-TEST_F(ServicesTest, CreateRefusesWhatIsNotThereYet) {
-  using Change = std::function<void(v1::Collection&)>;
-  const std::vector<std::pair<std::string, Change>> changes = {
-      {"collection.parts.searchable",
-       [](auto& c) { c.mutable_parts()->set_searchable(true); }}};
-  for (const auto& [field, change] : changes) {
-    v1::Collection collection;
-    collection.set_name("c");
-    change(collection);
-    const grpc::Status status = Create(collection);
-    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << field;
-    EXPECT_THAT(status.error_message(), HasSubstr(field));
-  }
+TEST_F(ServicesTest, CreateRefusesPartsToSearchWhereNoneAreKept) {
+  v1::Collection bare;
+  bare.set_name("c");
+  bare.mutable_parts()->set_frames_per_second(0);
+  bare.mutable_parts()->set_searchable(true);
+  const grpc::Status status = Create(bare);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(ViolatedField(status.error_details()),
+            "collection.parts.searchable");
+  EXPECT_THAT(status.error_message(), HasSubstr("set parts.dense"));
   v1::Collection plain;
   plain.set_name("c");
   plain.mutable_index()->set_kind(v1::IndexConfig::KIND_EXACT);
