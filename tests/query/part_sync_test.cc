@@ -374,7 +374,7 @@ TEST_F(PartSyncTest, ManyItemsAreReadWhileWritesGoOn) {
   ExpectInStep(*collection);
 }
 
-TEST_F(PartSyncTest, AnEndWaitsForNoReader) {
+TEST_F(PartSyncTest, WhatCannotBeReadIsSaid) {
   class UnreadableItemStore final : public ForwardingItemStore {
    public:
     using ForwardingItemStore::ForwardingItemStore;
