@@ -80,6 +80,7 @@ function(quern_test name)
             N4absl7debian35Mutex6UnlockEv N4absl7debian35Mutex12ReaderUnlockEv
             N4absl7debian35Mutex5AwaitERKNS0_9ConditionE
             N4absl7debian35Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE
+            N4absl7debian37CondVar4WaitEPNS0_5MutexE
             N4absl7debian37CondVar15WaitWithTimeoutEPNS0_5MutexENS0_8DurationE
             N4absl7debian312Notification6NotifyEv NK4absl7debian312Notification19WaitForNotificationEv
             N4absl7debian315BlockingCounter14DecrementCountEv N4absl7debian315BlockingCounter4WaitEv)

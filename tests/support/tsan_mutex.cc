@@ -48,6 +48,17 @@ bool __wrap__ZN4absl7debian315BlockingCounter14DecrementCountEv(void* counter) {
   return is_last;
 }
 
+void __real__ZN4absl7debian37CondVar4WaitEPNS0_5MutexE(void* condition,
+                                                       void* mutex);
+void __wrap__ZN4absl7debian37CondVar4WaitEPNS0_5MutexE(void* condition,
+                                                       void* mutex) {
+  __tsan_release(mutex);
+  AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+  __real__ZN4absl7debian37CondVar4WaitEPNS0_5MutexE(condition, mutex);
+  AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+  __tsan_acquire(mutex);
+}
+
 bool __real__ZN4absl7debian37CondVar15WaitWithTimeoutEPNS0_5MutexENS0_8DurationE(
     void* condition, void* mutex, absl::Duration timeout);
 bool __wrap__ZN4absl7debian37CondVar15WaitWithTimeoutEPNS0_5MutexENS0_8DurationE(
