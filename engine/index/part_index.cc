@@ -133,7 +133,7 @@ absl::Status PartIndex::SetFields(absl::string_view id,
   const int64_t rows =
       old.chunk == nullptr ? 0 : old.chunk->entry(old.entry).rows;
   Draft draft(*snapshot());
-  const absl::Status status = Put(
+  absl::Status status = Put(
       id, fields, rows,
       [&old](PartChunk& chunk, uint32_t slot) {
         return chunk.AppendFrom(*old.chunk, old.entry, slot);
