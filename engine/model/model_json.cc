@@ -50,7 +50,9 @@ class ObjectReader {
     if (!json_.is_object()) Reject(path_, json_, "must be an object");
   }
 
-  bool Has(const char* key) const {
+  // Of a key that may be missing; one that is there is to be read.
+  bool Has(const char* key) {
+    known_.insert(key);
     return json_.is_object() && json_.contains(key);
   }
 
@@ -444,10 +446,16 @@ std::optional<CalibrationSpec> ReadCalibration(ObjectReader& reader,
                                                const char* key) {
   if (!reader.Has(key)) return std::nullopt;
   ObjectReader weights = reader.Object(key);
+  const auto optional_number = [&weights](const char* name) {
+    return weights.Has(name) ? weights.Number(name) : 0;
+  };
   CalibrationSpec calibration = {.bias = weights.Number("bias"),
                                  .peak = weights.Number("peak"),
                                  .mean = weights.Number("mean"),
                                  .deviation = weights.Number("deviation"),
+                                 .best = optional_number("best"),
+                                 .inside = optional_number("inside"),
+                                 .pooled = optional_number("pooled"),
                                  .threshold = weights.Number("threshold")};
   if (calibration.threshold < 0 || calibration.threshold > 1) {
     weights.RejectKey("threshold", "must be 0 to 1");

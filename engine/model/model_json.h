@@ -88,12 +88,15 @@ struct MomentsHeadSpec {
 
 // How probable it is that what a text speaks of is there, by the scores of a
 // map: a logistic regression; see PresenceCalibration in
-// engine/fine/presence.h.
+// engine/fine/presence.h. Weights are any finite numbers.
 struct CalibrationSpec {
   double bias = 0;
   double peak = 0;
   double mean = 0;
   double deviation = 0;
+  double best = 0;  // Optional in the file, as the next two are.
+  double inside = 0;
+  double pooled = 0;
   double threshold = 0;  // In [0, 1].
 };
 

@@ -542,6 +542,9 @@ PresenceCalibration CalibrationOf(const CalibrationSpec& spec) {
           .peak = spec.peak,
           .mean = spec.mean,
           .deviation = spec.deviation,
+          .best = spec.best,
+          .inside = spec.inside,
+          .pooled = spec.pooled,
           .threshold = spec.threshold};
 }
 

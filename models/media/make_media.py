@@ -125,6 +125,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--photos", type=Path, required=True, help="folder of photographs")
     parser.add_argument("--captions", type=Path, required=True, help="lines of file, tab, caption")
     parser.add_argument("--stamps", type=Path, help="folder that tools/stamps.py filled; needed for scenes")
+    parser.add_argument("--half", type=int, choices=(1, 2),
+                        help="every other stamp alone, from the first or the second on (default: all)")
     parser.add_argument("--output", type=Path, required=True, help="folder for the media and their lists")
     parser.add_argument("--count", type=int, default=1000, help="of each kind (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="0 or more (default: %(default)s)")
@@ -145,6 +147,8 @@ def main() -> int:
     arguments = parse()
     try:
         sources = read_sources(arguments.photos, arguments.captions, arguments.stamps)
+        if arguments.half:
+            sources = sources._replace(stamps=sources.stamps[arguments.half - 1::2])
         task = Task(sources, arguments.seed, arguments.output, arguments.ffmpeg)
         for kind in arguments.kinds:
             entries = make(task, kind, arguments.count, arguments.jobs)

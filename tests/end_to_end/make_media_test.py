@@ -142,6 +142,15 @@ class MakeMediaTest(unittest.TestCase):
                 self.check_relation(image, sentence, reference["bbox"])
         self.assertEqual(kinds, {"plain", "relation", "absent"})
 
+    def test_a_half_has_every_other_stamp(self) -> None:
+        for half in (1, 2):
+            media = make(self.folder, f"half-{half}", "--count", "12", "--kinds", "scenes", "--half", str(half),
+                         "--jobs", "1")
+            asked = {reference["sentences"][0]["sent"] for reference in json.loads((media / "scenes.json").read_text())
+                     if reference["kind"] != "relation"}
+            self.assertTrue(asked)
+            self.assertLessEqual(asked, set(list(THINGS)[half - 1::2]))
+
     def check_relation(self, image: np.ndarray, sentence: str, box: list[int]) -> None:
         one, relation, anchor = next(sentence.partition(f" {r} ") for r in ("left of", "right of", "above", "below")
                                      if f" {r} " in sentence)

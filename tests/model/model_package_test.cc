@@ -55,11 +55,9 @@ TEST(ModelPackageTest, ReadsEverything) {
 TEST(ModelPackageTest, ReadsHowThingsAreFound) {
   Json model = TinyModelJson();
   model["image"]["dense_side"] = 32;
-  model["calibration"]["regions"] = {{"bias", -2.5},
-                                     {"peak", 8},
-                                     {"mean", -1},
-                                     {"deviation", 0.5},
-                                     {"threshold", 0.25}};
+  model["calibration"]["regions"] = {
+      {"bias", -2.5}, {"peak", 8},     {"mean", -1},      {"deviation", 0.5},
+      {"best", 14.5}, {"inside", -20}, {"pooled", 10.25}, {"threshold", 0.25}};
   const TemporaryFolder folder;
   WriteTinyPackage(folder.path(), model);
   const absl::StatusOr<ModelPackage> package = ReadModelPackage(folder.path());
@@ -70,8 +68,26 @@ TEST(ModelPackageTest, ReadsHowThingsAreFound) {
   EXPECT_EQ(package->spec.regions->peak, 8);
   EXPECT_EQ(package->spec.regions->mean, -1);
   EXPECT_EQ(package->spec.regions->deviation, 0.5);
+  EXPECT_EQ(package->spec.regions->best, 14.5);
+  EXPECT_EQ(package->spec.regions->inside, -20);
+  EXPECT_EQ(package->spec.regions->pooled, 10.25);
   EXPECT_EQ(package->spec.regions->threshold, 0.25);
   EXPECT_FALSE(package->spec.segments.has_value());
+}
+
+TEST(ModelPackageTest, WeightsThatACalibrationDoesNotNameAreNothing) {
+  Json model = TinyModelJson();
+  model["calibration"]["segments"] = {{"bias", -1},  {"peak", 2},
+                                      {"mean", 3},   {"deviation", 4},
+                                      {"pooled", 5}, {"threshold", 0.5}};
+  const TemporaryFolder folder;
+  WriteTinyPackage(folder.path(), model);
+  const absl::StatusOr<ModelPackage> package = ReadModelPackage(folder.path());
+  ASSERT_TRUE(package.ok()) << package.status();
+  ASSERT_TRUE(package->spec.segments.has_value());
+  EXPECT_EQ(package->spec.segments->best, 0);
+  EXPECT_EQ(package->spec.segments->inside, 0);
+  EXPECT_EQ(package->spec.segments->pooled, 5);
 }
 
 // A package with another tokeniser; its files hold what model_package never
@@ -202,6 +218,21 @@ INSTANTIATE_TEST_SUITE_P(
                 "/calibration/segments",
                 R"({"bias": 1})",
                 {"calibration.segments.peak is missing"}},
+        Mistake{"CalibrationBeyondAnyFloat",
+                "/calibration/segments",
+                R"({"bias": 1, "peak": 1, "mean": 1, "deviation": 1,
+                    "best": 1e39, "threshold": 0.5})",
+                {"calibration.segments.best is", "finite number"}},
+        Mistake{"CalibrationOfWords",
+                "/calibration/regions",
+                R"({"bias": 1, "peak": 1, "mean": 1, "deviation": 1,
+                    "pooled": "1", "threshold": 0.5})",
+                {"calibration.regions.pooled is", "finite number"}},
+        Mistake{"CalibrationOfAnUnknownFeature",
+                "/calibration/regions",
+                R"({"bias": 1, "peak": 1, "mean": 1, "deviation": 1,
+                    "worst": 1, "threshold": 0.5})",
+                {"calibration.regions.\"worst\"", "pooled"}},
         Mistake{"UnknownKeyAtTheTop", "/nmae", "1", {"\"nmae\"", "name"}},
         Mistake{"UnknownKeyDeepDown",
                 "/text/tokenizer/lower",

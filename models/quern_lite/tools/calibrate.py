@@ -1,190 +1,231 @@
 #!/usr/bin/env python3
 """Fits how probable it is that what a text speaks of is in a picture or a video.
 
-    calibrate.py --package DIR --photos DIR --captions FILE.tsv --stamps DIR [--count N]
+    calibrate.py --package DIR --media DIR --quernd FILE
 
-``--photos`` and ``--captions`` are photographs and ``file<TAB>caption`` lines; ``--stamps`` is a
-folder that stamps.py has run in. From a seed it makes mosaics of 4, 9 and 4 unequal photos, scenes
-of 2 or 3 stamps on a photo, and sequences of jittered photos as a video's frames, each with a text
-of what is in it and a text of something else. On those of every other photo and stamp it fits a
-logistic regression on the peak, the mean and the deviation of the map of cosines; on those of the
-rest it measures average precision. Writes ``calibration.json`` beside this folder and puts it into
-``model.json`` there.
+``--media`` is what ``models/media/make_media.py`` has made, all kinds; ``--quernd`` is the server.
+Asks for what is in a picture or a video and for what is not: in scenes, for their absent things, also in relation to
+what is there; in mosaics and videos, for what the next one shows. The features (``engine/fine/presence.h``) are the
+server's own: of six copies of the package each has a calibration that is one feature alone, so that its logit of
+presence is that feature.
 
-The map is the one that engine/fine/region_grounder.cc and segment_grounder.cc read: of a picture
-squashed to 448 x 448, smoothed over 3 x 3 cells; of a video's frames as they are.
+Fits a ridge-penalised logistic regression for pictures and one for videos, on the features whose cross-validated log
+loss is least. Writes ``calibration.json`` beside this folder, puts it into ``model.json`` there, and prints what
+cross-validation measured.
 """
 
 import argparse
 import json
-import random
+import os
+import re
+import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
+import grpc
 import numpy as np
-import torch
-from PIL import Image, ImageEnhance
 
 FOLDER = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(FOLDER))
-
-from package import Package  # noqa: E402
-from preprocess import load_rgb, normalise, squash  # noqa: E402
-
-SIDE = 448  # image.dense_side of the package.
-SEED = 5
-RIDGE = 1e-2
+sys.path.insert(0, str(FOLDER.parent.parent / "proto"))
+protos, services = grpc.protos_and_services("quern/v1/grounding.proto")
+FEATURES = ("peak", "mean", "deviation", "best", "inside", "pooled")
+REQUIRED = FEATURES[:3]  # In a package; the others may be left out.
+MOSAICS = ("mosaics-2x2", "mosaics-3x3", "mosaics-irregular")
+VIDEOS = ("videos", "sequences")
+RELATION = re.compile(" (left of|right of|above|below) ")
+FOLDS = 5
+RIDGE = 1.0  # Of standardised features.
 THRESHOLD = 0.5
-Features = tuple[float, float, float]  # Peak, mean, deviation.
-Case = tuple[Features, bool]
 
 
-def read_pairs(file: Path) -> dict[str, list[str]]:
-    pairs: dict[str, list[str]] = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        name, text = line.split("\t", 1)
-        pairs.setdefault(name, []).append(text)
-    return pairs
+class Case(NamedTuple):
+    kind: str
+    file: Path
+    text: str
+    is_there: bool
 
 
-def summary(scores: np.ndarray) -> Features:
-    return float(scores.max()), float(scores.mean()), float(scores.std())
+class Table(NamedTuple):
+    """What is fitted on, a row a case."""
+    kinds: np.ndarray
+    inputs: np.ndarray  # [cases, FEATURES]
+    labels: np.ndarray  # 1 where the text's thing is there, else 0.
+    folds: np.ndarray   # A file's cases are in one.
 
 
-class Maker:
-    """Pictures and frames of one half of the photos and stamps."""
+def pictures(media: Path, names: tuple[str, ...]) -> list[Case]:
+    cases = []
+    for name in names:
+        kind = name.partition("-")[0]
+        cases += [Case(kind, media / kind / entry["file_name"], entry["sentences"][0]["sent"], entry["bbox"] is not None)
+                  for entry in json.loads((media / f"{name}.json").read_text(encoding="utf-8"))]
+    return cases
 
-    def __init__(self, package: Package, photos: Path, captions: dict[str, list[str]],
-                 stamps: Path, descriptions: dict[str, list[str]], seed: int):
-        self.package, self.photos, self.captions = package, photos, captions
-        self.stamps, self.descriptions = stamps, descriptions
-        self.random = random.Random(seed)
 
-    def photo(self, name: str) -> Image.Image:
-        return load_rgb(self.photos / name)
+def scenes(media: Path) -> list[Case]:
+    """Relations, which make_scene() has of what is there alone, also of what is not: they are to tell nothing."""
+    cases = pictures(media, ("scenes",))
+    absent = {case.file: case.text.split(" ", 1)[1] for case in cases if not case.is_there}
+    related = [(case, relation) for case in cases if (relation := RELATION.search(case.text))]
+    return cases + [case._replace(text=f"the {absent[case.file]}{case.text[relation.start():]}", is_there=False)
+                    for case, relation in related if case.file in absent]
 
-    def picture_cases(self, image: Image.Image, there: str, absent: str) -> list[Case]:
-        with torch.inference_mode():
-            grid = self.package.image.dense(torch.from_numpy(normalise(squash(image, SIDE))[None]))[0].numpy()
-        grid /= np.linalg.norm(grid, axis=-1, keepdims=True)
-        cases = []
-        for text, is_there in ((there, True), (absent, False)):
-            scores = grid @ self.package.embed_texts([text])[0]
-            padded = np.pad(scores, 1, mode="edge")
-            height, width = scores.shape
-            smooth = sum(padded[y : y + height, x : x + width] for y in range(3) for x in range(3)) / 9
-            cases.append((summary(smooth), is_there))
-        return cases
 
-    def mosaic(self) -> list[Case]:
-        kind = self.random.choice(("2x2", "3x3", "irregular"))
-        if kind == "irregular":
-            x, left, right = (self.random.uniform(0.3, 0.7) for _ in range(3))
-            boxes = [(0, 0, x, left), (0, left, x, 1), (x, 0, 1, right), (x, right, 1, 1)]
+def videos(media: Path, kind: str) -> list[Case]:
+    lines = (media / f"{kind}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [Case(kind, media / kind / f"{entry['vid']}.mp4", entry["query"], True) for entry in map(json.loads, lines)]
+
+
+def by_file(cases: list[Case]) -> dict[Path, list[Case]]:
+    groups: dict[Path, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(case.file, []).append(case)
+    return groups
+
+
+def with_absent(cases: list[Case]) -> list[Case]:
+    """Each file also with what the next one shows."""
+    groups = list(by_file(cases).values())
+    return cases + [Case(here[0].kind, here[0].file, case.text, False)
+                    for here, following in zip(groups, groups[1:] + groups[:1]) for case in following]
+
+
+def write_copy(package: Path, feature: str, folder: Path) -> None:
+    """The package, named and calibrated by the feature alone."""
+    shutil.copytree(package, folder)
+    description = json.loads((package / "model.json").read_text(encoding="utf-8"))
+    weights = {name: float(name == feature) for name in FEATURES} | {"bias": 0, "threshold": 0}
+    description |= {"name": feature, "calibration": {"regions": weights, "segments": weights}}
+    (folder / "model.json").write_text(json.dumps(description), encoding="utf-8")
+
+
+@contextmanager
+def serve(quernd: Path, package: Path) -> Iterator[str]:
+    """A server with a model per feature; gives its address."""
+    with tempfile.TemporaryDirectory() as work:
+        copies = [Path(work) / feature for feature in FEATURES]
+        for copy in copies:
+            write_copy(package, copy.name, copy)
+        config = {"server": {"address": "127.0.0.1:0"}, "metrics": {"address": ""}, "log": {"level": "warning"},
+                  "storage": {"path": f"{work}/data"}, "models": {"paths": [str(copy) for copy in copies]}}
+        (Path(work) / "quernd.yaml").write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML.
+        with subprocess.Popen([quernd, "--config", f"{work}/quernd.yaml"],
+                              stdout=subprocess.PIPE, text=True) as server:
+            try:
+                ready = re.search("address=([^ ]+)", server.stdout.readline())
+                if ready is None:
+                    raise SystemExit(f"{quernd} did not start; it said why above")
+                yield ready.group(1)
+            finally:
+                server.terminate()
+
+
+def ask(stub, cases: list[Case]) -> np.ndarray:
+    """The features of one file's cases, [cases, FEATURES]."""
+    content, texts = cases[0].file.read_bytes(), [case.text for case in cases]
+    columns = []
+    for feature in FEATURES:
+        if cases[0].kind in VIDEOS:
+            answers = stub.GroundSegments(protos.GroundSegmentsRequest(
+                model=feature, video={"content": content}, sentences=texts, max_segments=1)).sentences
         else:
-            n = int(kind[0])
-            boxes = [(j / n, i / n, (j + 1) / n, (i + 1) / n) for i in range(n) for j in range(n)]
-        names = self.random.sample(sorted(self.captions), len(boxes) + 1)
-        canvas = Image.new("RGB", (SIDE, SIDE))
-        for box, name in zip(boxes, names):
-            left, top, right, bottom = (round(edge * SIDE) for edge in box)
-            canvas.paste(self.photo(name).resize((right - left, bottom - top), Image.Resampling.BICUBIC),
-                         (left, top))
-        return self.picture_cases(canvas, self.random.choice(self.captions[names[0]]),
-                                  self.random.choice(self.captions[names[-1]]))
-
-    def scene(self) -> list[Case]:
-        canvas = self.photo(self.random.choice(sorted(self.captions))).resize((560, 560), Image.Resampling.BICUBIC)
-        chosen = self.random.sample(sorted(self.descriptions), 4)
-        corners = self.random.sample([(0, 0), (280, 0), (0, 280), (280, 280)], self.random.choice((2, 3)))
-        for name, (left, top) in zip(chosen, corners):
-            stamp = Image.open(self.stamps / name).convert("RGBA")
-            stamp = stamp.crop(stamp.getchannel("A").getbbox())
-            scale = self.random.uniform(140, 280) / max(stamp.size)
-            stamp = stamp.resize(tuple(max(8, int(side * scale)) for side in stamp.size), Image.Resampling.BICUBIC)
-            canvas.paste(stamp, (left + self.random.randint(0, 280 - stamp.width),
-                                 top + self.random.randint(0, 280 - stamp.height)), stamp)
-        return self.picture_cases(canvas, self.descriptions[chosen[0]][0], self.descriptions[chosen[-1]][0])
-
-    def video(self) -> list[Case]:
-        names = self.random.sample(sorted(self.captions), self.random.randint(4, 7))
-        frames = []
-        for name in names[:-1]:
-            photo = self.photo(name)
-            for _ in range(self.random.randint(2, 6)):
-                share = self.random.uniform(0.85, 1)
-                width, height = int(photo.width * share), int(photo.height * share)
-                left, top = self.random.randint(0, photo.width - width), self.random.randint(0, photo.height - height)
-                frame = photo.crop((left, top, left + width, top + height))
-                frames.append(ImageEnhance.Brightness(frame).enhance(self.random.uniform(0.9, 1.1)))
-        embeddings = self.package.embed_images(frames)
-        texts = self.package.embed_texts([self.random.choice(self.captions[names[0]]),
-                                          self.random.choice(self.captions[names[-1]])])
-        return [(summary(embeddings @ texts[0]), True), (summary(embeddings @ texts[1]), False)]
+            answers = stub.GroundRegions(protos.GroundRegionsRequest(
+                model=feature, image={"content": content}, phrases={"phrases": texts}, max_regions=1)).phrases
+        columns.append([answer.presence for answer in answers])
+    presence = np.array(columns, dtype=float).T
+    return np.log(presence / (1 - presence))
 
 
-def fit(cases: list[Case]) -> dict[str, float]:
-    """Newton's method on the penalised log-likelihood of standardised features."""
-    inputs = np.array([features for features, _ in cases])
-    labels = np.array([is_there for _, is_there in cases], dtype=float)
+def tabulate(stub, cases: list[Case]) -> Table:
+    groups = list(by_file(cases).values())
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        inputs = list(pool.map(lambda group: ask(stub, group), groups))
+    ordered = [(case, number % FOLDS) for number, group in enumerate(groups) for case in group]
+    return Table(np.array([case.kind for case, _ in ordered]), np.concatenate(inputs),
+                 np.array([case.is_there for case, _ in ordered], dtype=float),
+                 np.array([fold for _, fold in ordered]))
+
+
+def fit(inputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Slopes and bias by Newton's method on the penalised log-likelihood of standardised features."""
     middle, spread = inputs.mean(0), inputs.std(0)
-    design = np.column_stack([(inputs - middle) / spread, np.ones(len(cases))])
+    design = np.column_stack([(inputs - middle) / spread, np.ones(len(inputs))])
+    penalty = np.diag([RIDGE] * len(middle) + [0.0])
     weights = np.zeros(design.shape[1])
-    for _ in range(50):
+    for _ in range(30):
         probability = 1 / (1 + np.exp(-design @ weights))
-        gradient = design.T @ (probability - labels) + RIDGE * weights
-        curvature = (design.T * (probability * (1 - probability))) @ design + RIDGE * np.eye(len(weights))
-        weights -= np.linalg.solve(curvature, gradient)
+        curvature = (design.T * (probability * (1 - probability))) @ design + penalty
+        weights -= np.linalg.solve(curvature, design.T @ (probability - labels) + penalty @ weights)
     slopes = weights[:-1] / spread
-    values = {"bias": weights[-1] - float(slopes @ middle), **dict(zip(("peak", "mean", "deviation"), slopes))}
-    return {name: round(float(value), 4) for name, value in values.items()} | {"threshold": THRESHOLD}
+    return slopes, float(weights[-1] - slopes @ middle)
 
 
-def probabilities(calibration: dict[str, float], cases: list[Case]) -> np.ndarray:
-    weights = [calibration[name] for name in ("peak", "mean", "deviation")]
-    logits = np.array([features for features, _ in cases]) @ weights + calibration["bias"]
-    return 1 / (1 + np.exp(-logits))
+def cross_validated(table: Table, chosen: list[int]) -> np.ndarray:
+    """The probability of each case by a fit on the other folds."""
+    probability = np.empty(len(table.labels))
+    for fold in range(FOLDS):
+        held_out = table.folds == fold
+        slopes, bias = fit(table.inputs[~held_out][:, chosen], table.labels[~held_out])
+        probability[held_out] = 1 / (1 + np.exp(-(table.inputs[held_out][:, chosen] @ slopes + bias)))
+    return probability
 
 
-def average_precision(calibration: dict[str, float], cases: list[Case]) -> float:
-    order = np.argsort(-probabilities(calibration, cases), kind="stable")
-    labels = np.array([is_there for _, is_there in cases], dtype=float)[order]
+def log_loss(probability: np.ndarray, labels: np.ndarray) -> float:
+    return float(-np.log(np.where(labels == 1, probability, 1 - probability)).mean())
+
+
+def average_precision(probability: np.ndarray, labels: np.ndarray) -> float:
+    labels = labels[np.argsort(-probability, kind="stable")]
     precision = labels.cumsum() / np.arange(1, len(labels) + 1)
     return float((precision * labels).sum() / labels.sum())
 
 
-def halves(pairs: dict[str, list[str]]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Every other one, by name: both have every kind of stamp."""
-    names = sorted(pairs)
-    return {n: pairs[n] for n in names[::2]}, {n: pairs[n] for n in names[1::2]}
+def choose(table: Table) -> list[int]:
+    """Of sets without both ``peak`` and ``best``: fitted on the difference of the two, of a picture's boxes those
+    away from its best cell would be the more probable."""
+    subsets = [list(subset) for size in range(1, len(FEATURES)) for subset in combinations(range(len(FEATURES)), size)
+               if not {FEATURES.index("peak"), FEATURES.index("best")} <= set(subset)]
+    return min(subsets, key=lambda subset: log_loss(cross_validated(table, subset), table.labels))
+
+
+def report(table: Table, probability: np.ndarray) -> None:
+    for kind in dict.fromkeys(table.kinds):
+        mine = table.kinds == kind
+        labels, guesses = table.labels[mine], probability[mine]
+        print(f"{kind}: n = {len(labels)}, {labels.sum():.0f} there; average precision "
+              f"{average_precision(guesses, labels):.3f}, log loss {log_loss(guesses, labels):.3f}, "
+              f"at the threshold {100 * (guesses[labels == 1] >= THRESHOLD).mean():.0f} % of what is there is kept, "
+              f"{100 * (guesses[labels == 0] < THRESHOLD).mean():.0f} % of what is not is dropped")
+
+
+def calibrate(table: Table) -> dict[str, float]:
+    chosen = choose(table)
+    report(table, cross_validated(table, chosen))
+    slopes, bias = fit(table.inputs[:, chosen], table.labels)
+    weights = dict.fromkeys(REQUIRED, 0.0) | {FEATURES[i]: slope for i, slope in zip(chosen, slopes)}
+    values = {"bias": bias} | {name: weights[name] for name in FEATURES if name in weights}
+    return {name: round(float(value), 2) for name, value in values.items()} | {"threshold": THRESHOLD}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--package", type=Path, required=True)
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--captions", type=Path, required=True)
-    parser.add_argument("--stamps", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=200, help="of each kind and half; default 200")
+    parser.add_argument("--media", type=Path, required=True)
+    parser.add_argument("--quernd", type=Path, required=True)
     arguments = parser.parse_args()
-    package = Package(arguments.package)
-    photo_halves = halves(read_pairs(arguments.captions))
-    stamp_halves = halves(read_pairs(arguments.stamps / "captions.tsv"))
-    makers = [Maker(package, arguments.photos, photos, arguments.stamps, stamps, SEED + i)
-              for i, (photos, stamps) in enumerate(zip(photo_halves, stamp_halves))]
-
-    def cases(maker: Maker, make: Callable[[Maker], list[Case]]) -> list[Case]:
-        return [case for _ in range(arguments.count) for case in make(maker)]
-
-    kinds = {"mosaics": Maker.mosaic, "scenes": Maker.scene, "videos": Maker.video}
-    fitted, held_out = ({name: cases(maker, make) for name, make in kinds.items()} for maker in makers)
-    calibration = {"regions": fit(fitted["mosaics"] + fitted["scenes"]), "segments": fit(fitted["videos"])}
-    for name, of in (("mosaics", "regions"), ("scenes", "regions"), ("videos", "segments")):
-        right = ((probabilities(calibration[of], held_out[name]) >= THRESHOLD)
-                 == np.array([is_there for _, is_there in held_out[name]])).mean()
-        print(f"{name}: average precision {average_precision(calibration[of], held_out[name]):.3f}, "
-              f"right at the threshold {100 * right:.1f} %, n = {len(held_out[name])}, half absent")
+    cases = {"regions": scenes(arguments.media) + with_absent(pictures(arguments.media, MOSAICS)),
+             "segments": [case for kind in VIDEOS for case in with_absent(videos(arguments.media, kind))]}
+    with serve(arguments.quernd, arguments.package) as address, grpc.insecure_channel(address) as channel:
+        stub = services.GroundingStub(channel)
+        tables = {name: tabulate(stub, found) for name, found in cases.items()}
+    calibration = {name: calibrate(table) for name, table in tables.items()}
     (FOLDER / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n", encoding="utf-8")
     description = json.loads((FOLDER / "model.json").read_text(encoding="utf-8"))
     description["calibration"] = calibration
