@@ -78,6 +78,10 @@ def write_messages(path: pathlib.Path, messages: Iterable[bytes]) -> pathlib.Pat
     return path
 
 
+class DidNotStart(SystemExit):
+    """A server ended, or was late, before it served."""
+
+
 class Server:
     """A server as a process of its own."""
 
@@ -114,7 +118,7 @@ class Server:
                 break
             time.sleep(max(pause, (time.monotonic() - begin) / 100))
         self.stop()
-        raise SystemExit(f"{self.name} did not start:\n{self.log.read_text()[-3000:]}")
+        raise DidNotStart(f"{self.name} did not start:\n{self.log.read_text()[-3000:]}")
 
     def wait_for(self, text: str) -> None:
         """Until it has said `text`."""
