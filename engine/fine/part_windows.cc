@@ -7,6 +7,7 @@
 #include "absl/types/span.h"
 
 #include "engine/base/status_macros.h"
+#include "engine/fine/cosine_map.h"
 #include "engine/fine/item_parts.h"
 #include "engine/fine/quantized_features.h"
 
@@ -57,9 +58,7 @@ Matrix RowsOfWindows(const PartsShape& shape, const Matrix& cells) {
     const absl::Span<float> sum = rows.row(static_cast<int64_t>(i));
     for (int64_t y = window.top; y < window.bottom; ++y) {
       for (int64_t x = window.left; x < window.right; ++x) {
-        const absl::Span<const float> cell =
-            cells.row(y * shape.grid_width + x);
-        for (size_t d = 0; d < sum.size(); ++d) sum[d] += cell[d];
+        AddScaled(cells.row(y * shape.grid_width + x), 1, sum);
       }
     }
     ScaleToUnit(sum);

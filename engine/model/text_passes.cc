@@ -7,7 +7,6 @@
 #include "engine/model/encoder.h"
 
 namespace quern {
-namespace {
 
 int64_t TokensIn(absl::Span<const Tokens> texts) {
   int64_t tokens = 0;
@@ -16,8 +15,6 @@ int64_t TokensIn(absl::Span<const Tokens> texts) {
   }
   return tokens;
 }
-
-}  // namespace
 
 int64_t RoundUpSize(int64_t size) {
   const auto step = static_cast<int64_t>(

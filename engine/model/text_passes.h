@@ -10,6 +10,8 @@
 
 namespace quern {
 
+int64_t TokensIn(absl::Span<const Tokens> texts);
+
 // The next size that kernels are made for: at most an eighth more than `size`,
 // which is at least 1.
 int64_t RoundUpSize(int64_t size);

@@ -294,11 +294,7 @@ struct PackedTensors {
 // Tokens and texts may be more than there are, see RoundUpSize(): a text beyond
 // has no tokens.
 PackedTensors PackTokens(absl::Span<const Tokens> texts) {
-  int64_t tokens = 0;
-  for (const Tokens& text : texts) {
-    tokens += static_cast<int64_t>(text.ids.size());
-  }
-  tokens = RoundUpSize(tokens);
+  const int64_t tokens = RoundUpSize(TokensIn(texts));
   PackedTensors packed{
       .ids = at::zeros({tokens}, at::kLong),
       .positions = at::zeros({tokens}, at::kLong),

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "engine/embed/embedder.h"
+#include "engine/query/dot.h"
 
 namespace quern {
 namespace {
@@ -35,12 +36,6 @@ std::vector<size_t> BestOf(const std::vector<GroundedRegion>& regions,
   });
   order.resize(std::min(order.size(), static_cast<size_t>(depth)));
   return order;
-}
-
-double Dot(absl::Span<const float> a, absl::Span<const float> b) {
-  double sum = 0;
-  for (size_t i = 0; i < a.size(); ++i) sum += double{a[i]} * b[i];
-  return sum;
 }
 
 struct Plan {

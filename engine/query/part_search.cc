@@ -12,6 +12,7 @@
 #include "engine/base/error.h"
 #include "engine/base/status_macros.h"
 #include "engine/fine/item_parts.h"
+#include "engine/query/dot.h"
 #include "engine/query/grounding.h"
 #include "engine/query/parts_settings.h"
 #include "engine/store/item_store.h"
@@ -94,12 +95,6 @@ absl::Status NoneKept(const KindOfPart& kind, int64_t count) {
                    kind.items, " that were found keeps its ", kind.feature,
                    ": they were written before the collection's ", kind.setting,
                    " was set: index them again"));
-}
-
-double Dot(absl::Span<const float> a, absl::Span<const float> b) {
-  double sum = 0;
-  for (size_t i = 0; i < a.size(); ++i) sum += double{a[i]} * b[i];
-  return sum;
 }
 
 // `found` with the scores of the whole items, as the index of these gives them;

@@ -376,12 +376,12 @@ class RocksdbItemStore::Database {
       absl::Span<const absl::string_view> ids,
       const std::function<bool(const Item&)>& is_wanted,
       std::vector<std::string>* removed);
-  // Writes `batch` and the change of the number of records, as one.
   // What became of a write or a sync, of which RocksDB says `status`.
   absl::Status AfterSync(const rocksdb::Status& status) const;
   // Every write. Errors: those of FromWrite().
   absl::Status WriteBatch(const rocksdb::WriteOptions& options,
                           rocksdb::WriteBatch& batch);
+  // Writes `batch` and the change of the number of records, as one.
   absl::Status Write(rocksdb::WriteBatch& batch, int64_t count_change);
   absl::Status Write(rocksdb::WriteBatch& batch, int64_t count_change,
                      SequenceNumbers::Block& numbers);

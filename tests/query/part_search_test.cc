@@ -17,6 +17,7 @@
 #include "engine/fine/overlap.h"
 #include "engine/query/engine.h"
 #include "tests/query/fake_collection.h"
+#include "tests/query/unlisted_item_store.h"
 #include "tests/support/await.h"
 #include "tests/support/fake_encoder.h"
 #include "tests/support/fake_video_decoder.h"
@@ -156,20 +157,6 @@ class NoPartsStore final : public ForwardingItemStore {
   }
 };
 
-// A store whose items cannot be listed, so that nothing is made from them.
-class UnlistedStore final : public ForwardingItemStore {
- public:
-  using ForwardingItemStore::ForwardingItemStore;
-
-  absl::Status Scan(absl::string_view after_id, ItemParts parts,
-                    const std::function<bool(Item)>& visit) const override {
-    if (!parts.payload && !parts.embedding) {
-      return absl::DataLossError("a damaged file");
-    }
-    return ForwardingItemStore::Scan(after_id, parts, visit);
-  }
-};
-
 // An index that nobody may ask.
 class UnaskedIndex final : public FakeVectorIndex {
  public:
@@ -227,7 +214,7 @@ class PartSearchTest : public ::testing::Test {
         return std::make_unique<NoPartsStore>(*std::move(store));
       }
       if (store.ok() && record.name() == "unlisted") {
-        return std::make_unique<UnlistedStore>(*std::move(store));
+        return std::make_unique<UnlistedItemStore>(*std::move(store));
       }
       return store;
     };

@@ -23,6 +23,7 @@
 #include "engine/fine/part_windows.h"
 #include "engine/query/collection.h"
 #include "tests/query/fake_collection.h"
+#include "tests/query/unlisted_item_store.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_directory.h"
 
@@ -375,19 +376,8 @@ TEST_F(PartSyncTest, ManyItemsAreReadWhileWritesGoOn) {
 }
 
 TEST_F(PartSyncTest, WhatCannotBeReadIsSaid) {
-  class UnreadableItemStore final : public ForwardingItemStore {
-   public:
-    using ForwardingItemStore::ForwardingItemStore;
-    absl::Status Scan(absl::string_view after_id, ItemParts parts,
-                      const std::function<bool(Item)>& visit) const override {
-      if (!parts.payload && !parts.embedding) {
-        return absl::DataLossError("a damaged file");
-      }
-      return ForwardingItemStore::Scan(after_id, parts, visit);
-    }
-  };
   wrap_ = [](std::shared_ptr<ItemStore> store) {
-    return std::make_unique<UnreadableItemStore>(std::move(store));
+    return std::make_unique<UnlistedItemStore>(std::move(store));
   };
   const auto collection = Open();
   ASSERT_THAT(collection->Upsert({Picture("a", {0})}), IsOk());
