@@ -354,6 +354,12 @@ ItemParts ItemMask::parts() const {
           .parts = Has(v1::Item::kPartsFieldNumber)};
 }
 
+ItemParts ItemMask::hit_parts() const {
+  ItemParts read = parts();
+  read.header = fields_.count() > 1 || !Has(v1::Item::kIdFieldNumber);
+  return read;
+}
+
 absl::Status EncodeItem(const Item& item, const ItemMask& mask, v1::Item* out) {
   if (mask.Has(v1::Item::kIdFieldNumber)) out->set_id(item.id);
   if (mask.Has(v1::Item::kPayloadFieldNumber) &&
@@ -524,7 +530,8 @@ absl::StatusOr<SearchQuery> DecodeSearch(const v1::SearchRequest& request,
                                          const ItemMask& mask) {
   QUERN_RETURN_IF_ERROR(RefuseUnknownSearchFields(request));
   QUERN_RETURN_IF_ERROR(RequireName(request.collection(), "collection"));
-  SearchQuery query{.collection = request.collection(), .read = mask.parts()};
+  SearchQuery query{.collection = request.collection(),
+                    .read = mask.hit_parts()};
   QUERN_ASSIGN_OR_RETURN(query.granularity,
                          DecodeGranularity(request.granularity()));
   QUERN_RETURN_IF_ERROR(DecodeMinProbability(request, query));

@@ -74,6 +74,8 @@ class ItemMask {
   bool Has(int field_number) const { return fields_[field_number]; }
   // What the store must read.
   ItemParts parts() const;
+  // Likewise, of an item that a search has found.
+  ItemParts hit_parts() const;
 
  private:
   static constexpr size_t kMaxFieldNumber = 31;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 namespace quern {
 
 // What a map of scores (over a picture's cells, or a video's frames) says of
@@ -32,5 +34,17 @@ struct PresenceCalibration {
   // In [0, 1].
   double Probability(const PresenceFeatures& features) const;
 };
+
+// That what a grounder found is what was asked for, in [0, 1]: as whoever found
+// it says, or else the calibration; null where neither does.
+template <typename Found>
+std::optional<double> ProbabilityOf(
+    const Found& found, const std::optional<PresenceCalibration>& calibration) {
+  if constexpr (requires { found.probability; }) {
+    if (found.probability.has_value()) return found.probability;
+  }
+  if (!calibration.has_value()) return std::nullopt;
+  return calibration->Probability(found.features);
+}
 
 }  // namespace quern

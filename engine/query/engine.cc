@@ -326,6 +326,7 @@ class Engine::SearchCall final
     QUERN_ASSIGN_OR_RETURN(plan_,
                            PlanParts(request, *collection_, model_.get()));
     options_.modalities = {plan_->modality};
+    uses_tokens_ = plan_->asks_head;
     return absl::OkStatus();
   }
 
@@ -572,15 +573,10 @@ class Engine::SearchCall final
     std::vector<std::string> ids;
     ids.reserve(coarse_.size());
     for (const ScoredId& hit : coarse_) ids.push_back(hit.id);
-    const PartGrounderOptions options{.max_parts = kMaxPartsOfItem,
-                                      .calibration = plan_->calibration};
-    auto list = std::make_shared<const PartList>(PartList{
-        .collection = collection_,
-        .ids = std::move(ids),
-        .grounder = query_.granularity == Granularity::kRegion
-                        ? PartGrounder::Regions(std::move(things_), options)
-                        : PartGrounder::Segments(
-                              std::move(things_.front().embedding), options)});
+    auto list =
+        std::make_shared<const PartList>(PartList{.collection = collection_,
+                                                  .ids = std::move(ids),
+                                                  .grounder = MakeGrounder()});
     const absl::Time start = context_.clock().Now();
     GroundShortList(
         engine_.scoring_.grounding, context_, std::move(list),
@@ -590,6 +586,23 @@ class Engine::SearchCall final
           call->End(scores.ok() ? call->FetchParts(*scores) : scores.status());
         });
     return absl::OkStatus();
+  }
+
+  PartGrounder MakeGrounder() {
+    const PartGrounderOptions options{.max_parts = kMaxPartsOfItem,
+                                      .calibration = plan_->calibration};
+    if (query_.granularity == Granularity::kRegion) {
+      return PartGrounder::Regions(std::move(things_), options);
+    }
+    if (!plan_->asks_head) {
+      return PartGrounder::Segments(std::move(things_.front().embedding),
+                                    options);
+    }
+    const int64_t rows = TokenRows().rows;
+    return PartGrounder::SegmentsByHead(
+        model_,
+        Matrix(rows, collection_->dimension(), std::move(token_values_)),
+        options);
   }
 
   absl::Status AskPartIndex() {

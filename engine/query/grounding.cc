@@ -212,22 +212,6 @@ absl::Status OfTarget(const Query& query, const absl::Status& status) {
   return status;
 }
 
-std::optional<double> ProbabilityOf(
-    const GroundedRegion& region,
-    const std::optional<PresenceCalibration>& calibration) {
-  if (!calibration.has_value()) return std::nullopt;
-  return calibration->Probability(region.features);
-}
-
-std::optional<double> ProbabilityOf(
-    const GroundedSegment& segment,
-    const std::optional<PresenceCalibration>& calibration) {
-  if (segment.probability.has_value() || !calibration.has_value()) {
-    return segment.probability;
-  }
-  return calibration->Probability(segment.features);
-}
-
 // Turns what a grounder found, best first, into hits, and says how probable the
 // best is. What has no probability is a hit.
 template <typename Found, typename Visit>

@@ -9,6 +9,7 @@
 #include "engine/base/error.h"
 #include "engine/fine/region_grounder.h"
 #include "engine/fine/segment_grounder.h"
+#include "engine/query/moment_head.h"
 
 namespace quern {
 namespace {
@@ -36,9 +37,20 @@ PartGrounder PartGrounder::Segments(std::vector<float> sentence,
   return {/*in_videos=*/true, {{.embedding = std::move(sentence)}}, options};
 }
 
+PartGrounder PartGrounder::SegmentsByHead(std::shared_ptr<const Model> model,
+                                          Matrix tokens,
+                                          const PartGrounderOptions& options) {
+  PartGrounder grounder(/*in_videos=*/true, {}, options);
+  grounder.head_ = std::move(model);
+  grounder.tokens_ = std::move(tokens);
+  return grounder;
+}
+
 CandidateScore PartGrounder::Ground(const PartFeatures& parts) const {
   const bool is_video = parts.shape.frames > 0;
-  const auto dimension = static_cast<int64_t>(phrase_.front().embedding.size());
+  const int64_t dimension =
+      head_ != nullptr ? head_->info().dimension
+                       : static_cast<int64_t>(phrase_.front().embedding.size());
   if (is_video != in_videos_ || parts.features.columns != dimension) {
     return Lacks(in_videos_ ? "frames" : "grid");
   }
@@ -53,9 +65,9 @@ CandidateScore PartGrounder::AsEvidence(const std::vector<Found>& found,
   for (const Found& one : found) {
     Evidence evidence = place(one);
     evidence.score = static_cast<float>(one.score);
-    if (options_.calibration.has_value()) {
-      evidence.probability =
-          static_cast<float>(options_.calibration->Probability(one.features));
+    if (const std::optional<double> probability =
+            ProbabilityOf(one, options_.calibration)) {
+      evidence.probability = static_cast<float>(*probability);
       score.probability =
           std::max(score.probability.value_or(0), *evidence.probability);
     }
@@ -87,14 +99,22 @@ CandidateScore PartGrounder::FindSegments(const PartFeatures& parts) const {
   for (const absl::Duration time : parts.times) {
     times.push_back(absl::ToDoubleSeconds(time));
   }
-  const SegmentGrounder grounder(
-      {.frames = frames.view(),
-       .times = times,
-       .duration = absl::ToDoubleSeconds(parts.shape.duration)});
-  const GroundedMoments found = grounder.Ground(
-      phrase_.front().embedding,
-      {.max_segments = options_.max_parts, .nms_iou = options_.nms_iou});
-  return AsEvidence(found.segments, [](const GroundedSegment& segment) {
+  const FramesView video = {
+      .frames = frames.view(),
+      .times = times,
+      .duration = absl::ToDoubleSeconds(parts.shape.duration)};
+  const SegmentOptions options = {.max_segments = options_.max_parts,
+                                  .nms_iou = options_.nms_iou};
+  GroundedMoments moments;
+  if (head_ != nullptr) {
+    absl::StatusOr<std::vector<GroundedMoments>> found =
+        GroundByHead(*head_, {tokens_.view()}, video, options);
+    if (!found.ok()) return {.status = found.status()};
+    moments = std::move(found->front());
+  } else {
+    moments = SegmentGrounder(video).Ground(phrase_.front().embedding, options);
+  }
+  return AsEvidence(moments.segments, [](const GroundedSegment& segment) {
     return Evidence{.span = segment.span};
   });
 }

@@ -1,15 +1,18 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "absl/types/span.h"
 
+#include "engine/base/matrix.h"
 #include "engine/fine/item_parts.h"
 #include "engine/fine/presence.h"
 #include "engine/fine/scorer.h"
 #include "engine/fine/spatial_relations.h"
+#include "engine/model/model.h"
 
 namespace quern {
 
@@ -37,10 +40,16 @@ class PartGrounder {
   // `sentence` has length one.
   static PartGrounder Segments(std::vector<float> sentence,
                                const PartGrounderOptions& options);
+  // What the moments head of `model` finds (moment_head.h), in place of
+  // Segments(). `tokens` ([tokens, dimension], at least one row) are the text.
+  static PartGrounder SegmentsByHead(std::shared_ptr<const Model> model,
+                                     Matrix tokens,
+                                     const PartGrounderOptions& options);
 
   // The parts as evidence, best first, at least one; score and probability are
-  // the best one's, wherever it is. A status on "grid" or "frames" where
-  // `parts` has none, or of another dimension.
+  // the best one's, wherever it is. A status of kInvalidArgument on "grid" or
+  // "frames" where `parts` has none, or of another dimension; others are those
+  // of the head.
   CandidateScore Ground(const PartFeatures& parts) const;
 
  private:
@@ -54,7 +63,9 @@ class PartGrounder {
   CandidateScore AsEvidence(const std::vector<Found>& found, Place place) const;
 
   bool in_videos_;
-  std::vector<PlacedThing> phrase_;
+  std::vector<PlacedThing> phrase_;    // Empty with a head.
+  std::shared_ptr<const Model> head_;  // Null: the generators.
+  Matrix tokens_;                      // What the head reads.
   PartGrounderOptions options_;
 };
 

@@ -69,8 +69,10 @@ absl::Status CheckRequest(const PartRequest& request, const KindOfPart& kind) {
   return absl::OkStatus();
 }
 
-absl::Status CheckModel(const Model& model, Granularity granularity) {
+absl::Status CheckModel(const Model& model, Granularity granularity,
+                        bool asks_head) {
   QUERN_RETURN_IF_ERROR(model.Require("text.global"));
+  if (asks_head) QUERN_RETURN_IF_ERROR(model.Require("text.tokens"));
   return model.Require(granularity == Granularity::kRegion ? "image.dense"
                                                            : "image.global");
 }
@@ -144,6 +146,9 @@ absl::StatusOr<FineScores> GroundShare(const RequestContext& context,
       const absl::StatusOr<PartFeatures> parts = DecodeParts(items[i]->parts);
       CandidateScore found;
       if (parts.ok()) found = list.grounder.Ground(*parts);
+      if (!found.status.ok() && !absl::IsInvalidArgument(found.status)) {
+        return found.status;
+      }
       if (!parts.ok() || !found.status.ok()) {
         result.without_parts.push_back(ids[i]);
         continue;
@@ -221,16 +226,20 @@ absl::StatusOr<PartPlan> PlanParts(const PartRequest& request,
                                    const Model* model) {
   const KindOfPart& kind = KindOf(request.granularity);
   QUERN_RETURN_IF_ERROR(CheckRequest(request, kind));
-  QUERN_RETURN_IF_ERROR(Annotate(CheckModel(*model, request.granularity),
-                                 absl::StrCat("granularity ", kind.name)));
-  QUERN_RETURN_IF_ERROR(CheckKept(collection, request.granularity, kind));
   const bool is_region = request.granularity == Granularity::kRegion;
-  PartPlan plan{.granularity = request.granularity, .modality = kind.modality};
+  PartPlan plan{.granularity = request.granularity,
+                .modality = kind.modality,
+                .asks_head = !is_region && model->info().Has("moments")};
+  QUERN_RETURN_IF_ERROR(
+      Annotate(CheckModel(*model, request.granularity, plan.asks_head),
+               absl::StrCat("granularity ", kind.name)));
+  QUERN_RETURN_IF_ERROR(CheckKept(collection, request.granularity, kind));
   QUERN_ASSIGN_OR_RETURN(
       plan.calibration,
       CheckedCalibration(
           *model, is_region ? model->info().regions : model->info().segments,
-          request.min_probability));
+          // A head's probabilities are its own.
+          plan.asks_head ? std::nullopt : request.min_probability));
   for (const auto& [place, text] : request.texts) plan.texts.push_back(place);
   if (is_region && request.texts.size() == 1) {
     plan.phrase = ParseSpatialPhrase(request.texts.front().second);

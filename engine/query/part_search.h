@@ -56,6 +56,8 @@ struct PartPlan {
   // embedded besides it, thing by thing. Else without a relation, and the texts
   // are looked for as they are.
   SpatialPhrase phrase;
+  // Segments are for the model's moments head to find, by the texts' tokens.
+  bool asks_head = false;
   std::optional<PresenceCalibration> calibration;
   int64_t depth = 100;  // Items that are looked into.
   float weight = kDefaultPartWeight;

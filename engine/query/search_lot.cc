@@ -34,8 +34,9 @@ bool AskAlike(const StagedSearch& a, const StagedSearch& b) {
 bool ReadAlike(const StagedSearch& a, const StagedSearch& b) {
   const auto key = [](const StagedSearch& search) {
     const ItemParts read = search.read();
-    return std::make_tuple(search.question().collection, read.payload,
-                           read.embedding, read.parts, read.media);
+    return std::make_tuple(search.question().collection, read.header,
+                           read.payload, read.embedding, read.parts,
+                           read.media);
   };
   return key(a) == key(b);
 }

@@ -50,12 +50,17 @@ absl::StatusOr<uint64_t> SequenceOf(absl::string_view etag);
 // Errors: kAborted unless it is the one that is asked for.
 absl::Status CheckIfSequence(const Item& item, std::optional<uint64_t> stored);
 
-// What a read brings along. Ids and times always come.
+// What a read brings along. Ids always come.
 struct ItemParts {
+  bool header = true;  // Modality, URI, times, sequence; with any part, too.
   bool payload = true;
   bool embedding = false;
   bool parts = false;
   bool media = false;
+
+  bool ids_only() const {
+    return !header && !payload && !embedding && !parts && !media;
+  }
 };
 
 // What became of one item of a Put().
@@ -115,7 +120,9 @@ class ItemStore {
   virtual absl::StatusOr<std::vector<std::string>> RemoveExpired(
       int64_t limit) = 0;
 
-  // One entry per id, in order; nullopt for an id that does not exist.
+  // One entry per id, in order; nullopt for an id that does not exist. Where
+  // ids alone are asked for, they are taken to have existed, as those that an
+  // index has found, and one that was deleted since may come back.
   virtual absl::StatusOr<std::vector<std::optional<Item>>> Get(
       absl::Span<const std::string> ids, ItemParts parts) const = 0;
 

@@ -349,6 +349,7 @@ class RocksdbItemStore::Database {
   absl::Status ReadMeta(absl::string_view format_version);
   absl::Status Upgrade(int64_t version);
   absl::Status ReadSequences();
+  absl::Status ReadFirstExpiry();
   absl::StatusOr<std::string> ReadMetaValue(absl::string_view key) const;
   absl::StatusOr<int64_t> ReadMetaNumber(absl::string_view key) const;
 
@@ -396,6 +397,9 @@ class RocksdbItemStore::Database {
   // FromRead(); a damaged file ends the writes too.
   absl::Status CheckRead(const rocksdb::Status& status) const;
 
+  // Before an item is written that expires then.
+  void NoteExpiry(absl::Time time) const;
+
   // Of SyncMode::kInterval.
   void SyncRegularly(absl::Duration interval);
 
@@ -415,6 +419,9 @@ class RocksdbItemStore::Database {
   std::unique_ptr<SequenceNumbers> numbers_;  // Set by Open().
   std::atomic<uint64_t> trimmed_ = 0;
   std::atomic<int64_t> count_ = 0;
+  // Nothing expires earlier; it only ever falls. Unix nanoseconds.
+  mutable std::atomic<int64_t> first_expiry_ =
+      std::numeric_limits<int64_t>::max();
 
   absl::Mutex sync_mutex_;
   bool unsynced_ ABSL_GUARDED_BY(sync_mutex_) = false;
@@ -434,6 +441,7 @@ RocksdbItemStore::Database::Open(const RocksdbItemStoreOptions& options) {
   QUERN_RETURN_IF_ERROR(database->OpenFamilies(options, names));
   QUERN_RETURN_IF_ERROR(database->ReadOrCreateMeta(!options.read_only.empty()));
   QUERN_RETURN_IF_ERROR(database->ReadSequences());
+  QUERN_RETURN_IF_ERROR(database->ReadFirstExpiry());
   if (options.sync == SyncMode::kInterval && options.read_only.empty()) {
     database->syncing_ = std::thread(&Database::SyncRegularly, database.get(),
                                      options.sync_interval);
@@ -600,6 +608,28 @@ absl::Status RocksdbItemStore::Database::ReadSequences() {
   return absl::OkStatus();
 }
 
+absl::Status RocksdbItemStore::Database::ReadFirstExpiry() {
+  // Format 1, only read.
+  if (families_[kExpiries] == nullptr) return absl::OkStatus();
+  const std::unique_ptr<rocksdb::Iterator> expiries(
+      db_->NewIterator(rocksdb::ReadOptions(), families_[kExpiries]));
+  expiries->SeekToFirst();
+  QUERN_RETURN_IF_ERROR(FromRead(expiries->status(), path_));
+  if (expiries->Valid()) {
+    absl::string_view key = ToView(expiries->key());
+    QUERN_ASSIGN_OR_RETURN(const absl::Time time, TakeExpiryTime(key));
+    NoteExpiry(time);
+  }
+  return absl::OkStatus();
+}
+
+void RocksdbItemStore::Database::NoteExpiry(absl::Time time) const {
+  const int64_t nanos = absl::ToUnixNanos(time);
+  int64_t first = first_expiry_;
+  while (nanos < first && !first_expiry_.compare_exchange_weak(first, nanos)) {
+  }
+}
+
 absl::StatusOr<std::string> RocksdbItemStore::Database::ReadMetaValue(
     absl::string_view key) const {
   std::string value;
@@ -733,6 +763,7 @@ absl::Status RocksdbItemStore::Database::AddHeaderToBatch(
         path_));
   }
   if (!item.expire_time.has_value()) return absl::OkStatus();
+  NoteExpiry(*item.expire_time);
   return FromWrite(batch.Put(families_[kExpiries],
                              EncodeExpiryKey(*item.expire_time, item.id),
                              EncodeCount(static_cast<int64_t>(sequence))),
@@ -1035,12 +1066,17 @@ absl::StatusOr<std::vector<float>> RocksdbItemStore::Database::DecodeEmbedding(
 absl::StatusOr<std::vector<std::optional<Item>>>
 RocksdbItemStore::Database::Get(absl::Span<const std::string> ids,
                                 ItemParts parts) const {
+  const Expiry::View view = expiry_.Look(last_sequence());
+  std::vector<std::optional<Item>> items(ids.size());
+  if (parts.ids_only() && absl::ToUnixNanos(view.latest()) < first_expiry_) {
+    for (size_t i = 0; i < ids.size(); ++i) items[i].emplace().id = ids[i];
+    return items;
+  }
   // One snapshot for all lookups: the parts of an item come from one Put().
   rocksdb::ManagedSnapshot snapshot(db_.get());
   rocksdb::ReadOptions options;
   options.snapshot = snapshot.snapshot();
   const std::vector<absl::string_view> keys(ids.begin(), ids.end());
-  const Expiry::View view = expiry_.Look(last_sequence());
   QUERN_ASSIGN_OR_RETURN(Values headers, Lookup(options, kItems, keys));
   Values payloads;
   if (parts.payload) {
@@ -1059,7 +1095,6 @@ RocksdbItemStore::Database::Get(absl::Span<const std::string> ids,
     QUERN_ASSIGN_OR_RETURN(media, Lookup(options, kMedia, keys));
   }
 
-  std::vector<std::optional<Item>> items(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) {
     if (!headers[i].has_value()) continue;
     QUERN_ASSIGN_OR_RETURN(Item item, Decode(ids[i], ToView(*headers[i])));

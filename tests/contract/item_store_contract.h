@@ -797,6 +797,40 @@ TEST_P(ItemStoreContract, AnExpiredItemIsGoneForEveryCall) {
   EXPECT_EQ(store_->count(), 1);
 }
 
+TEST_P(ItemStoreContract, AnExpiredItemIsGoneForWhoAsksForIdsAlone) {
+  constexpr ItemParts kIds{
+      .header = false, .payload = false, .embedding = false};
+  const auto ids = [&] {
+    std::vector<std::string> found;
+    for (const auto& item : ValueOrDie(store_->Get({"a", "b", "c"}, kIds))) {
+      if (item.has_value()) found.push_back(item->id);
+    }
+    return found;
+  };
+  const absl::Time end = clock_.Now() + absl::Seconds(10);
+  ASSERT_THAT(store_->Put({MakeExpiring("c", end + absl::Seconds(10)),
+                           MakeItem("a"), MakeItem("b")}),
+              IsOk());
+  EXPECT_THAT(ids(), testing::ElementsAre("a", "b", "c"));
+  // The first to expire is not the first that was written.
+  EXPECT_THAT(store_->Update("b",
+                             [&](Item& item) {
+                               item.expire_time = end;
+                               return absl::OkStatus();
+                             }),
+              IsOk());
+  EXPECT_THAT(ids(), testing::ElementsAre("a", "b", "c"));
+  clock_.Advance(absl::Seconds(10));
+  EXPECT_THAT(ids(), testing::ElementsAre("a", "c"));
+  // A jump back brings none back.
+  clock_.Advance(-absl::Seconds(5));
+  EXPECT_THAT(ids(), testing::ElementsAre("a", "c"));
+  if (!GetParam().durable) return;
+  clock_.Advance(absl::Seconds(5));
+  Reopen();
+  EXPECT_THAT(ids(), testing::ElementsAre("a", "c"));
+}
+
 TEST_P(ItemStoreContract, AnExpiredIdIsNewAgain) {
   ASSERT_THAT(
       store_->Put({MakeExpiring("a", clock_.Now() + absl::Seconds(10))}),

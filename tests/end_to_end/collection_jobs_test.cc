@@ -274,7 +274,9 @@ TEST_F(CollectionJobsTest, KilledInTheMiddleTheCollectionIsAsItWas) {
   grpc::Status status;
   const v1::Job job = Reindex("photos", kLite, &status);
   ASSERT_TRUE(status.ok()) << status.error_message();
-  while (Get(job.id()).progress() == 0 && !HasFailure()) {
+  for (v1::Job at = job; at.progress() == 0 && !HasFailure();
+       at = Get(job.id())) {
+    ASSERT_FALSE(at.has_end_time()) << at.message();
     absl::SleepFor(absl::Milliseconds(1));
   }
   EXPECT_EQ(Folders(), 2U);

@@ -2,6 +2,7 @@
 // the engine.
 
 #include <cmath>
+#include <filesystem>
 #include <functional>
 #include <string>
 #include <utility>
@@ -22,6 +23,7 @@ using ::testing::SizeIs;
 class PartSearchTest : public ServerTest {
  protected:
   void SetUp() override {
+    config_.mutable_models()->add_roots(packages_.path());
     StartServer();
     v1::Collection collection;
     collection.set_name("c");
@@ -57,6 +59,8 @@ class PartSearchTest : public ServerTest {
     EXPECT_THAT(status.error_message(), HasSubstr(text));
     EXPECT_EQ(ViolatedField(status.error_details()), field) << text;
   }
+
+  TemporaryDirectory packages_;
 };
 
 TEST_F(PartSearchTest, ARegionIsAHit) {
@@ -99,6 +103,45 @@ TEST_F(PartSearchTest, ASegmentIsAHit) {
   EXPECT_EQ(hit.evidence(0).span().start().seconds(), 1);
   EXPECT_EQ(hit.evidence(0).span().start().nanos(), 250'000'000);
   EXPECT_EQ(hit.evidence(0).span().end().seconds(), 3);
+}
+
+// Of a model whose package has one.
+TEST_F(PartSearchTest, AMomentsHeadGoesBeforeTheGenerators) {
+  v1::LoadModelRequest load;
+  load.set_path(packages_.path() + "/moments");
+  std::filesystem::create_directory(load.path());
+  v1::Model model;
+  ASSERT_TRUE(
+      Call(v1::Models::NewStub(channel_), &v1::Models::Stub::Load, load, &model)
+          .ok());
+  v1::Collection collection;
+  collection.set_name("m");
+  collection.set_model("moments");
+  collection.mutable_parts();
+  ASSERT_TRUE(Create(collection).ok());
+  // Eight frames of half a second, of which the head sees four pairs.
+  v1::UpsertRequest video = TextItem("m", "video", "");
+  video.mutable_video()->set_content("red red red red blue blue red red");
+  grpc::Status written;
+  const auto results = Upsert({video}, &written);
+  ASSERT_TRUE(written.ok()) << written.error_message();
+  ASSERT_EQ(results.front().status().code(), 0);
+  v1::SearchRequest request = For(v1::GRANULARITY_SEGMENT);
+  request.set_collection("m");
+  request.set_min_probability(0.7F);
+  v1::SearchResponse response;
+  const grpc::Status status = Search(request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  ASSERT_EQ(response.hits_size(), 1);
+  const v1::Hit& hit = response.hits(0);
+  ASSERT_THAT(hit.evidence(), SizeIs(1));
+  EXPECT_EQ(hit.evidence(0).span().start().seconds(), 2);
+  EXPECT_EQ(hit.evidence(0).span().end().seconds(), 3);
+  EXPECT_GT(hit.probability(), 0.9F);
+  EXPECT_EQ(hit.probability(), hit.evidence(0).score());
+  request.mutable_query()->mutable_parts(0)->set_text("nothing of this");
+  ASSERT_TRUE(Search(request, &response).ok());
+  EXPECT_EQ(response.hits_size(), 0);
 }
 
 TEST_F(PartSearchTest, ABatchMayMixWhatItsHitsAre) {
