@@ -36,14 +36,13 @@ class VisitedRows {
     ++number_;
   }
 
-  // Whether it is the first time.
+  // Whether it is the first time. Without a branch, which would be foretold
+  // wrongly often.
   bool Visit(uint32_t row) {
-    if (marks_[row] == number_) return false;
+    const bool is_new = marks_[row] != number_;
     marks_[row] = number_;
-    return true;
+    return is_new;
   }
-
-  void Prefetch(uint32_t row) const { __builtin_prefetch(&marks_[row]); }
 
  private:
   std::vector<uint8_t> marks_;
@@ -209,6 +208,10 @@ absl::Status HnswGraph::Search(const QueryCodes& query, const CodeRows& codes,
   ScoreRows(query, codes, &start, 0, 1, &score);
   InsertIntoBeam({score, start, 0}, wide, beam, &size);
 
+  const auto prefetch_links = [&](size_t place) {
+    PrefetchLines(level0_ + size_t{beam[place].row} * links0_,
+                  links0_ * sizeof(uint32_t));
+  };
   int nodes = 0;
   for (size_t next = 0; next < size;) {
     if (beam[next].expanded) {
@@ -223,18 +226,16 @@ absl::Status HnswGraph::Search(const QueryCodes& query, const CodeRows& codes,
       scratch.fresh[fresh] = links[i];
       fresh += visited.Visit(links[i]) ? 1 : 0;
     }
-    // Most likely the next one to be expanded.
-    if (next + 1 < size) {
-      PrefetchLines(level0_ + size_t{beam[next + 1].row} * links0_,
-                    links0_ * sizeof(uint32_t));
-    }
+    // The next one to be expanded, unless a better one is found.
+    if (next + 1 < size) prefetch_links(next + 1);
     ScoreRows(query, codes, scratch.fresh, 0, fresh, scratch.scores);
     size_t first_changed = next + 1;
     for (size_t i = 0; i < fresh; ++i) {
-      first_changed =
-          std::min(first_changed,
-                   InsertIntoBeam({scratch.scores[i], scratch.fresh[i], 0},
-                                  wide, beam, &size));
+      const size_t place = InsertIntoBeam(
+          {scratch.scores[i], scratch.fresh[i], 0}, wide, beam, &size);
+      // So far the next one to be expanded.
+      if (place <= first_changed && place < size) prefetch_links(place);
+      first_changed = std::min(first_changed, place);
     }
     next = first_changed;
   }

@@ -26,7 +26,8 @@ constexpr uint64_t kMaxIdBytes = 0xFFFFFFFF;
 constexpr uint32_t kBeams[] = {10,  12,  14,  16,  20,  24,  28,  32,  40,  48,
                                56,  64,  80,  96,  112, 128, 160, 192, 224, 256,
                                320, 384, 448, 512, 640, 768, 896, 1024};
-static_assert(std::size(kBeams) <= kMaxOperatingPoints);
+// And the least that reaches the target.
+static_assert(std::size(kBeams) + 1 <= kMaxOperatingPoints);
 constexpr float kPerfect = 0.9995F;
 constexpr uint32_t kMaxProbes = 512;
 // Texts find what looks right far down the lists of pictures.
@@ -434,12 +435,25 @@ class Builder {
     result.real_queries = static_cast<uint32_t>(calibrate[1].queries.size() +
                                                 measure[1].queries.size());
     float best = -1;
+    uint32_t too_little = 0;  // Effort, before the target is reached.
     for (OperatingPoint way : ways) {
       QUERN_ASSIGN_OR_RETURN(
           way.recall, WorstRecall(part, calibrate, way, /*cautious=*/true));
+      if (best < result.target_recall && way.recall >= result.target_recall &&
+          header_.kind == static_cast<uint32_t>(IndexKind::kHnsw)) {
+        QUERN_ASSIGN_OR_RETURN(const OperatingPoint least,
+                               LeastBeam(part, calibrate, too_little, way));
+        if (least.effort < way.effort) {
+          result.point[result.points++] = least;
+          best = least.recall;
+        }
+      }
+      too_little = way.effort;
       // A dearer way that finds no more is of no use.
       if (way.recall <= best) continue;
       best = way.recall;
+      // Where there is no more room the dearest gives way.
+      if (result.points == std::size(result.point)) --result.points;
       result.point[result.points++] = way;
       if (best >= std::max(kPerfect, result.target_recall)) break;
     }
@@ -455,6 +469,25 @@ class Builder {
     header_.kind = static_cast<uint32_t>(IndexKind::kExact);
     header_.sections[SegmentHeader::kAnn].size = 0;
     return absl::OkStatus();
+  }
+
+  // The narrowest beam, wider than `too_little`, that reaches the target;
+  // `enough` does.
+  absl::StatusOr<OperatingPoint> LeastBeam(const IndexPart& part,
+                                           absl::Span<const Questions> sets,
+                                           uint32_t too_little,
+                                           OperatingPoint enough) {
+    while (enough.effort - too_little > 1) {
+      OperatingPoint middle{.effort = (too_little + enough.effort) / 2};
+      QUERN_ASSIGN_OR_RETURN(
+          middle.recall, WorstRecall(part, sets, middle, /*cautious=*/true));
+      if (middle.recall >= header_.calibration.target_recall) {
+        enough = middle;
+      } else {
+        too_little = middle.effort;
+      }
+    }
+    return enough;
   }
 
   const SegmentOptions& options_;

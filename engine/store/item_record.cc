@@ -104,15 +104,14 @@ std::string EncodeVector(absl::Span<const float> embedding) {
                      embedding.size() * sizeof(float));
 }
 
-absl::StatusOr<std::vector<float>> DecodeVector(absl::string_view bytes,
-                                                int64_t dimension) {
-  const size_t expected = dimension * sizeof(float);
+absl::Status DecodeVector(absl::string_view bytes,
+                          absl::Span<float> embedding) {
+  const size_t expected = embedding.size() * sizeof(float);
   if (bytes.size() != expected) {
     return WrongSize("vectors", bytes.size(), expected);
   }
-  std::vector<float> embedding(dimension);
   std::memcpy(embedding.data(), bytes.data(), expected);
-  return embedding;
+  return absl::OkStatus();
 }
 
 std::string EncodeCount(int64_t count) {

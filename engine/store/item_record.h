@@ -41,9 +41,8 @@ absl::StatusOr<absl::Time> TakeExpiryTime(absl::string_view& key);
 // The record "vectors".
 std::string EncodeVector(absl::Span<const float> embedding);
 
-// Errors: kDataLoss when `bytes` does not hold `dimension` values.
-absl::StatusOr<std::vector<float>> DecodeVector(absl::string_view bytes,
-                                                int64_t dimension);
+// Errors: kDataLoss when `bytes` does not hold as many values.
+absl::Status DecodeVector(absl::string_view bytes, absl::Span<float> embedding);
 
 // The record "item_count", and the changes that are merged into it.
 std::string EncodeCount(int64_t count);

@@ -11,6 +11,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "rocksdb/cache.h"
@@ -387,13 +388,20 @@ class RocksdbItemStore::Database {
   absl::Status Write(rocksdb::WriteBatch& batch, int64_t count_change,
                      SequenceNumbers::Block& numbers);
 
+  // Calls `visit` with each record that there is, in the order of the ids.
+  absl::Status VisitRecords(
+      const rocksdb::ReadOptions& options, Family family,
+      absl::Span<const absl::string_view> ids,
+      absl::FunctionRef<absl::Status(size_t, rocksdb::PinnableSlice&)> visit)
+      const;
   absl::StatusOr<Values> Lookup(const rocksdb::ReadOptions& options,
                                 Family family,
                                 absl::Span<const absl::string_view> ids) const;
   absl::StatusOr<Item> Decode(absl::string_view id,
                               absl::string_view header) const;
-  absl::StatusOr<std::vector<float>> DecodeEmbedding(
-      absl::string_view id, absl::string_view bytes) const;
+  // `embedding` has the store's dimension.
+  absl::Status DecodeEmbedding(absl::string_view id, absl::string_view bytes,
+                               absl::Span<float> embedding) const;
   // FromRead(); a damaged file ends the writes too.
   absl::Status CheckRead(const rocksdb::Status& status) const;
 
@@ -1022,11 +1030,12 @@ absl::Status RocksdbItemStore::Database::TrimChanges(uint64_t up_to) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<RocksdbItemStore::Database::Values>
-RocksdbItemStore::Database::Lookup(
+absl::Status RocksdbItemStore::Database::VisitRecords(
     const rocksdb::ReadOptions& options, Family family,
-    absl::Span<const absl::string_view> ids) const {
-  if (families_[family] == nullptr) return Values(ids.size());
+    absl::Span<const absl::string_view> ids,
+    absl::FunctionRef<absl::Status(size_t, rocksdb::PinnableSlice&)> visit)
+    const {
+  if (families_[family] == nullptr) return absl::OkStatus();
   std::vector<rocksdb::Slice> keys;
   keys.reserve(ids.size());
   for (absl::string_view id : ids) keys.push_back(ToSlice(id));
@@ -1035,13 +1044,27 @@ RocksdbItemStore::Database::Lookup(
   db_->MultiGet(options, families_[family], keys.size(), keys.data(),
                 found.data(), statuses.data());
 
-  Values values(keys.size());
   for (size_t i = 0; i < keys.size(); ++i) {
     if (statuses[i].IsNotFound()) continue;
-    QUERN_RETURN_IF_ERROR(Annotate(CheckRead(statuses[i]),
-                                   absl::StrCat("item ", Quoted(ids[i]))));
-    values[i] = std::move(found[i]);
+    if (!statuses[i].ok()) {
+      return Annotate(CheckRead(statuses[i]),
+                      absl::StrCat("item ", Quoted(ids[i])));
+    }
+    QUERN_RETURN_IF_ERROR(visit(i, found[i]));
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<RocksdbItemStore::Database::Values>
+RocksdbItemStore::Database::Lookup(
+    const rocksdb::ReadOptions& options, Family family,
+    absl::Span<const absl::string_view> ids) const {
+  Values values(ids.size());
+  QUERN_RETURN_IF_ERROR(VisitRecords(
+      options, family, ids, [&](size_t i, rocksdb::PinnableSlice& record) {
+        values[i] = std::move(record);
+        return absl::OkStatus();
+      }));
   return values;
 }
 
@@ -1053,14 +1076,11 @@ absl::StatusOr<Item> RocksdbItemStore::Database::Decode(
   return item;
 }
 
-absl::StatusOr<std::vector<float>> RocksdbItemStore::Database::DecodeEmbedding(
-    absl::string_view id, absl::string_view bytes) const {
-  absl::StatusOr<std::vector<float>> embedding =
-      DecodeVector(bytes, dimension_);
-  if (!embedding.ok()) {
-    return DamagedItem(path_, id, embedding.status().message());
-  }
-  return embedding;
+absl::Status RocksdbItemStore::Database::DecodeEmbedding(
+    absl::string_view id, absl::string_view bytes,
+    absl::Span<float> embedding) const {
+  const absl::Status status = DecodeVector(bytes, embedding);
+  return status.ok() ? status : DamagedItem(path_, id, status.message());
 }
 
 absl::StatusOr<std::vector<std::optional<Item>>>
@@ -1110,8 +1130,9 @@ RocksdbItemStore::Database::Get(absl::Span<const std::string> ids,
       if (!vectors[i].has_value()) {
         return DamagedItem(path_, ids[i], "it has no record \"vectors\"");
       }
-      QUERN_ASSIGN_OR_RETURN(items[i]->embedding,
-                             DecodeEmbedding(ids[i], ToView(*vectors[i])));
+      items[i]->embedding.resize(dimension_);
+      QUERN_RETURN_IF_ERROR(DecodeEmbedding(
+          ids[i], ToView(*vectors[i]), absl::MakeSpan(items[i]->embedding)));
     }
     if (parts.parts && features[i].has_value()) {
       items[i]->parts = features[i]->ToString();
@@ -1127,30 +1148,31 @@ absl::Status RocksdbItemStore::Database::GetEmbeddings(
     absl::Span<const std::string> ids,
     const std::function<void(size_t, absl::Span<const float>)>& visit) const {
   const std::vector<absl::string_view> keys(ids.begin(), ids.end());
-  QUERN_ASSIGN_OR_RETURN(const Values vectors,
-                         Lookup(rocksdb::ReadOptions(), kVectors, keys));
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (!vectors[i].has_value()) continue;
-    QUERN_ASSIGN_OR_RETURN(const std::vector<float> embedding,
-                           DecodeEmbedding(ids[i], ToView(*vectors[i])));
-    visit(i, embedding);
-  }
-  return absl::OkStatus();
+  std::vector<float> embedding(dimension_);
+  return VisitRecords(
+      rocksdb::ReadOptions(), kVectors, keys,
+      [&](size_t i, const rocksdb::PinnableSlice& record) -> absl::Status {
+        QUERN_RETURN_IF_ERROR(
+            DecodeEmbedding(ids[i], ToView(record), absl::MakeSpan(embedding)));
+        visit(i, embedding);
+        return absl::OkStatus();
+      });
 }
 
 absl::Status RocksdbItemStore::Database::VisitParts(
     absl::Span<const std::string> ids,
     const std::function<bool(size_t, absl::string_view)>& visit) const {
-  for (size_t first = 0; first < ids.size(); first += kVisitedAtOnce) {
+  bool goes_on = true;
+  for (size_t first = 0; goes_on && first < ids.size();
+       first += kVisitedAtOnce) {
     const auto some = ids.subspan(first, kVisitedAtOnce);
-    QUERN_ASSIGN_OR_RETURN(
-        const Values parts,
-        Lookup(rocksdb::ReadOptions(), kParts,
-               std::vector<absl::string_view>(some.begin(), some.end())));
-    for (size_t i = 0; i < some.size(); ++i) {
-      if (!parts[i].has_value()) continue;
-      if (!visit(first + i, ToView(*parts[i]))) return absl::OkStatus();
-    }
+    QUERN_RETURN_IF_ERROR(
+        VisitRecords(rocksdb::ReadOptions(), kParts,
+                     std::vector<absl::string_view>(some.begin(), some.end()),
+                     [&](size_t i, const rocksdb::PinnableSlice& record) {
+                       goes_on = goes_on && visit(first + i, ToView(record));
+                       return absl::OkStatus();
+                     }));
   }
   return absl::OkStatus();
 }
@@ -1230,7 +1252,9 @@ absl::Status RocksdbItemStore::Database::Scan(
     if (vectors.has_value()) {
       std::optional<absl::string_view> vector = vectors->Find(headers->key());
       if (!vector.has_value()) return missing(*vectors, id, "vectors");
-      QUERN_ASSIGN_OR_RETURN(item.embedding, DecodeEmbedding(id, *vector));
+      item.embedding.resize(dimension_);
+      QUERN_RETURN_IF_ERROR(
+          DecodeEmbedding(id, *vector, absl::MakeSpan(item.embedding)));
     }
     if (features.has_value()) {
       item.parts = std::string(features->Find(headers->key()).value_or(""));

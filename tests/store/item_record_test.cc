@@ -87,7 +87,11 @@ TEST(ItemRecordTest, DecodesWhatWasEncoded) {
   EXPECT_EQ(decoded.sequence, 77u);
   EXPECT_EQ(decoded.expire_time, item.expire_time);
   const std::vector<float> embedding = {0, -1.5F, 3e38F};
-  EXPECT_EQ(ValueOrDie(DecodeVector(EncodeVector(embedding), 3)), embedding);
+  std::vector<float> decoded_embedding(3);
+  EXPECT_THAT(
+      DecodeVector(EncodeVector(embedding), absl::MakeSpan(decoded_embedding)),
+      IsOk());
+  EXPECT_EQ(decoded_embedding, embedding);
   EXPECT_EQ(ValueOrDie(DecodeCount(EncodeCount(1LL << 40))), 1LL << 40);
 }
 
@@ -103,7 +107,8 @@ TEST(ItemRecordTest, EveryWrongLengthIsDataLoss) {
   }
   EXPECT_THAT(DecodeHeader(header + "x"),
               StatusIs(absl::StatusCode::kDataLoss));
-  EXPECT_THAT(DecodeVector(EncodeVector({1, 2}), 3),
+  std::vector<float> three(3);
+  EXPECT_THAT(DecodeVector(EncodeVector({1, 2}), absl::MakeSpan(three)),
               StatusIs(absl::StatusCode::kDataLoss));
   EXPECT_THAT(DecodeCount("seven b"), StatusIs(absl::StatusCode::kDataLoss));
 }

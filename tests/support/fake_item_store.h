@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -45,7 +46,10 @@ class FakeItemStore final : public ItemStore {
       item.payload = payload;
       item.parts = parts;
       item.media = media;
-      item.embedding = DecodeVector(vector, dimension).value();
+      item.embedding.resize(dimension);
+      if (!DecodeVector(vector, absl::MakeSpan(item.embedding)).ok()) {
+        std::abort();
+      }
       last_sequence_ = std::max(last_sequence_, item.sequence);
       trimmed_sequence_ = last_sequence_;
       items_[id] = std::move(item);
