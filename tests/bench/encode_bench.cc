@@ -584,6 +584,8 @@ void MeasureOverload(const Workload& work, const QuerndProcess& patient,
   LoadClient patient_client(patient.Channel(), kEmbedMethod);
   LoadClient client(server.Channel(), kEmbedMethod);
   double saturation = Saturate(patient_client, requests, options).OkRate();
+  // Not of a server that has still to make its kernels.
+  Saturate(client, requests, options);
   const double before = ResidentMebibytes(server.pid());
   PeakMebibytes(server.pid());
   const LoadReport report =
