@@ -1,11 +1,14 @@
 #include "engine/index/index_files.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <set>
 #include <system_error>
+#include <thread>
+#include <vector>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
@@ -28,6 +31,10 @@ constexpr char kMagic[8] = {'Q', 'U', 'E', 'R', 'N', 'I', 'D', 'X'};
 constexpr uint32_t kVersion = 1;
 constexpr absl::string_view kManifestName = "manifest";
 constexpr size_t kChecksumTurn = size_t{1} << 30;  // zlib takes 32 bits.
+// A file is read in these; fewer are not worth another thread.
+constexpr size_t kPieceBytes = size_t{1} << 20;
+constexpr size_t kPiecesPerThread = 16;
+constexpr unsigned kMaxThreads = 8;
 constexpr uint32_t kMaxShards = 64;
 
 struct ManifestHead {
@@ -58,6 +65,59 @@ std::set<std::string> NamedFiles(const std::string& directory,
     named.insert(SegmentPath(directory, segment.file.id));
   }
   return named;
+}
+
+// Bytes `begin` to `end` - 1 of a file.
+absl::Status ReadPiece(const std::string& path, int file, size_t begin,
+                       size_t end, uint8_t* out) {
+  while (begin < end) {
+    const ssize_t got =
+        pread(file, out, end - begin, static_cast<off_t>(begin));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) {
+      return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", path));
+    }
+    if (got == 0) return Damaged(path, "it ended early");
+    begin += static_cast<size_t>(got);
+    out += got;
+  }
+  return absl::OkStatus();
+}
+
+// Fills `buffer` from its file, and returns the checksum of all. Of a large one
+// pieces are read and summed side by side, each while it is in the cache.
+absl::StatusOr<uint32_t> ReadPieces(const std::string& path, int file,
+                                    HugeBuffer& buffer) {
+  const size_t pieces = (buffer.size() + kPieceBytes - 1) / kPieceBytes;
+  std::vector<absl::Status> statuses(pieces);
+  std::vector<uint32_t> checksums(pieces);
+  std::atomic<size_t> next = 0;
+  const auto work = [&] {
+    for (size_t i = next++; i < pieces; i = next++) {
+      const size_t begin = i * kPieceBytes;
+      const size_t end = std::min(begin + kPieceBytes, buffer.size());
+      uint8_t* const out = buffer.data() + begin;
+      statuses[i] = ReadPiece(path, file, begin, end, out);
+      if (!statuses[i].ok()) return;
+      checksums[i] = Checksum({out, end - begin});
+    }
+  };
+  std::vector<std::thread> helpers;
+  const size_t threads = std::min<size_t>(
+      pieces / kPiecesPerThread,
+      std::min(kMaxThreads, std::thread::hardware_concurrency()));
+  for (size_t i = 1; i < threads; ++i) helpers.emplace_back(work);
+  work();
+  for (std::thread& helper : helpers) helper.join();
+  uLong checksum = crc32(0, nullptr, 0);
+  for (size_t i = 0; i < pieces; ++i) {
+    QUERN_RETURN_IF_ERROR(statuses[i]);
+    const size_t begin = i * kPieceBytes;
+    const size_t bytes = std::min(kPieceBytes, buffer.size() - begin);
+    checksum =
+        crc32_combine(checksum, checksums[i], static_cast<z_off_t>(bytes));
+  }
+  return static_cast<uint32_t>(checksum);
 }
 
 }  // namespace
@@ -101,17 +161,9 @@ absl::StatusOr<HugeBuffer> ReadIndexFile(const std::string& path,
                                       " bytes instead of ", expected.size));
   }
   QUERN_ASSIGN_OR_RETURN(HugeBuffer buffer, HugeBuffer::Create(expected.size));
-  size_t done = 0;
-  while (done < expected.size) {
-    const ssize_t got = read(file, buffer.data() + done, expected.size - done);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) {
-      return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", path));
-    }
-    if (got == 0) return Damaged(path, "it ended early");
-    done += static_cast<size_t>(got);
-  }
-  if (Checksum({buffer.data(), buffer.size()}) != expected.checksum) {
+  QUERN_ASSIGN_OR_RETURN(const uint32_t checksum,
+                         ReadPieces(path, file, buffer));
+  if (checksum != expected.checksum) {
     return Damaged(path, "its checksum is wrong");
   }
   return buffer;
