@@ -33,8 +33,9 @@ class PlainReader {
     static_assert(std::is_trivially_copyable_v<T>);
     if (count > bytes_.size() / sizeof(T)) return false;
     values->resize(count);
-    if (count > 0)
+    if (count > 0) {
       std::memcpy(values->data(), bytes_.data(), count * sizeof(T));
+    }
     bytes_.remove_prefix(count * sizeof(T));
     return true;
   }

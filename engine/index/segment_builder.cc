@@ -398,7 +398,7 @@ class Builder {
     // The image is lent to a segment to be searched.
     QUERN_ASSIGN_OR_RETURN(const std::shared_ptr<Segment> segment,
                            Segment::Parse(std::move(image_)));
-    const absl::Status status = CalibrateSegment(segment, ways);
+    absl::Status status = CalibrateSegment(segment, ways);
     image_ = segment->TakeImage();
     return status;
   }
@@ -407,8 +407,9 @@ class Builder {
                                 absl::Span<const OperatingPoint> ways) {
     // The sample itself is not to be found: its graph does not have it.
     auto dead = std::make_shared<std::vector<uint64_t>>((rows() + 63) / 64);
-    for (const uint32_t row : sample_)
+    for (const uint32_t row : sample_) {
       (*dead)[row / 64] |= uint64_t{1} << (row % 64);
+    }
     const IndexPart part{.segment = segment,
                          .rows = rows(),
                          .dead = dead,

@@ -579,7 +579,7 @@ class Engine::SearchCall final
                                                   .grounder = MakeGrounder()});
     const absl::Time start = context_.clock().Now();
     GroundShortList(
-        engine_.scoring_.grounding, context_, std::move(list),
+        engine_.scoring_.grounding, context_, list,
         [call = shared_from_this(), start](absl::StatusOr<FineScores> scores) {
           call->context_.AddStageTime("ground",
                                       call->context_.clock().Now() - start);

@@ -289,7 +289,7 @@ std::string ExplainByParts(const PartPlan& plan, const PartIndexStats& stats) {
 }
 
 void GroundShortList(FineStage* stage, const RequestContext& context,
-                     std::shared_ptr<const PartList> list,
+                     const std::shared_ptr<const PartList>& list,
                      std::function<void(absl::StatusOr<FineScores>)> done) {
   if (stage == nullptr) return done(GroundShare(context, *list, 0, 1));
   const auto count = std::clamp<size_t>(list->ids.size() / kItemsPerThread, 1,

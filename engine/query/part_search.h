@@ -121,7 +121,7 @@ struct PartList {
 // result's lists was not looked into, for lack of time or of room in the queue,
 // which its reasons say where it was the latter. Errors: those of the store.
 void GroundShortList(FineStage* stage, const RequestContext& context,
-                     std::shared_ptr<const PartList> list,
+                     const std::shared_ptr<const PartList>& list,
                      std::function<void(absl::StatusOr<FineScores>)> done);
 
 // A part on its way into the hits.
