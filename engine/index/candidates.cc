@@ -35,6 +35,13 @@ CodeRows TileOf(const IndexPart& part, int64_t row, uint32_t* first) {
   return part.delta->chunk_rows(row / Delta::kChunkRows);
 }
 
+// Their binary codes.
+BinaryRows BinaryTileOf(const IndexPart& part, int64_t row) {
+  return part.segment != nullptr
+             ? part.segment->binary_rows()
+             : part.delta->binary_rows(row / Delta::kChunkRows);
+}
+
 }  // namespace
 
 void Candidates::RaiseThreshold(float lowest) {
@@ -186,7 +193,11 @@ class TileScan {
  public:
   TileScan(const SearchedPart& searched, absl::Span<const EncodedQuery> queries,
            absl::Span<Candidates> candidates)
-      : searched_(searched), queries_(queries), candidates_(candidates) {}
+      : searched_(searched),
+        queries_(queries),
+        candidates_(candidates),
+        by_bits_(searched.part.has_binary_codes() && !searched.sure &&
+                 !queries.empty() && queries[0].binary().has_value()) {}
 
   // Returns the number of comparisons.
   int64_t Scan(int64_t begin, int64_t end) {
@@ -195,6 +206,10 @@ class TileScan {
     if (!FindWanted()) return 0;
     rows_ = TileOf(searched_.part, begin, &first_);
     FindWorstScale();
+    if (by_bits_) {
+      for (size_t q = 0; q < queries_.size(); ++q) CollectByBits(q);
+      return static_cast<int64_t>(count_ * queries_.size());
+    }
     size_t q = 0;
     for (; q + kQueriesTogether <= queries_.size(); q += kQueriesTogether) {
       const QueryCodes* codes[kQueriesTogether];
@@ -237,32 +252,59 @@ class TileScan {
     }
   }
 
+  // Compares only rows whose bits say that it may be worth it.
+  void CollectByBits(size_t q) {
+    const EncodedQuery& query = queries_[q];
+    Candidates& candidates = candidates_[q];
+    std::array<uint32_t, kTileRows> list{};
+    size_t listed = query.binary()->MayReach(
+        candidates.threshold() - WorstError(query),
+        BinaryTileOf(searched_.part, begin_), first_, count_, list.data());
+    if (!searched_.wants_all()) {
+      listed = std::remove_if(
+                   list.begin(), list.begin() + listed,
+                   [this](uint32_t row) { return !wanted_[row - first_]; }) -
+               list.begin();
+    }
+    ScoreRows(query.codes(), rows_, list.data(), 0, listed, scores_[0].data());
+    for (size_t i = 0; i < listed; ++i) Add(q, list[i], scores_[0][i]);
+  }
+
   void Collect(size_t q, const float* scores) {
     const EncodedQuery& query = queries_[q];
     Candidates& candidates = candidates_[q];
-    const bool unit_norm = searched_.metric == Metric::kCosine;
-    CodeRows worst = rows_;
-    worst.scales = &worst_;
-    const float most = query.ErrorBound(worst, 0, unit_norm, searched_.sure);
+    const float most = WorstError(query);
     for (size_t i = 0; i < count_; ++i) {
       if (scores[i] + most < candidates.threshold() ||
           (!searched_.wants_all() && !wanted_[i])) {
         continue;
       }
-      const auto row = static_cast<uint32_t>(first_ + i);
-      const float error =
-          query.ErrorBound(rows_, row, unit_norm, searched_.sure);
-      // Only exact scores are clamped: the others would move off theirs.
-      candidates.Add(
-          error == 0 ? Clamped(scores[i], searched_.metric) : scores[i], error,
-          searched_.number,
-          static_cast<uint32_t>(begin_ + static_cast<int64_t>(i)));
+      Add(q, first_ + static_cast<uint32_t>(i), scores[i]);
     }
+  }
+
+  // Of all rows of the tile.
+  float WorstError(const EncodedQuery& query) const {
+    CodeRows worst = rows_;
+    worst.scales = &worst_;
+    return query.ErrorBound(worst, 0, searched_.metric == Metric::kCosine,
+                            searched_.sure);
+  }
+
+  // `row` is a number of `rows_`.
+  void Add(size_t q, uint32_t row, float score) {
+    const float error = queries_[q].ErrorBound(
+        rows_, row, searched_.metric == Metric::kCosine, searched_.sure);
+    // Only exact scores are clamped: the others would move off theirs.
+    candidates_[q].Add(error == 0 ? Clamped(score, searched_.metric) : score,
+                       error, searched_.number,
+                       static_cast<uint32_t>(begin_) + row - first_);
   }
 
   const SearchedPart& searched_;
   const absl::Span<const EncodedQuery> queries_;
   const absl::Span<Candidates> candidates_;
+  const bool by_bits_;
   int64_t begin_ = 0;
   size_t count_ = 0;
   CodeRows rows_;

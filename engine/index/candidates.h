@@ -48,6 +48,9 @@ struct IndexPart {
   absl::string_view id(int64_t row) const {
     return segment != nullptr ? segment->id(row) : delta->id(row);
   }
+  bool has_binary_codes() const {
+    return delta != nullptr || segment->binary_rows().blocks != nullptr;
+  }
   uint32_t row_number(int64_t row) const {
     return segment != nullptr ? segment->row_numbers()[row]
                               : delta->row_number(row);
@@ -135,7 +138,9 @@ class Candidates {
 inline constexpr int64_t kTileRows = 128;
 
 // Compares the wanted ones of rows `begin` to `end` - 1 with all queries, and
-// adds them to the candidates of each; `begin` is a multiple of kTileRows.
+// adds them to the candidates of each; `begin` is a multiple of kTileRows. If
+// the queries have their binary forms, only those are compared whose binary
+// codes let them be among the best, unless all is to be sure.
 absl::Status ScanPart(const RequestContext& context,
                       const SearchedPart& searched,
                       absl::Span<const EncodedQuery> queries, int64_t begin,

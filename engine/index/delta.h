@@ -5,27 +5,32 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
+#include "engine/index/binary_codes.h"
 #include "engine/index/kernels.h"
 
 namespace quern {
 
-// The newest rows of a shard, as they came: FP32, compared one by one. One
-// writer at a time appends; readers look only at rows whose number they were
-// told after they had been appended, so they need no lock.
+// The newest rows of a shard: FP32, as they came, and binary codes, which tell
+// the few that are worth comparing. One writer at a time appends; readers look
+// only at rows whose number they were told after they had been appended, so
+// they need no lock.
 class Delta {
  public:
   static constexpr int64_t kChunkRows = 512;
   static constexpr int64_t kMaxRows = 64 * kChunkRows;
 
-  // `sequence`: what came before it is elsewhere.
-  Delta(int64_t dimension, uint64_t sequence)
+  // `coder` is of the dimension. `sequence`: what came before it is elsewhere.
+  Delta(int64_t dimension, std::shared_ptr<const BinaryCoder> coder,
+        uint64_t sequence)
       : dimension_(dimension),
         row_bytes_(RowBytes(VectorStorage::kFp32, dimension)),
+        coder_(std::move(coder)),
         sequence_(sequence) {}
 
   uint64_t sequence() const { return sequence_; }
@@ -55,21 +60,32 @@ class Delta {
             .codes = chunks_[i]->codes};
   }
 
+  // The same rows' codes, of blocks that are full.
+  BinaryRows binary_rows(int64_t i) const {
+    return {.block_bytes = coder_->block_bytes(), .blocks = chunks_[i]->blocks};
+  }
+
   // For so many rows.
   int64_t memory_bytes(int64_t rows) const;
 
  private:
+  static constexpr int64_t kBlockRows = kBinaryBlockRows;
+  static constexpr int64_t kChunkBlocks = kChunkRows / kBlockRows;
+
   struct Chunk {
     ~Chunk();
     uint8_t* codes = nullptr;
+    uint8_t* blocks = nullptr;  // Of binary codes, behind them.
     std::array<std::string, kChunkRows> ids;
     std::array<uint32_t, kChunkRows> row_numbers;
   };
 
+  void EncodeBlock(int64_t first);
   const Chunk& chunk(int64_t row) const { return *chunks_[row / kChunkRows]; }
 
   const int64_t dimension_;
   const size_t row_bytes_;
+  const std::shared_ptr<const BinaryCoder> coder_;
   const uint64_t sequence_;
   std::array<std::unique_ptr<Chunk>, kMaxRows / kChunkRows> chunks_;
   int64_t rows_ = 0;

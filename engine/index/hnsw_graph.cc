@@ -349,9 +349,11 @@ absl::Status HnswBuilder::Insert(absl::Span<const uint32_t> rows,
       while (true) {
         const size_t begin = next.fetch_add(kInsertsPerTurn);
         if (begin >= order.size()) return absl::OkStatus();
-        QUERN_RETURN_IF_ERROR(check());
         const size_t end = std::min(begin + kInsertsPerTurn, order.size());
-        for (size_t i = begin; i < end; ++i) insert(distances, visited, i);
+        for (size_t i = begin; i < end; ++i) {
+          QUERN_RETURN_IF_ERROR(check());
+          insert(distances, visited, i);
+        }
       }
     });
     if (status.ok()) return;

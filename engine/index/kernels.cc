@@ -565,6 +565,105 @@ QUERN_AVX2 QuantizedSums Quantize(const float* values, size_t count,
           .error = static_cast<float>(std::sqrt(Total(lost)))};
 }
 
+QUERN_AVX2 void HadamardTransform(float* values, size_t count) {
+  // Within eight values: what stands across, and the value with its sign.
+  const __m256 one = _mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1);
+  const __m256 two = _mm256_setr_ps(1, 1, -1, -1, 1, 1, -1, -1);
+  const __m256 four = _mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1);
+  for (size_t i = 0; i < count; i += 8) {
+    __m256 v = _mm256_loadu_ps(values + i);
+    v = _mm256_fmadd_ps(v, one, _mm256_permute_ps(v, 0xB1));
+    v = _mm256_fmadd_ps(v, two, _mm256_permute_ps(v, 0x4E));
+    v = _mm256_fmadd_ps(v, four, _mm256_permute2f128_ps(v, v, 1));
+    _mm256_storeu_ps(values + i, v);
+  }
+  for (size_t half = 8; half < count; half *= 2) {
+    for (size_t i = 0; i < count; i += 2 * half) {
+      for (size_t j = i; j < i + half; j += 8) {
+        const __m256 a = _mm256_loadu_ps(values + j);
+        const __m256 b = _mm256_loadu_ps(values + j + half);
+        _mm256_storeu_ps(values + j, _mm256_add_ps(a, b));
+        _mm256_storeu_ps(values + j + half, _mm256_sub_ps(a, b));
+      }
+    }
+  }
+}
+
+namespace {
+
+// Adds 16 rows' sums of two groups each: `all` has the even rows' plus 256
+// times the odd rows', modulo 65,536.
+QUERN_AVX2 inline void AddTo(__m256i all, __m256i odd, __m256i* sums) {
+  const __m256i even = _mm256_sub_epi16(all, _mm256_slli_epi16(odd, 8));
+  const __m128i evens = _mm_add_epi16(_mm256_castsi256_si128(even),
+                                      _mm256_extracti128_si256(even, 1));
+  const __m128i odds = _mm_add_epi16(_mm256_castsi256_si128(odd),
+                                     _mm256_extracti128_si256(odd, 1));
+  sums[0] = _mm256_add_epi32(
+      sums[0], _mm256_cvtepu16_epi32(_mm_unpacklo_epi16(evens, odds)));
+  sums[1] = _mm256_add_epi32(
+      sums[1], _mm256_cvtepu16_epi32(_mm_unpackhi_epi16(evens, odds)));
+}
+
+}  // namespace
+
+QUERN_AVX2 uint32_t BlockMayReach(const BinaryProbe& probe,
+                                  const uint8_t* block) {
+  // A word holds the sum of so many bytes.
+  constexpr size_t kGroupsTogether = 256;
+  const __m256i four_bits = _mm256_set1_epi8(0x0F);
+  __m256i sums[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(),
+                     _mm256_setzero_si256(), _mm256_setzero_si256()};
+  for (size_t begin = 0; begin < probe.groups; begin += kGroupsTogether) {
+    const size_t end = std::min(probe.groups, begin + kGroupsTogether);
+    __m256i low = _mm256_setzero_si256();
+    __m256i low_odd = _mm256_setzero_si256();
+    __m256i high = _mm256_setzero_si256();
+    __m256i high_odd = _mm256_setzero_si256();
+    for (size_t g = begin; g < end; g += 2) {
+      const __m256i bits =
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + 16 * g));
+      const __m256i table = _mm256_loadu_si256(
+          reinterpret_cast<const __m256i*>(probe.tables + 16 * g));
+      const __m256i first =
+          _mm256_shuffle_epi8(table, _mm256_and_si256(bits, four_bits));
+      const __m256i second = _mm256_shuffle_epi8(
+          table, _mm256_and_si256(_mm256_srli_epi16(bits, 4), four_bits));
+      low = _mm256_add_epi16(low, first);
+      low_odd = _mm256_add_epi16(low_odd, _mm256_srli_epi16(first, 8));
+      high = _mm256_add_epi16(high, second);
+      high_odd = _mm256_add_epi16(high_odd, _mm256_srli_epi16(second, 8));
+    }
+    AddTo(low, low_odd, sums);
+    AddTo(high, high_odd, sums + 2);
+  }
+  const auto* const factors =
+      reinterpret_cast<const float*>(block + 16 * probe.groups);
+  const float* const errors = factors + kBinaryBlockRows;
+  const __m256 start = _mm256_set1_ps(probe.start);
+  const __m256 step = _mm256_set1_ps(probe.step);
+  const __m256 squared_error = _mm256_set1_ps(probe.squared_error);
+  const __m256 least = _mm256_set1_ps(probe.least);
+  const __m256 squared_sigmas = _mm256_set1_ps(probe.sigmas * probe.sigmas);
+  uint32_t may = 0;
+  for (size_t i = 0; i < 4; ++i) {
+    const __m256 factor = _mm256_loadu_ps(factors + 8 * i);
+    const __m256 error = _mm256_loadu_ps(errors + 8 * i);
+    const __m256 sum = _mm256_add_ps(_mm256_cvtepi32_ps(sums[i]), start);
+    const __m256 product = _mm256_mul_ps(_mm256_mul_ps(factor, step), sum);
+    const __m256 variance =
+        _mm256_fmadd_ps(_mm256_mul_ps(factor, factor), squared_error,
+                        _mm256_mul_ps(error, error));
+    const __m256 gap =
+        _mm256_max_ps(_mm256_sub_ps(least, product), _mm256_setzero_ps());
+    const __m256 within =
+        _mm256_cmp_ps(_mm256_mul_ps(gap, gap),
+                      _mm256_mul_ps(squared_sigmas, variance), _CMP_LE_OQ);
+    may |= static_cast<uint32_t>(_mm256_movemask_ps(within)) << (8 * i);
+  }
+  return may;
+}
+
 QUERN_AVX2 uint16_t ToHalf(float value) {
   return static_cast<uint16_t>(_mm_extract_epi16(
       _mm_cvtps_ph(_mm_set_ss(value), _MM_FROUND_TO_NEAREST_INT), 0));

@@ -74,6 +74,34 @@ struct QuantizedSums {
 QuantizedSums Quantize(const float* values, size_t count, float scale,
                        int8_t* integers);
 
+// Replaces `count` floats, a power of two of 16 or more, by their sums under
+// each row of signs of the Hadamard matrix. Their norm grows by the root of
+// `count`.
+void HadamardTransform(float* values, size_t count);
+
+// A block of binary codes (binary_codes.h) has 16 bytes for each group of four
+// bits of its rows, of row i in the low half of byte i, of row i + 16 in its
+// high half; then a `factor` and an `error` for each row, as floats.
+inline constexpr size_t kBinaryBlockRows = 32;
+inline constexpr size_t kBinaryGroupBits = 4;
+
+// What a block is asked.
+struct BinaryProbe {
+  const uint8_t* tables = nullptr;  // 16 bytes per group, by its bits.
+  size_t groups = 0;                // Even, at most 1,024.
+  // A row's product is `factor` * (the sum of its bytes of the tables + start)
+  // * step.
+  float start = 0;
+  float step = 1;
+  // Its variance is error^2 + factor^2 * squared_error.
+  float squared_error = 0;
+  float least = 0;   // The product that is asked for,
+  float sigmas = 0;  // at most so many standard deviations above the row's.
+};
+
+// Bit i: whether row i may have the product that is asked for.
+uint32_t BlockMayReach(const BinaryProbe& probe, const uint8_t* block);
+
 // IEEE 754 binary16, rounded to nearest.
 uint16_t ToHalf(float value);
 float FromHalf(uint16_t half);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -20,6 +21,8 @@ constexpr absl::string_view kEnd = "the end of the search";
 constexpr int64_t kRowsPerStep = 24;
 // Reading rows in order costs a part of jumping between them.
 constexpr int64_t kSequentialGain = 2;
+// Binary codes take a small part of what comparing a listed row does.
+constexpr int64_t kGainOfBits = 16;
 constexpr int64_t kPointsOfK = 10;  // Operating points are for this k.
 // So many pieces for each worker even out what some take longer; but none is
 // smaller than this part of the least that the crew is asked for.
@@ -28,16 +31,12 @@ constexpr double kSmallestPiece = 0.25;
 // Of queries whose rows are in the cache when their turn comes, beside the
 // first.
 constexpr double kCachedCost = 0.4;
+// Of binary codes, with the few vectors that are compared.
+constexpr double kCostOfBits = 2;
 // Queries whose short lists are made exact by one thread at once.
 constexpr size_t kTakenTogether = 4;
 
 double Product(int64_t a, double b) { return static_cast<double>(a) * b; }
-
-double RowBytesOf(const IndexPart& part, int64_t dimension) {
-  return static_cast<double>(part.segment != nullptr
-                                 ? part.segment->codes().row_bytes
-                                 : RowBytes(VectorStorage::kFp32, dimension));
-}
 
 }  // namespace
 
@@ -80,6 +79,17 @@ absl::StatusOr<std::vector<std::vector<ScoredId>>> SearchRun::Run() {
                                  ? static_cast<int64_t>(plan.rows.size())
                                  : parts_[p].rows});
   }
+  const auto by_bits = [this](const Piece& whole) {
+    return whole.way == Way::kScan && UsesBinaryCodes(whole.part);
+  };
+  // The more is found before them, the fewer rows of theirs are compared.
+  const auto first_by_bits =
+      std::stable_partition(wholes.begin(), wholes.end(), std::not_fn(by_bits));
+  if (first_by_bits != wholes.end()) {
+    for (EncodedQuery& query : queries_) {
+      query.AddBinary(*index_.coder);
+    }
+  }
   QUERN_RETURN_IF_ERROR(DoAll(wholes));
   if (!short_.empty()) {
     const std::vector<Piece> rest = std::exchange(short_, {});
@@ -105,6 +115,12 @@ double SearchRun::WantedShare(const IndexPart& part) const {
   if (!matching_.has_value()) return live;
   return live * static_cast<double>(matched_count_) /
          static_cast<double>(std::max<int64_t>(live_rows_, 1));
+}
+
+// Whether a part's rows have binary codes, and what those rule out may go.
+bool SearchRun::UsesBinaryCodes(uint32_t p) const {
+  return index_.coder != nullptr && !sure_ && parts_[p].has_binary_codes() &&
+         parts_[p].rows > kTileRows;
 }
 
 // Operating points are for 10 results; more take a wider search.
@@ -147,8 +163,9 @@ void SearchRun::PlanScan(uint32_t p) {
   PartPlan& plan = plans_[p];
   plan.way = Way::kScan;
   // Few of many: look them up instead of passing by all.
+  const int64_t gain = UsesBinaryCodes(p) ? kGainOfBits : 2 * kSequentialGain;
   if (matching_.has_value() && part.segment != nullptr &&
-      matched_count_ * kSequentialGain * 2 < part.rows) {
+      matched_count_ * gain < part.rows) {
     plan.way = Way::kList;
     plan.rows = ListRows(part);
   }
@@ -239,14 +256,28 @@ absl::StatusOr<bool> SearchRun::AskDevice(uint32_t p, double share) {
 
 // --- pieces ---
 
+// That are read of each row that is compared, by estimate.
+double SearchRun::RowBytesOf(uint32_t p) const {
+  const IndexPart& part = parts_[p];
+  return static_cast<double>(
+      part.segment != nullptr
+          ? part.segment->codes().row_bytes
+          : RowBytes(VectorStorage::kFp32, matrix_.columns()));
+}
+
 double SearchRun::CostOf(const Piece& piece) const {
   const PartPlan& plan = plans_[piece.part];
-  const double row_bytes = RowBytesOf(parts_[piece.part], matrix_.columns());
+  const double row_bytes = RowBytesOf(piece.part);
   const auto queries = static_cast<double>(piece.queries);
   switch (piece.way) {
     case Way::kNone:
       return 0;
     case Way::kScan:
+      if (UsesBinaryCodes(piece.part)) {
+        return Product(piece.end - piece.begin, kCostOfBits) *
+               static_cast<double>(index_.coder->block_bytes()) /
+               kBinaryBlockRows * queries;
+      }
       return Product(piece.end - piece.begin, row_bytes) *
              (1 + kCachedCost * (queries - 1));
     case Way::kList:
@@ -488,12 +519,16 @@ std::string SearchRun::Explain() const {
                     live_rows_, " items. ");
   }
   int64_t scanned = 0;
+  int64_t coded = 0;
   int64_t listed = 0;
   std::string steps;
   for (size_t p = 0; p < plans_.size(); ++p) {
     const PartPlan& plan = plans_[p];
     steps += plan.device;
-    if (plan.way == Way::kScan) scanned += parts_[p].rows;
+    if (plan.way == Way::kScan) {
+      (UsesBinaryCodes(static_cast<uint32_t>(p)) ? coded : scanned) +=
+          parts_[p].rows;
+    }
     if (plan.way == Way::kList) {
       listed += static_cast<int64_t>(plan.rows.size());
     }
@@ -517,6 +552,10 @@ std::string SearchRun::Explain() const {
   }
   if (scanned > 0) {
     absl::StrAppend(&text, "Compared ", scanned, " vectors one by one. ");
+  }
+  if (coded > 0) {
+    absl::StrAppend(&text, "Compared the binary codes of ", coded,
+                    " vectors, then the nearest. ");
   }
   if (listed > 0) {
     absl::StrAppend(&text, "Compared the ", listed,

@@ -25,8 +25,9 @@ struct SearchRunOptions {
   Metric metric = Metric::kCosine;
   float target_recall = 0.95F;
   const VectorReader* reader =
-      nullptr;               // May be empty: see Candidates::Take().
-  WorkCrew* crew = nullptr;  // Null: the caller works alone.
+      nullptr;                         // May be empty: see Candidates::Take().
+  const BinaryCoder* coder = nullptr;  // Null: binary codes are not used.
+  WorkCrew* crew = nullptr;            // Null: the caller works alone.
   // Bytes of vectors that a search compares, by estimate, from which on the
   // crew is asked.
   int64_t min_crew_bytes = 0;
@@ -90,6 +91,8 @@ class SearchRun {
   int64_t WidthFor(uint32_t effort) const;
   int64_t ProbesFor(const IvfPq& ivf, const OperatingPoint& point) const;
 
+  bool UsesBinaryCodes(uint32_t p) const;
+
   absl::Status PlanPart(uint32_t p);
   void PlanScan(uint32_t p);
   void PlanGraph(uint32_t p, double share);
@@ -98,6 +101,7 @@ class SearchRun {
   absl::StatusOr<bool> AskDevice(uint32_t p, double share);
 
   // Bytes that a piece compares, by estimate.
+  double RowBytesOf(uint32_t p) const;
   double CostOf(const Piece& piece) const;
   void Divide(const Piece& whole, double piece_bytes,
               std::vector<Piece>* pieces) const;

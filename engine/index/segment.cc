@@ -128,8 +128,16 @@ absl::Status Segment::Read() {
                                           static_cast<int64_t>(h.dimension)));
       return absl::OkStatus();
     }
-    default:
-      return ann.size == 0 ? absl::OkStatus() : Damaged("list of sections");
+    default: {
+      if (ann.size == 0) return absl::OkStatus();
+      const size_t block_bytes =
+          BinaryCoder::BlockBytes(static_cast<int64_t>(h.dimension));
+      if (ann.size != h.rows / kBinaryBlockRows * block_bytes) {
+        return Damaged("list of sections");
+      }
+      binary_rows_ = {.block_bytes = block_bytes, .blocks = ann_bytes};
+      return absl::OkStatus();
+    }
   }
 }
 

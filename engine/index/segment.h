@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
+#include "engine/index/binary_codes.h"
 #include "engine/index/hnsw_graph.h"
 #include "engine/index/huge_buffer.h"
 #include "engine/index/ivf_pq.h"
@@ -53,7 +54,9 @@ struct SegmentHeader {
     kIdTable,     // Power of 2 x uint32: open addressing by the id's hash.
     kScales,      // rows x CodeScale; empty for kFp32.
     kCodes,       // rows x row bytes.
-    kAnn,         // Of kHnsw or kIvfPq: see HnswGraph and IvfPq.
+    kAnn,         // Of kHnsw or kIvfPq: see HnswGraph and IvfPq. Of kExact:
+                  // blocks of BinaryRows, if they are whole; or nothing, as
+                  // older servers wrote.
     kSections
   };
   struct Extent {
@@ -92,6 +95,8 @@ class Segment {
   int64_t rows() const { return static_cast<int64_t>(header_.rows); }
   IndexKind kind() const { return static_cast<IndexKind>(header_.kind); }
   const CodeRows& codes() const { return codes_; }
+  // Of what DecodeRow() gives; no blocks: there are none.
+  const BinaryRows& binary_rows() const { return binary_rows_; }
   const SegmentCalibration& calibration() const { return header_.calibration; }
   const HnswGraph& graph() const { return graph_; }
   const IvfPq* ivf() const { return ivf_.get(); }
@@ -126,6 +131,7 @@ class Segment {
   const uint32_t* id_table_ = nullptr;
   uint64_t id_table_size_ = 0;
   CodeRows codes_;
+  BinaryRows binary_rows_;
   HnswGraph graph_;
   std::unique_ptr<const IvfPq> ivf_;
 };

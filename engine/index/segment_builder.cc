@@ -20,7 +20,9 @@ constexpr int64_t kRecallAt = 10;
 constexpr int64_t kSampleQueries = 256;  // Half to calibrate, half to measure.
 constexpr int64_t kRowsPerSampleQuery = 20;
 constexpr int64_t kMinRealQueries = 20;  // Fewer say nothing.
-constexpr int64_t kRowsPerCheck = 4096;
+// So much is done between two checks, which a caller may use to let others
+// have the core: part of a millisecond.
+constexpr int64_t kRowsPerCheck = 256;
 constexpr uint64_t kMaxIdBytes = 0xFFFFFFFF;
 // Beams that calibration tries, and how good is good enough to stop.
 constexpr uint32_t kBeams[] = {10,  12,  14,  16,  20,  24,  28,  32,  40,  48,
@@ -87,6 +89,9 @@ class Builder {
         break;
       default:
         break;
+    }
+    if (header_.kind == static_cast<uint32_t>(IndexKind::kExact)) {
+      QUERN_RETURN_IF_ERROR(EncodeBits());
     }
     WriteHeader();
     image_.Shrink(header_.size);
@@ -155,15 +160,18 @@ class Builder {
           n * RowBytes(options_.storage, options_.dimension));
     place(SegmentHeader::kAnn, 0);
     header_.size = at;
-    // The graph's or lists' size is known later; untouched pages cost nothing.
-    uint64_t room = 0;
+    // The graph's or lists' size is known later, and whether it stays at them;
+    // untouched pages cost nothing.
+    uint64_t room =
+        n / kBinaryBlockRows * BinaryCoder::BlockBytes(options_.dimension);
     if (kind == IndexKind::kHnsw) {
       const HnswOptions hnsw;
       // Each level has a sixteenth of the rows of the one below.
-      room = n * (2 * hnsw.links + hnsw.links) * sizeof(uint32_t) +
-             (uint64_t{1} << 20);
+      room =
+          std::max(room, n * (2 * hnsw.links + hnsw.links) * sizeof(uint32_t) +
+                             (uint64_t{1} << 20));
     } else if (kind == IndexKind::kIvfPq) {
-      room = IvfPq::MaxBytes(rows(), options_.dimension, {});
+      room = std::max(room, IvfPq::MaxBytes(rows(), options_.dimension, {}));
     }
     QUERN_ASSIGN_OR_RETURN(image_, HugeBuffer::Create(AlignUp(at + room)));
     return absl::OkStatus();
@@ -221,6 +229,25 @@ class Builder {
     }
     std::memcpy(out, from.row(origin.row), row_bytes);
     if (from.scales != nullptr) *scale = from.scales[origin.row];
+  }
+
+  // Of the rows' whole blocks.
+  absl::Status EncodeBits() {
+    const BinaryCoder coder(options_.dimension);
+    const CodeRows rows_of_codes = codes();
+    std::vector<float> vector(options_.dimension);
+    const uint64_t blocks = header_.rows / kBinaryBlockRows;
+    uint8_t* const bytes = SectionData(SegmentHeader::kAnn);
+    // A graph that was not good enough may have been there.
+    std::memset(bytes, 0, blocks * coder.block_bytes());
+    for (uint64_t row = 0; row < blocks * kBinaryBlockRows; ++row) {
+      if (row % kRowsPerCheck == 0) QUERN_RETURN_IF_ERROR(check_());
+      DecodeRow(rows_of_codes, row, absl::MakeSpan(vector));
+      coder.Encode(vector, row % kBinaryBlockRows,
+                   bytes + row / kBinaryBlockRows * coder.block_bytes());
+    }
+    header_.sections[SegmentHeader::kAnn].size = blocks * coder.block_bytes();
+    return absl::OkStatus();
   }
 
   void WriteHeader() {
@@ -316,15 +343,12 @@ class Builder {
   absl::Status AskExactly(const IndexPart& part, Questions& questions) {
     std::vector<Candidates> candidates(questions.queries.size(),
                                        Candidates(kRecallAt, {&part, 1}));
-    // In turns, so that a stop is noticed soon.
-    constexpr size_t kTurn = 32;
-    for (size_t begin = 0; begin < questions.queries.size(); begin += kTurn) {
+    for (int64_t row = 0; row < part.rows; row += kTileRows) {
       QUERN_RETURN_IF_ERROR(check_());
-      const size_t count = std::min(kTurn, questions.queries.size() - begin);
-      QUERN_RETURN_IF_ERROR(ScanPart(context_,
-                                     {.part = part, .metric = options_.metric},
-                                     {&questions.queries[begin], count}, 0,
-                                     part.rows, {&candidates[begin], count}));
+      QUERN_RETURN_IF_ERROR(
+          ScanPart(context_, {.part = part, .metric = options_.metric},
+                   questions.queries, row, std::min(row + kTileRows, part.rows),
+                   absl::MakeSpan(candidates)));
     }
     for (size_t q = 0; q < questions.queries.size(); ++q) {
       QUERN_ASSIGN_OR_RETURN(
@@ -344,7 +368,7 @@ class Builder {
     int64_t found = 0;
     int64_t wanted = 0;
     for (size_t q = 0; q < questions.queries.size(); ++q) {
-      if (q % 32 == 0) QUERN_RETURN_IF_ERROR(check_());
+      QUERN_RETURN_IF_ERROR(check_());
       Candidates candidates(kRecallAt, {&part, 1});
       const EncodedQuery& query = questions.queries[q];
       if (part.segment->ivf() != nullptr) {

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -135,9 +136,11 @@ absl::StatusOr<std::unique_ptr<ShardedIndex>> ShardedIndex::Create(
 
 ShardedIndex::ShardedIndex(ShardedIndexOptions options)
     : options_(std::move(options)),
+      coder_(std::make_shared<const BinaryCoder>(options_.dimension)),
       search_options_{.metric = options_.metric,
                       .target_recall = options_.target_recall,
                       .reader = &options_.reader,
+                      .coder = coder_.get(),
                       .crew = options_.crew.get(),
                       .min_crew_bytes = options_.min_crew_bytes},
       fields_(options_.fields) {
@@ -217,7 +220,8 @@ absl::Status ShardedIndex::Upsert(absl::Span<const std::string> ids,
       }
       std::shared_ptr<Delta>& active = active_[shard];
       if (active == nullptr || active->rows() == Delta::kMaxRows) {
-        active = std::make_shared<Delta>(dimension(), applied_sequence_);
+        active =
+            std::make_shared<Delta>(dimension(), coder_, applied_sequence_);
         edit.AddPart(shard, {.delta = active}, {});
       }
       active->Append(ids[i], edit.next().next_row++,
@@ -522,8 +526,14 @@ absl::Status ShardedIndex::MaintainInBackground() {
     if (optimizing_) return absl::UnavailableError("it is being optimized");
     absl::SleepFor(kLockPoll);
   }
-  const absl::Status status = Maintain(
-      /*everything=*/false, [this] { return CheckStopping(); }, [](float) {});
+  // A low priority alone lets a search wait for as long as the scheduler's
+  // slice, milliseconds.
+  const auto check = [this] {
+    sched_yield();
+    return CheckStopping();
+  };
+  const absl::Status status =
+      Maintain(/*everything=*/false, check, [](float) {});
   work_mutex_.Unlock();
   return status;
 }

@@ -188,6 +188,7 @@ class ShardedIndex final : public VectorIndex {
   absl::Status CheckStopping() const;
 
   const ShardedIndexOptions options_;
+  const std::shared_ptr<const BinaryCoder> coder_;
   const SearchRunOptions search_options_;
   std::atomic<bool> stopping_ = false;
   std::atomic<bool> scheduled_ = false;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -8,6 +9,7 @@
 #include "absl/types/span.h"
 
 #include "engine/base/matrix.h"
+#include "engine/index/binary_codes.h"
 #include "engine/index/kernels.h"
 #include "engine/index/vector_index.h"
 
@@ -31,7 +33,7 @@ void EncodeRow(VectorStorage storage, absl::Span<const float> vector,
 // What EncodeRow() kept.
 void DecodeRow(const CodeRows& rows, size_t row, absl::Span<float> vector);
 
-// One query in all forms. Movable; immutable.
+// One query in all forms. Movable.
 class EncodedQuery {
  public:
   explicit EncodedQuery(absl::Span<const float> vector);
@@ -42,6 +44,11 @@ class EncodedQuery {
   }
   int64_t dimension() const { return dimension_; }
   float norm() const { return norm_; }
+
+  // The form for binary codes, which takes longer to make than the others and
+  // is there once it was asked for.
+  void AddBinary(const BinaryCoder& coder) { binary_.emplace(coder, vector()); }
+  const std::optional<BinaryQuery>& binary() const { return binary_; }
 
   // By how much the score of a row can differ from that of its vector. With
   // `sure` never by more; otherwise, with errors of the values taken as
@@ -58,6 +65,7 @@ class EncodedQuery {
   float integer_error_ = 0;  // Norm of what `integers_` have lost.
   float unsure_ = 1;         // Factor on the bound without `sure`.
   QueryCodes codes_;
+  std::optional<BinaryQuery> binary_;
 };
 
 // A stored row as a query for the rows of the same codes. Not thread-safe.

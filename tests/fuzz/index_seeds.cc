@@ -30,7 +30,8 @@ constexpr int64_t kDimension = 4;
 constexpr size_t kManifestHeadBytes = 16;
 
 std::string SegmentOf(IndexKind kind, VectorStorage storage, int rows) {
-  auto delta = std::make_shared<Delta>(kDimension, 0);
+  auto delta = std::make_shared<Delta>(
+      kDimension, std::make_shared<const BinaryCoder>(kDimension), 0);
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
   for (int row = 0; row < rows; ++row) {

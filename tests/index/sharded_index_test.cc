@@ -175,6 +175,44 @@ TEST_F(ShardedIndexTest, FilesAreLinkedWhileItIsOptimized) {
   EXPECT_EQ(Create(options)->size(), 100);
 }
 
+// Rows that wait for a segment, some of them deleted or not asked for.
+TEST_F(ShardedIndexTest, NewRowsAreFoundByTheirBinaryCodes) {
+  const auto index = Create(Options(IndexKind::kHnsw, VectorStorage::kInt8));
+  const RequestContext context(&kClock, "test");
+  int64_t written = 0;
+  for (const int64_t rows : {1, 31, 32, 129, 1000, 4000}) {
+    SCOPED_TRACE(rows);
+    Write(*index, written, rows);
+    ASSERT_THAT(index->Remove({absl::StrCat(written)}), IsOk());
+    written = rows;
+    for (const int64_t k : {1, 10, 300}) {
+      for (const char* const text : {"", "n < 100"}) {
+        VectorSearchOptions options{.k = k, .explain = true};
+        if (*text != 0) {
+          options.filter = ValueOrDie(ParseFilter(text, fields_));
+        }
+        SearchStats stats;
+        const auto found = ValueOrDie(
+            index->Search(context, queries_.view(), options, &stats));
+        options.exact = true;
+        SearchStats exact_stats;
+        const auto exact = ValueOrDie(
+            index->Search(context, queries_.view(), options, &exact_stats));
+        for (int64_t q = 0; q < kQueries; ++q) {
+          ASSERT_EQ(found[q].size(), exact[q].size());
+          for (size_t i = 0; i < found[q].size(); ++i) {
+            EXPECT_EQ(found[q][i].id, exact[q][i].id);
+            EXPECT_EQ(found[q][i].score, exact[q][i].score);
+          }
+        }
+        EXPECT_EQ(absl::StrContains(stats.plan, "binary codes"), rows > 128)
+            << stats.plan;
+        EXPECT_FALSE(absl::StrContains(exact_stats.plan, "binary codes"));
+      }
+    }
+  }
+}
+
 TEST_F(ShardedIndexTest, EachKindMeetsItsTargetAndReportsWhatItMeasured) {
   for (const IndexKind kind : {IndexKind::kHnsw, IndexKind::kIvfPq}) {
     for (const VectorStorage storage :

@@ -1,0 +1,180 @@
+#include "engine/index/binary_codes.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <numeric>
+#include <optional>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "engine/base/matrix.h"
+#include "engine/index/huge_buffer.h"
+#include "tests/index/clustered_vectors.h"
+#include "tests/support/status_matchers.h"
+
+namespace quern {
+namespace {
+
+using testing::ElementsAreArray;
+using testing::SizeIs;
+
+constexpr auto kBlock = static_cast<int64_t>(kBinaryBlockRows);
+
+// Vectors and their codes.
+class BinaryCodesTest : public testing::Test {
+ protected:
+  void Encode(Matrix vectors) {
+    vectors_ = std::move(vectors);
+    coder_.emplace(vectors_.columns());
+    const int64_t blocks = vectors_.rows() / kBlock;
+    bytes_ = ValueOrDie(HugeBuffer::Create(
+        std::max<size_t>(blocks * coder_->block_bytes(), 1)));
+    for (int64_t i = 0; i < blocks * kBlock; ++i) {
+      coder_->Encode(vectors_.row(i), i % kBlock,
+                     bytes_.data() + i / kBlock * coder_->block_bytes());
+    }
+  }
+
+  std::vector<uint32_t> MayReach(absl::Span<const float> query,
+                                 float threshold) const {
+    const BinaryQuery binary(*coder_, query);
+    std::vector<uint32_t> list(vectors_.rows());
+    list.resize(binary.MayReach(
+        threshold,
+        {.block_bytes = coder_->block_bytes(), .blocks = bytes_.data()}, 0,
+        list.size(), list.data()));
+    return list;
+  }
+
+  std::vector<float> Products(absl::Span<const float> query) const {
+    std::vector<float> products;
+    for (int64_t i = 0; i < vectors_.rows(); ++i) {
+      const auto row = vectors_.row(i);
+      products.push_back(static_cast<float>(
+          std::inner_product(row.begin(), row.end(), query.begin(), 0.0)));
+    }
+    return products;
+  }
+
+  // Of one row, at the row's own product: does the code keep it?
+  void ExpectEachReachesItsProduct(absl::Span<const float> query) const {
+    const std::vector<float> products = Products(query);
+    for (size_t i = 0; i < products.size(); ++i) {
+      const std::vector<uint32_t> list = MayReach(query, products[i]);
+      EXPECT_TRUE(std::binary_search(list.begin(), list.end(), i))
+          << "row " << i << ", product " << products[i];
+    }
+  }
+
+  Matrix vectors_;
+  std::optional<BinaryCoder> coder_;
+  HugeBuffer bytes_;
+};
+
+TEST_F(BinaryCodesTest, TheNearestAreListedAndMostOthersAreNot) {
+  for (const int64_t dimension : {384, 512, 513, 768, 4096}) {
+    SCOPED_TRACE(dimension);
+    constexpr int64_t kRows = 250 * kBlock;
+    Encode(ClusteredVectors(kRows, dimension, 200, 2));
+    const Matrix queries = ClusteredVectors(10, dimension, 200, 3);
+    for (int64_t q = 0; q < queries.rows(); ++q) {
+      const std::vector<float> products = Products(queries.row(q));
+      std::vector<float> best = products;
+      std::nth_element(best.begin(), best.begin() + 9, best.end(),
+                       std::greater<>());
+      const std::vector<uint32_t> list = MayReach(queries.row(q), best[9]);
+      EXPECT_EQ(
+          std::count_if(list.begin(), list.end(),
+                        [&](uint32_t row) { return products[row] >= best[9]; }),
+          10);
+      EXPECT_LT(list.size(), kRows / 40);
+    }
+  }
+}
+
+TEST_F(BinaryCodesTest, ItsOwnProductIsWithinReachOfEveryRow) {
+  for (const int64_t dimension : {1, 2, 7, 64, 512, 1000}) {
+    SCOPED_TRACE(dimension);
+    Encode(ClusteredVectors(4 * kBlock, dimension, 7, 2));
+    const Matrix queries = ClusteredVectors(5, dimension, 7, 3);
+    for (int64_t q = 0; q < queries.rows(); ++q) {
+      ExpectEachReachesItsProduct(queries.row(q));
+    }
+  }
+}
+
+// What a turn that is not random enough would give itself away by.
+TEST_F(BinaryCodesTest, VectorsOfFewOrEqualValuesAreNoWorse) {
+  constexpr int64_t kDimension = 512;
+  std::mt19937 random(5);
+  Matrix vectors(4 * kBlock, kDimension);
+  for (int64_t i = 0; i < vectors.rows(); ++i) {
+    const auto row = vectors.row(i);
+    if (i % 4 == 0) {
+      row[i] = 1;
+    } else if (i % 4 == 1) {
+      for (int n = 0; n < 3; ++n) row[random() % kDimension] = 1;
+    } else if (i % 4 == 2) {
+      std::fill(row.begin(), row.end(), i % 8 == 2 ? 1.0F : -1.0F);
+    } else {
+      for (float& value : row) value = (random() & 1) != 0 ? 1.0F : -1.0F;
+    }
+  }
+  const Matrix queries = vectors;
+  Encode(std::move(vectors));
+  for (const int64_t q : {0, 1, 2, 3, 6, 64, 65}) {
+    ExpectEachReachesItsProduct(queries.row(q));
+  }
+}
+
+TEST_F(BinaryCodesTest, ErrorsAreInProportionToTheNorms) {
+  for (const float norm : {1e-18F, 1e-3F, 1.0F, 1e9F, 1e18F}) {
+    SCOPED_TRACE(norm);
+    Matrix vectors = ClusteredVectors(4 * kBlock, 512, 40, 2);
+    std::for_each_n(vectors.data(), vectors.rows() * vectors.columns(),
+                    [norm](float& value) { value *= norm; });
+    Encode(std::move(vectors));
+    const Matrix queries = ClusteredVectors(2, 512, 40, 3);
+    for (int64_t q = 0; q < queries.rows(); ++q) {
+      ExpectEachReachesItsProduct(queries.row(q));
+      // Five times the error of one bit a value is a sixth of the norms.
+      EXPECT_THAT(MayReach(queries.row(q), 1.5F * norm), SizeIs(0));
+    }
+  }
+}
+
+TEST_F(BinaryCodesTest, NothingAndEverything) {
+  Matrix vectors = ClusteredVectors(2 * kBlock, 100, 3, 2);
+  const auto zero = vectors.row(5);
+  std::fill(zero.begin(), zero.end(), 0.0F);
+  Encode(std::move(vectors));
+  std::vector<uint32_t> all(vectors_.rows());
+  std::iota(all.begin(), all.end(), 0);
+  const Matrix query = ClusteredVectors(1, 100, 3, 3);
+  EXPECT_THAT(MayReach(query.row(0), -std::numeric_limits<float>::infinity()),
+              ElementsAreArray(all));
+  EXPECT_THAT(MayReach(query.row(0), 2), SizeIs(0));
+  // Of rows without a direction the product is known.
+  const std::vector<uint32_t> listed = MayReach(query.row(0), 1e-3F);
+  EXPECT_FALSE(std::binary_search(listed.begin(), listed.end(), 5));
+  const std::vector<uint32_t> with_zero = MayReach(query.row(0), 0);
+  EXPECT_TRUE(std::binary_search(with_zero.begin(), with_zero.end(), 5));
+  // As it is of queries without one, which all rows are as near to.
+  EXPECT_THAT(MayReach(std::vector<float>(100), 0), ElementsAreArray(all));
+}
+
+TEST_F(BinaryCodesTest, RowsOfABlockThatIsNotWholeAreListed) {
+  Encode(ClusteredVectors(kBlock + 3, 100, 3, 2));
+  const Matrix query = ClusteredVectors(1, 100, 3, 3);
+  EXPECT_THAT(MayReach(query.row(0), 2),
+              ElementsAreArray({kBlock, kBlock + 1, kBlock + 2}));
+}
+
+}  // namespace
+}  // namespace quern
