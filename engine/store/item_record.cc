@@ -1,5 +1,7 @@
 #include "engine/store/item_record.h"
 
+#include <algorithm>
+#include <bit>
 #include <cstring>
 #include <limits>
 
@@ -18,6 +20,63 @@ constexpr size_t kTailBytes = sizeof(uint64_t) + sizeof(int64_t);
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 // Keys are in the order of unsigned numbers; times may lie before 1970.
 constexpr uint64_t kSignBit = uint64_t{1} << 63;
+
+// Of a float.
+constexpr int kMantissaBits = 23;
+// What four bits say of an exponent that is so far below the highest, or more.
+constexpr uint32_t kFarBelow = 15;
+
+uint32_t ExponentOf(uint32_t bits) { return (bits >> kMantissaBits) & 0xFF; }
+
+// Where a record "vectors" has what.
+struct VectorLayout {
+  explicit VectorLayout(size_t values)
+      : half((values + 1) / 2),
+        low(1 + half),
+        high(low + values * sizeof(uint16_t)),
+        fixed_bytes(high + values) {}
+
+  size_t half;  // Bytes of the exponents.
+  size_t low;
+  size_t high;
+  size_t fixed_bytes;  // What is far below comes behind.
+};
+
+// Half of the values; their exponents are the bits of a byte from kShift on.
+// Loops that the compiler makes vectors of.
+template <int kShift>
+void EncodeValues(const float* values, size_t count, uint32_t highest,
+                  uint8_t* __restrict below, uint8_t* __restrict low,
+                  uint8_t* __restrict high) {
+  for (size_t i = 0; i < count; ++i) {
+    const auto bits = std::bit_cast<uint32_t>(values[i]);
+    below[i] |= static_cast<uint8_t>(
+        std::min(highest - ExponentOf(bits), kFarBelow) << kShift);
+    const auto lowest = static_cast<uint16_t>(bits);
+    std::memcpy(low + i * sizeof(lowest), &lowest, sizeof(lowest));
+    high[i] =
+        static_cast<uint8_t>(((bits >> 24) & 0x80) | ((bits >> 16) & 0x7F));
+  }
+}
+
+// Returns how many are far below: their exponents are still to be had.
+template <int kShift>
+uint32_t DecodeValues(const uint8_t* below, const uint8_t* low,
+                      const uint8_t* high, size_t count, uint32_t highest,
+                      float* __restrict values) {
+  uint32_t far_below = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const uint32_t less = (below[i] >> kShift) & kFarBelow;
+    far_below += static_cast<uint32_t>(less == kFarBelow);
+    uint16_t lowest = 0;
+    std::memcpy(&lowest, low + i * sizeof(lowest), sizeof(lowest));
+    const uint32_t more = high[i];
+    values[i] = std::bit_cast<float>(
+        lowest | (more & 0x7F) << 16 | (more & 0x80) << 24 |
+        ((highest - less) & 0xFF) << kMantissaBits);
+  }
+  return far_below;
+}
 
 absl::Status WrongSize(absl::string_view record, size_t bytes,
                        size_t expected) {
@@ -100,17 +159,63 @@ absl::StatusOr<absl::Time> TakeExpiryTime(absl::string_view& key) {
 }
 
 std::string EncodeVector(absl::Span<const float> embedding) {
+  const VectorLayout layout(embedding.size());
+  std::string bytes(layout.fixed_bytes, '\0');
+  auto* const out = reinterpret_cast<uint8_t*>(bytes.data());
+  uint32_t highest = 0;
+  for (const float value : embedding) {
+    highest = std::max(highest, ExponentOf(std::bit_cast<uint32_t>(value)));
+  }
+  out[0] = static_cast<uint8_t>(highest);
+  const size_t rest = embedding.size() - layout.half;
+  EncodeValues<0>(embedding.data(), layout.half, highest, out + 1,
+                  out + layout.low, out + layout.high);
+  EncodeValues<4>(embedding.data() + layout.half, rest, highest, out + 1,
+                  out + layout.low + layout.half * sizeof(uint16_t),
+                  out + layout.high + layout.half);
+  for (const float value : embedding) {
+    const uint32_t exponent = ExponentOf(std::bit_cast<uint32_t>(value));
+    if (highest - exponent >= kFarBelow) {
+      bytes.push_back(static_cast<char>(exponent));
+    }
+  }
+  if (bytes.size() < embedding.size() * sizeof(float)) return bytes;
   return std::string(reinterpret_cast<const char*>(embedding.data()),
                      embedding.size() * sizeof(float));
 }
 
 absl::Status DecodeVector(absl::string_view bytes,
                           absl::Span<float> embedding) {
-  const size_t expected = embedding.size() * sizeof(float);
-  if (bytes.size() != expected) {
-    return WrongSize("vectors", bytes.size(), expected);
+  const size_t plain_bytes = embedding.size() * sizeof(float);
+  if (bytes.size() == plain_bytes) {
+    std::memcpy(embedding.data(), bytes.data(), plain_bytes);
+    return absl::OkStatus();
   }
-  std::memcpy(embedding.data(), bytes.data(), expected);
+  const VectorLayout layout(embedding.size());
+  if (bytes.size() < layout.fixed_bytes || bytes.size() > plain_bytes) {
+    return WrongSize("vectors", bytes.size(), plain_bytes);
+  }
+  const auto* const in = reinterpret_cast<const uint8_t*>(bytes.data());
+  const size_t rest = embedding.size() - layout.half;
+  const uint32_t far_below =
+      DecodeValues<0>(in + 1, in + layout.low, in + layout.high, layout.half,
+                      in[0], embedding.data()) +
+      DecodeValues<4>(in + 1, in + layout.low + layout.half * sizeof(uint16_t),
+                      in + layout.high + layout.half, rest, in[0],
+                      embedding.data() + layout.half);
+  if (bytes.size() != layout.fixed_bytes + far_below) {
+    return WrongSize("vectors", bytes.size(), layout.fixed_bytes + far_below);
+  }
+  if (far_below == 0) return absl::OkStatus();
+  const uint8_t* exponent = in + layout.fixed_bytes;
+  for (size_t i = 0; i < embedding.size(); ++i) {
+    const uint8_t both = in[1 + i % layout.half];
+    if ((i < layout.half ? both & kFarBelow : both >> 4) != kFarBelow) continue;
+    const auto bits = std::bit_cast<uint32_t>(embedding[i]);
+    embedding[i] =
+        std::bit_cast<float>((bits & ~(uint32_t{0xFF} << kMantissaBits)) |
+                             uint32_t{*exponent++} << kMantissaBits);
+  }
   return absl::OkStatus();
 }
 

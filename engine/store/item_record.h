@@ -16,7 +16,7 @@
 
 namespace quern {
 
-inline constexpr int64_t kStoreFormatVersion = 3;
+inline constexpr int64_t kStoreFormatVersion = 4;
 
 // The record "items": everything of an item but payload and embedding. Times
 // are kept to the nanosecond, within the years 1678 to 2262.
@@ -38,10 +38,12 @@ std::string EncodeExpiryKey(absl::Time time, absl::string_view id);
 absl::StatusOr<uint64_t> TakeChangeSequence(absl::string_view& key);
 absl::StatusOr<absl::Time> TakeExpiryTime(absl::string_view& key);
 
-// The record "vectors".
+// The record "vectors": every bit of the values, with what their exponents have
+// in common said once, if that is shorter.
 std::string EncodeVector(absl::Span<const float> embedding);
 
-// Errors: kDataLoss when `bytes` does not hold as many values.
+// Reads vectors of all formats. Errors: kDataLoss when `bytes` does not hold as
+// many values.
 absl::Status DecodeVector(absl::string_view bytes, absl::Span<float> embedding);
 
 // The record "item_count", and the changes that are merged into it.

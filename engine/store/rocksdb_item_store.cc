@@ -347,7 +347,7 @@ class RocksdbItemStore::Database {
                             absl::Span<const std::string> names);
   absl::Status ReadOrCreateMeta(bool read_only);
   absl::Status CreateMeta();
-  absl::Status ReadMeta(absl::string_view format_version);
+  absl::Status ReadMeta(absl::string_view format_version, bool read_only);
   absl::Status Upgrade(int64_t version);
   absl::Status ReadSequences();
   absl::Status ReadFirstExpiry();
@@ -537,7 +537,7 @@ absl::Status RocksdbItemStore::Database::ReadOrCreateMeta(bool read_only) {
     return CreateMeta();
   }
   QUERN_RETURN_IF_ERROR(format_version.status());
-  return ReadMeta(*format_version);
+  return ReadMeta(*format_version, read_only);
 }
 
 absl::Status RocksdbItemStore::Database::CreateMeta() {
@@ -561,7 +561,7 @@ absl::Status RocksdbItemStore::Database::CreateMeta() {
 }
 
 absl::Status RocksdbItemStore::Database::ReadMeta(
-    absl::string_view format_version) {
+    absl::string_view format_version, bool read_only) {
   int64_t version = 0;
   if (!absl::SimpleAtoi(format_version, &version) ||
       version > kStoreFormatVersion) {
@@ -579,14 +579,15 @@ absl::Status RocksdbItemStore::Database::ReadMeta(
   QUERN_ASSIGN_OR_RETURN(std::string count, ReadMetaValue(kCountKey));
   QUERN_ASSIGN_OR_RETURN(int64_t items, DecodeCount(count));
   count_ = items;
-  return version < kStoreFormatVersion ? Upgrade(version) : absl::OkStatus();
+  // What is only read stays as it is.
+  return version < kStoreFormatVersion && !read_only ? Upgrade(version)
+                                                     : absl::OkStatus();
 }
 
 // Format 1 lacks parts, the change log, the expiries and what a header says of
 // them; its headers are read as they are until their items are written again.
-// Format 2 lacks media. What is only read stays as it is.
+// Format 2 lacks media, format 3 packs no vectors.
 absl::Status RocksdbItemStore::Database::Upgrade(int64_t version) {
-  if (families_[kMedia] == nullptr) return absl::OkStatus();
   rocksdb::WriteBatch batch;
   batch.Put(families_[kMeta], ToSlice(kFormatVersionKey),
             absl::StrCat(kStoreFormatVersion));
@@ -726,13 +727,11 @@ absl::StatusOr<std::vector<PutResult>> RocksdbItemStore::Database::Put(
 absl::Status RocksdbItemStore::Database::AddToBatch(
     const Item& item, absl::Time create_time, uint64_t sequence,
     const Known& known, rocksdb::WriteBatch& batch) const {
-  const rocksdb::Slice vector(
-      reinterpret_cast<const char*>(item.embedding.data()),
-      item.embedding.size() * sizeof(float));
   QUERN_RETURN_IF_ERROR(
       FromWrite(batch.Put(families_[kPayloads], item.id, item.payload), path_));
-  QUERN_RETURN_IF_ERROR(
-      FromWrite(batch.Put(families_[kVectors], item.id, vector), path_));
+  QUERN_RETURN_IF_ERROR(FromWrite(
+      batch.Put(families_[kVectors], item.id, EncodeVector(item.embedding)),
+      path_));
   QUERN_RETURN_IF_ERROR(
       AddOptionalToBatch(kParts, item.id, item.parts, known, batch));
   QUERN_RETURN_IF_ERROR(

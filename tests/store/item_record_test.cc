@@ -1,5 +1,8 @@
 #include "engine/store/item_record.h"
 
+#include <bit>
+#include <cstring>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -66,6 +69,14 @@ TEST(ItemRecordTest, VectorAndCountHaveTheDocumentedBytes) {
   EXPECT_EQ(absl::BytesToHexString(EncodeVector({1.0F, -2.0F})),
             "0000803f"
             "000000c0");
+  // 3f8ccccd, c059999a, 3c23d70a, 0, 3f000001: exponents 127, 128, 120, 0, 126.
+  EXPECT_EQ(absl::BytesToHexString(EncodeVector(
+                {1.1F, -3.4F, 0.01F, 0, 0x1.000002p-1F, 1.1F, 1.1F, 1.1F})),
+            "80"
+            "2110181f"
+            "cdcc9a990ad700000100cdcccdcccdcc"
+            "0cd92300000c0c0c"
+            "00");
   EXPECT_EQ(absl::BytesToHexString(EncodeCount(-2)), "feffffffffffffff");
 }
 
@@ -95,6 +106,39 @@ TEST(ItemRecordTest, DecodesWhatWasEncoded) {
   EXPECT_EQ(ValueOrDie(DecodeCount(EncodeCount(1LL << 40))), 1LL << 40);
 }
 
+TEST(ItemRecordTest, VectorsKeepEveryBit) {
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  const std::vector<uint32_t> odd = {0,          0x80000000, 1,
+                                     0x807FFFFF, 0x7F800000, 0xFF800000,
+                                     0x7FC00001, 0x00800000, 0x7F7FFFFF};
+  for (const size_t dimension : {1, 2, 3, 4, 5, 31, 64, 512, 4096}) {
+    SCOPED_TRACE(dimension);
+    // Like an embedding; with some of everything; any bits.
+    for (const int kind : {0, 1, 2}) {
+      std::vector<float> values(dimension);
+      for (float& value : values) {
+        value = normal(random);
+        if (kind == 2 || (kind == 1 && random() % 16 == 0)) {
+          value = std::bit_cast<float>(random() % 2 == 0
+                                           ? odd[random() % odd.size()]
+                                           : static_cast<uint32_t>(random()));
+        }
+      }
+      const std::string bytes = EncodeVector(values);
+      EXPECT_LE(bytes.size(), dimension * sizeof(float));
+      if (kind == 0 && dimension >= 64) {
+        EXPECT_LT(bytes.size(), dimension * 3.6);
+      }
+      std::vector<float> decoded(dimension);
+      ASSERT_THAT(DecodeVector(bytes, absl::MakeSpan(decoded)), IsOk());
+      EXPECT_EQ(
+          std::memcmp(decoded.data(), values.data(), dimension * sizeof(float)),
+          0);
+    }
+  }
+}
+
 TEST(ItemRecordTest, EveryWrongLengthIsDataLoss) {
   Item item;
   item.media_uri = "file:///x";
@@ -109,6 +153,15 @@ TEST(ItemRecordTest, EveryWrongLengthIsDataLoss) {
               StatusIs(absl::StatusCode::kDataLoss));
   std::vector<float> three(3);
   EXPECT_THAT(DecodeVector(EncodeVector({1, 2}), absl::MakeSpan(three)),
+              StatusIs(absl::StatusCode::kDataLoss));
+  const std::vector<float> values(64, 0.5F);
+  const std::string packed = EncodeVector(values);
+  std::vector<float> decoded(64);
+  for (size_t bytes = 0; bytes < packed.size(); ++bytes) {
+    EXPECT_THAT(DecodeVector(packed.substr(0, bytes), absl::MakeSpan(decoded)),
+                StatusIs(absl::StatusCode::kDataLoss));
+  }
+  EXPECT_THAT(DecodeVector(packed + "x", absl::MakeSpan(decoded)),
               StatusIs(absl::StatusCode::kDataLoss));
   EXPECT_THAT(DecodeCount("seven b"), StatusIs(absl::StatusCode::kDataLoss));
 }

@@ -4,12 +4,14 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -79,6 +81,26 @@ class RocksdbItemStoreTest : public testing::Test {
   // Puts a record behind the store's back.
   void WriteRecord(const std::string& family, const std::string& key,
                    const std::string& value) const {
+    WithFamily(
+        family, [&](rocksdb::DB& db, rocksdb::ColumnFamilyHandle* handle) {
+          EXPECT_TRUE(db.Put(rocksdb::WriteOptions(), handle, key, value).ok());
+        });
+  }
+
+  std::string ReadRecord(const std::string& family,
+                         const std::string& key) const {
+    std::string value;
+    WithFamily(
+        family, [&](rocksdb::DB& db, rocksdb::ColumnFamilyHandle* handle) {
+          EXPECT_TRUE(db.Get(rocksdb::ReadOptions(), handle, key, &value).ok());
+        });
+    return value;
+  }
+
+  void WithFamily(
+      const std::string& family,
+      absl::FunctionRef<void(rocksdb::DB&, rocksdb::ColumnFamilyHandle*)> use)
+      const {
     std::vector<rocksdb::ColumnFamilyDescriptor> families;
     for (const char* name : {"default", "items", "payloads", "vectors", "parts",
                              "changes", "expiries", "media"}) {
@@ -91,9 +113,7 @@ class RocksdbItemStoreTest : public testing::Test {
                     .ok());
     const std::unique_ptr<rocksdb::DB> db(opened);
     for (rocksdb::ColumnFamilyHandle* handle : handles) {
-      if (handle->GetName() == family) {
-        EXPECT_TRUE(db->Put(rocksdb::WriteOptions(), handle, key, value).ok());
-      }
+      if (handle->GetName() == family) use(*db, handle);
       db->DestroyColumnFamilyHandle(handle);
     }
   }
@@ -131,13 +151,47 @@ TEST_F(RocksdbItemStoreTest, RefusesAnotherDimensionAndNamesBoth) {
 
 TEST_F(RocksdbItemStoreTest, RefusesANewerFormat) {
   WriteStore();
-  WriteRecord("default", "format_version", "4");
+  WriteRecord("default", "format_version", "5");
   EXPECT_THAT(RocksdbItemStore::Open(options_),
               StatusIs(absl::StatusCode::kFailedPrecondition,
-                       AllOf(HasSubstr("newer version"), HasSubstr("\"4\""))));
+                       AllOf(HasSubstr("newer version"), HasSubstr("\"5\""))));
 }
 
-// Format 2 is this one without media.
+// Format 3 is this one with vectors as they lie in memory.
+TEST_F(RocksdbItemStoreTest, ReadsAndUpgradesAStoreOfFormat3) {
+  options_.dimension = 64;
+  std::vector<float> first(64);
+  std::iota(first.begin(), first.end(), -31.5F);
+  Item item = MakeItem("a");
+  item.embedding = first;
+  {
+    const auto store = Open();
+    ASSERT_THAT(store->Put({item}), IsOk());
+  }
+  const std::string plain(reinterpret_cast<const char*>(first.data()),
+                          first.size() * sizeof(float));
+  EXPECT_LT(ReadRecord("vectors", "a").size(), plain.size());
+  WriteRecord("vectors", "a", plain);
+  WriteRecord("default", "format_version", "3");
+  RocksdbItemStoreOptions read_only = options_;
+  read_only.read_only = "a reason";
+  EXPECT_EQ(
+      ValueOrDie(
+          ValueOrDie(RocksdbItemStore::Open(read_only))->Get({"a"}, kWhole))[0]
+          ->embedding,
+      first);
+  EXPECT_EQ(ReadRecord("default", "format_version"), "3");
+  {
+    const auto store = Open();
+    EXPECT_EQ(ValueOrDie(store->Get({"a"}, kWhole))[0]->embedding, first);
+    ASSERT_THAT(store->Put({item}), IsOk());
+    EXPECT_EQ(ValueOrDie(store->Get({"a"}, kWhole))[0]->embedding, first);
+  }
+  EXPECT_EQ(ReadRecord("default", "format_version"), "4");
+  EXPECT_LT(ReadRecord("vectors", "a").size(), plain.size());
+}
+
+// Format 2 is that one without media.
 TEST_F(RocksdbItemStoreTest, ReadsAndUpgradesAStoreOfFormat2) {
   WriteStore();
   WriteRecord("default", "format_version", "2");
