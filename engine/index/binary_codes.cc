@@ -33,6 +33,7 @@ size_t BinaryCoder::BlockBytes(int64_t dimension) {
 
 BinaryCoder::BinaryCoder(int64_t dimension)
     : bits_(BitsOf(dimension)), block_bytes_(BlockBytes(dimension)) {
+  // Files have codes: these signs are part of their format.
   std::mt19937_64 random(static_cast<uint64_t>(dimension));
   signs_.resize(kRounds * bits_);
   for (float& sign : signs_) sign = (random() >> 63) != 0 ? 1.0F : -1.0F;

@@ -2,19 +2,25 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <random>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 #include "engine/base/matrix.h"
+#include "engine/base/sha256.h"
+#include "engine/index/delta.h"
 #include "engine/index/huge_buffer.h"
+#include "engine/index/segment_builder.h"
 #include "tests/index/clustered_vectors.h"
 #include "tests/support/status_matchers.h"
 
@@ -167,6 +173,54 @@ TEST_F(BinaryCodesTest, NothingAndEverything) {
   EXPECT_TRUE(std::binary_search(with_zero.begin(), with_zero.end(), 5));
   // As it is of queries without one, which all rows are as near to.
   EXPECT_THAT(MayReach(std::vector<float>(100), 0), ElementsAreArray(all));
+}
+
+// Files have them: another turn would find nothing in those of today.
+TEST_F(BinaryCodesTest, CodesStayAsTheyAre) {
+  Matrix vectors(kBlock, 8);
+  for (int64_t i = 0; i < vectors.rows(); ++i) {
+    for (int64_t j = 0; j < 8; ++j) {
+      vectors.row(i)[j] =
+          static_cast<float>((i * 7919 + j * 104729) % 1009 - 504);
+    }
+  }
+  Encode(std::move(vectors));
+  EXPECT_EQ(Sha256Hex({reinterpret_cast<const char*>(bytes_.data()),
+                       coder_->groups() * kBinaryBlockRows / 2}),
+            "d9ba7e2bd1ff2743f04f8089b949bdeaa9927cc35bcf24ed0891299f6deaa01e");
+}
+
+// Where others have their graph; files of older servers have nothing there.
+TEST_F(BinaryCodesTest, AnExactSegmentHasThemUnlessItIsOfAnOlderServer) {
+  constexpr int64_t kDimension = 16;
+  constexpr int64_t kRows = 3 * kBlock + 1;
+  const Matrix vectors = ClusteredVectors(kRows, kDimension, 5, 2);
+  const auto delta = std::make_shared<Delta>(
+      kDimension, std::make_shared<const BinaryCoder>(kDimension), 0);
+  for (int64_t i = 0; i < kRows; ++i) {
+    delta->Append(absl::StrCat(i), static_cast<uint32_t>(i), vectors.row(i));
+  }
+  const IndexPart part{.delta = delta, .rows = kRows};
+  const auto segment =
+      ValueOrDie(BuildSegment({.dimension = kDimension,
+                               .storage = VectorStorage::kFp32,
+                               .kind = IndexKind::kExact},
+                              {&part, 1}, {}, nullptr, absl::OkStatus));
+  const size_t bytes = 3 * BinaryCoder::BlockBytes(kDimension);
+  ASSERT_EQ(segment->header().sections[SegmentHeader::kAnn].size, bytes);
+  EXPECT_EQ(std::memcmp(segment->binary_rows().blocks,
+                        delta->binary_rows(0).blocks, bytes),
+            0);
+  const auto with_size = [&](uint64_t size) {
+    HugeBuffer image = ValueOrDie(HugeBuffer::Create(segment->image().size()));
+    std::memcpy(image.data(), segment->image().data(), image.size());
+    SegmentHeader header = segment->header();
+    header.sections[SegmentHeader::kAnn].size = size;
+    std::memcpy(image.data(), &header, sizeof(header));
+    return Segment::Parse(std::move(image));
+  };
+  EXPECT_EQ(ValueOrDie(with_size(0))->binary_rows().blocks, nullptr);
+  EXPECT_THAT(with_size(bytes - 64), StatusIs(absl::StatusCode::kDataLoss));
 }
 
 TEST_F(BinaryCodesTest, RowsOfABlockThatIsNotWholeAreListed) {

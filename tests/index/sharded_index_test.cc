@@ -114,6 +114,18 @@ class ShardedIndexTest : public testing::Test {
   const TemporaryDirectory directory_;
 };
 
+void ExpectSame(const std::vector<std::vector<ScoredId>>& found,
+                const std::vector<std::vector<ScoredId>>& expected) {
+  ASSERT_EQ(found.size(), expected.size());
+  for (size_t q = 0; q < found.size(); ++q) {
+    ASSERT_EQ(found[q].size(), expected[q].size());
+    for (size_t i = 0; i < found[q].size(); ++i) {
+      EXPECT_EQ(found[q][i].id, expected[q][i].id);
+      EXPECT_EQ(found[q][i].score, expected[q][i].score);
+    }
+  }
+}
+
 // Sampling noise of a hundred queries.
 constexpr double kNoise = 0.03;
 
@@ -198,17 +210,36 @@ TEST_F(ShardedIndexTest, NewRowsAreFoundByTheirBinaryCodes) {
         SearchStats exact_stats;
         const auto exact = ValueOrDie(
             index->Search(context, queries_.view(), options, &exact_stats));
-        for (int64_t q = 0; q < kQueries; ++q) {
-          ASSERT_EQ(found[q].size(), exact[q].size());
-          for (size_t i = 0; i < found[q].size(); ++i) {
-            EXPECT_EQ(found[q][i].id, exact[q][i].id);
-            EXPECT_EQ(found[q][i].score, exact[q][i].score);
-          }
-        }
+        ExpectSame(found, exact);
         EXPECT_EQ(absl::StrContains(stats.plan, "binary codes"), rows > 128)
             << stats.plan;
         EXPECT_FALSE(absl::StrContains(exact_stats.plan, "binary codes"));
       }
+    }
+  }
+}
+
+TEST_F(ShardedIndexTest, ExactSegmentsAreSearchedByTheirBinaryCodes) {
+  for (const VectorStorage storage :
+       {VectorStorage::kFp32, VectorStorage::kFp16, VectorStorage::kInt8}) {
+    SCOPED_TRACE(static_cast<int>(storage));
+    const auto index = Create(Options(IndexKind::kExact, storage));
+    Write(*index, 0, kRows);
+    Optimize(*index);
+    ASSERT_THAT(index->Remove({"17", "18"}), IsOk());
+    const RequestContext context(&kClock, "test");
+    for (const char* const text : {"", "n < 2000", "n < 100"}) {
+      VectorSearchOptions options{.explain = true};
+      if (*text != 0) options.filter = ValueOrDie(ParseFilter(text, fields_));
+      SearchStats stats;
+      const auto found =
+          ValueOrDie(index->Search(context, queries_.view(), options, &stats));
+      // Few are looked up.
+      EXPECT_EQ(absl::StrContains(stats.plan, "binary codes"),
+                !absl::StrContains(text, "100"))
+          << stats.plan;
+      options.exact = true;
+      ExpectSame(found, SearchAll(*index, options));
     }
   }
 }
