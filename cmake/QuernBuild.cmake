@@ -80,6 +80,7 @@ function(quern_test name)
   if(QUERN_SANITIZE MATCHES "thread")
     target_sources(${name} PRIVATE "${PROJECT_SOURCE_DIR}/tests/support/tsan_mutex.cc")
     foreach(method N4absl7debian35Mutex4LockEv N4absl7debian35Mutex10ReaderLockEv
+            N4absl7debian35Mutex7TryLockEv
             N4absl7debian35Mutex6UnlockEv N4absl7debian35Mutex12ReaderUnlockEv
             N4absl7debian35Mutex5AwaitERKNS0_9ConditionE
             N4absl7debian35Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE
@@ -93,6 +94,9 @@ function(quern_test name)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
+  endif()
+  if(QUERN_SANITIZE)
+    math(EXPR ARG_TIMEOUT "5 * ${ARG_TIMEOUT}")
   endif()
   set_tests_properties(${name} PROPERTIES
     TIMEOUT ${ARG_TIMEOUT}

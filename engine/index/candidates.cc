@@ -156,9 +156,11 @@ absl::StatusOr<std::vector<ScoredId>> Candidates::Take(
   while (done < entries_.size() && entries_[done].highest() >= threshold_) {
     const auto left = static_cast<int64_t>(entries_.size() - done);
     const int64_t next =
-        done == 0 ? std::min(left, std::min(k_, left) +
-                                       static_cast<int64_t>(kReadAhead))
-                  : std::min<int64_t>(left, std::max<int64_t>(done / 4, 16));
+        done == 0
+            ? std::min(left,
+                       std::min(k_, left) + static_cast<int64_t>(kReadAhead))
+            : std::min<int64_t>(
+                  left, std::max(static_cast<int64_t>(done) / 4, int64_t{16}));
     QUERN_RETURN_IF_ERROR(MakeExact(query, metric, reader, done, done + next));
     for (int64_t i = 0; i < next; ++i) RaiseThreshold(entries_[done++].score);
   }

@@ -198,7 +198,7 @@ absl::Status ShardedIndex::Upsert(absl::Span<const std::string> ids,
   }
   QUERN_RETURN_IF_ERROR(CheckColumns(vectors, dimension(), "vectors"));
   if (ids.empty()) return absl::OkStatus();
-  const absl::Status status = Guard(kLibrary, [&]() -> absl::Status {
+  absl::Status status = Guard(kLibrary, [&]() -> absl::Status {
     QUERN_ASSIGN_OR_RETURN(const Matrix prepared,
                            PrepareVectors(vectors, options_.metric, "vectors"));
     absl::MutexLock lock(&write_mutex_);
@@ -411,8 +411,9 @@ int64_t ShardedIndex::memory_bytes() const {
   for (const IndexPart& part : snapshot()->parts) {
     bytes += part.segment != nullptr ? part.segment->memory_bytes()
                                      : part.delta->memory_bytes(part.rows);
-    if (part.dead != nullptr)
+    if (part.dead != nullptr) {
       bytes += static_cast<int64_t>(part.dead->size()) * 8;
+    }
   }
   return bytes;
 }
@@ -526,14 +527,8 @@ absl::Status ShardedIndex::MaintainInBackground() {
     if (optimizing_) return absl::UnavailableError("it is being optimized");
     absl::SleepFor(kLockPoll);
   }
-  // A low priority alone lets a search wait for as long as the scheduler's
-  // slice, milliseconds.
-  const auto check = [this] {
-    sched_yield();
-    return CheckStopping();
-  };
-  const absl::Status status =
-      Maintain(/*everything=*/false, check, [](float) {});
+  absl::Status status = Maintain(
+      /*everything=*/false, [this] { return CheckStopping(); }, [](float) {});
   work_mutex_.Unlock();
   return status;
 }
@@ -563,8 +558,14 @@ absl::Status ShardedIndex::Optimize(
 }
 
 absl::Status ShardedIndex::Maintain(
-    bool everything, const StopCheck& check,
+    bool everything, const StopCheck& stop,
     const std::function<void(float)>& progress) {
+  // A low priority alone lets a search wait for as long as the scheduler's
+  // slice, milliseconds.
+  const auto check = [&stop] {
+    sched_yield();
+    return stop();
+  };
   for (int32_t shard = 0; shard < options_.shards; ++shard) {
     QUERN_RETURN_IF_ERROR(check());
     std::shared_ptr<const Snapshot> now = Freeze(static_cast<uint32_t>(shard));
@@ -583,7 +584,7 @@ absl::Status ShardedIndex::Maintain(
   if (options_.directory.empty() || !changed_since_save_.exchange(false)) {
     return absl::OkStatus();
   }
-  const absl::Status saved = Save();
+  absl::Status saved = Save();
   if (!saved.ok()) changed_since_save_ = true;
   return saved;
 }
@@ -671,14 +672,14 @@ absl::Status ShardedIndex::Merge(const std::vector<size_t>& chosen,
                                options.file_id, segment->image()));
     }
   }
-  Swap(now, chosen, shard, std::move(segment), file);
+  Swap(now, chosen, shard, segment, file);
   changed_since_save_ = true;
   return absl::OkStatus();
 }
 
 void ShardedIndex::Swap(const Snapshot& before,
                         const std::vector<size_t>& chosen, uint32_t shard,
-                        std::shared_ptr<const Segment> segment,
+                        const std::shared_ptr<const Segment>& segment,
                         IndexFile file) {
   absl::MutexLock lock(&write_mutex_);
   const std::shared_ptr<const Snapshot> now = snapshot();

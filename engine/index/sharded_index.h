@@ -164,7 +164,7 @@ class ShardedIndex final : public VectorIndex {
   absl::Status MaintainInBackground() ABSL_LOCKS_EXCLUDED(work_mutex_);
   // Asked now and then; an error ends the work.
   using StopCheck = std::function<absl::Status()>;
-  absl::Status Maintain(bool everything, const StopCheck& check,
+  absl::Status Maintain(bool everything, const StopCheck& stop,
                         const std::function<void(float)>& progress)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(work_mutex_);
   // Ends a shard's delta: what is written from now on goes to a new one.
@@ -180,7 +180,7 @@ class ShardedIndex final : public VectorIndex {
                      const StopCheck& check)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(work_mutex_);
   void Swap(const Snapshot& before, const std::vector<size_t>& chosen,
-            uint32_t shard, std::shared_ptr<const Segment> segment,
+            uint32_t shard, const std::shared_ptr<const Segment>& segment,
             IndexFile file);
   // Puts segments on devices that have room for them now.
   void PlaceSegments() ABSL_LOCKS_EXCLUDED(write_mutex_);

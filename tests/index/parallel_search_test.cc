@@ -15,6 +15,7 @@
 #include "engine/base/clock.h"
 #include "engine/index/sharded_index.h"
 #include "tests/index/clustered_vectors.h"
+#include "tests/index/same_results.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_directory.h"
 
@@ -116,17 +117,6 @@ class ParallelSearchTest : public testing::TestWithParam<Form> {
     return {.data = queries_.data(), .rows = count, .columns = kDimension};
   }
 
-  static void ExpectEqual(const Results& a, const Results& b) {
-    ASSERT_EQ(a.size(), b.size());
-    for (size_t q = 0; q < a.size(); ++q) {
-      ASSERT_EQ(a[q].size(), b[q].size());
-      for (size_t i = 0; i < a[q].size(); ++i) {
-        ASSERT_EQ(a[q][i].id, b[q][i].id);
-        ASSERT_EQ(a[q][i].score, b[q][i].score);
-      }
-    }
-  }
-
   const Matrix vectors_ = ClusteredVectors(kRows, kDimension, 200, 2);
   const Matrix queries_ = ClusteredVectors(kQueries, kDimension, 200, 3);
   const std::vector<FieldDeclaration> fields_ = {
@@ -153,9 +143,9 @@ TEST_P(ParallelSearchTest, FindsWhatOneThreadFinds) {
         SCOPED_TRACE(absl::StrCat(threads, " threads, ", queries,
                                   " queries, k ", options.k, ", ",
                                   expected.plan));
-        ExpectEqual(ValueOrDie(together->Search(context, Queries(queries),
-                                                options, &stats)),
-                    one);
+        ExpectSameResults(ValueOrDie(together->Search(context, Queries(queries),
+                                                      options, &stats)),
+                          one);
         EXPECT_EQ(stats.plan, expected.plan);
       }
     }
@@ -180,7 +170,7 @@ TEST_P(ParallelSearchTest, ABatchFindsWhatItsQueriesFindAlone) {
                                                 options))
                            .front());
     }
-    ExpectEqual(batch, single);
+    ExpectSameResults(batch, single);
   }
 }
 
@@ -200,7 +190,7 @@ TEST_P(ParallelSearchTest, CallersAtTheSameTimeShareTheCrew) {
   for (int c = 0; c < 4; ++c) {
     callers.emplace_back([&] {
       for (size_t i = 0; i < searches.size(); ++i) {
-        ExpectEqual(
+        ExpectSameResults(
             ValueOrDie(index->Search(context, Queries(kQueries), searches[i])),
             expected[i]);
       }

@@ -20,6 +20,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/file.h"
 #include "tests/index/clustered_vectors.h"
+#include "tests/index/same_results.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_directory.h"
 
@@ -96,13 +97,16 @@ class ShardedIndexTest : public testing::Test {
       std::partial_sort(all.begin(), all.begin() + 10, all.end());
       std::set<std::string> truth;
       for (int i = 0; i < 10; ++i) truth.insert(absl::StrCat(all[i].second));
-      for (const ScoredId& hit : results[q]) found += truth.count(hit.id);
+      for (const ScoredId& hit : results[q]) {
+        found += truth.contains(hit.id) ? 1 : 0;
+      }
     }
     return static_cast<double>(found) / (10 * kQueries);
   }
 
   std::vector<std::vector<ScoredId>> SearchAll(
-      const ShardedIndex& index, VectorSearchOptions options = {}) const {
+      const ShardedIndex& index,
+      const VectorSearchOptions& options = {}) const {
     const RequestContext context(&kClock, "test");
     return ValueOrDie(index.Search(context, queries_.view(), options));
   }
@@ -113,18 +117,6 @@ class ShardedIndexTest : public testing::Test {
       {.path = "n", .type = FieldType::kNumber}};
   const TemporaryDirectory directory_;
 };
-
-void ExpectSame(const std::vector<std::vector<ScoredId>>& found,
-                const std::vector<std::vector<ScoredId>>& expected) {
-  ASSERT_EQ(found.size(), expected.size());
-  for (size_t q = 0; q < found.size(); ++q) {
-    ASSERT_EQ(found[q].size(), expected[q].size());
-    for (size_t i = 0; i < found[q].size(); ++i) {
-      EXPECT_EQ(found[q][i].id, expected[q][i].id);
-      EXPECT_EQ(found[q][i].score, expected[q][i].score);
-    }
-  }
-}
 
 // Sampling noise of a hundred queries.
 constexpr double kNoise = 0.03;
@@ -210,7 +202,7 @@ TEST_F(ShardedIndexTest, NewRowsAreFoundByTheirBinaryCodes) {
         SearchStats exact_stats;
         const auto exact = ValueOrDie(
             index->Search(context, queries_.view(), options, &exact_stats));
-        ExpectSame(found, exact);
+        ExpectSameResults(found, exact);
         EXPECT_EQ(absl::StrContains(stats.plan, "binary codes"), rows > 128)
             << stats.plan;
         EXPECT_FALSE(absl::StrContains(exact_stats.plan, "binary codes"));
@@ -239,7 +231,7 @@ TEST_F(ShardedIndexTest, ExactSegmentsAreSearchedByTheirBinaryCodes) {
                 !absl::StrContains(text, "100"))
           << stats.plan;
       options.exact = true;
-      ExpectSame(found, SearchAll(*index, options));
+      ExpectSameResults(found, SearchAll(*index, options));
     }
   }
 }
@@ -290,8 +282,8 @@ TEST_F(ShardedIndexTest, FallsToExactWhereNothingReachesTheTarget) {
   const auto index = Create(std::move(options));
   // All alike: a graph finds ten of them, but not the ten with the least ids.
   const std::vector<float> same(2000 * kDimension, 1);
-  std::vector<std::string> ids;
-  for (int i = 0; i < 2000; ++i) ids.push_back(absl::StrCat(i));
+  std::vector<std::string> ids(2000);
+  for (int i = 0; i < 2000; ++i) ids[i] = absl::StrCat(i);
   ASSERT_THAT(
       index->Upsert(ids,
                     {.data = same.data(), .rows = 2000, .columns = kDimension}),
@@ -367,18 +359,6 @@ class ShardedIndexFilesTest : public ShardedIndexTest {
     return paths;
   }
 
-  static void ExpectEqual(const std::vector<std::vector<ScoredId>>& a,
-                          const std::vector<std::vector<ScoredId>>& b) {
-    ASSERT_EQ(a.size(), b.size());
-    for (size_t i = 0; i < a.size(); ++i) {
-      ASSERT_EQ(a[i].size(), b[i].size());
-      for (size_t j = 0; j < a[i].size(); ++j) {
-        EXPECT_EQ(a[i][j].id, b[i][j].id);
-        EXPECT_EQ(a[i][j].score, b[i][j].score);
-      }
-    }
-  }
-
   uint64_t saved_ = 0;
 };
 
@@ -391,7 +371,7 @@ TEST_F(ShardedIndexFilesTest, OpensAsItWasSaved) {
   for (const ShardInfo& shard : index->shards()) {
     EXPECT_EQ(shard.kind, IndexKind::kHnsw);
   }
-  ExpectEqual(SearchAll(*index), before);
+  ExpectSameResults(SearchAll(*index), before);
   const auto filter = ValueOrDie(ParseFilter("n < 20", fields_));
   EXPECT_EQ(RecallOf(SearchAll(*index, {.filter = filter}), 0, 20), 1);
 }
@@ -400,8 +380,8 @@ TEST_F(ShardedIndexFilesTest, DeadRowsStayDeadAndRowsGoOn) {
   MakeFiles();
   {
     const auto index = Create(WithFiles());
-    std::vector<std::string> removed;
-    for (int i = 0; i < 100; ++i) removed.push_back(absl::StrCat(i));
+    std::vector<std::string> removed(100);
+    for (int i = 0; i < 100; ++i) removed[i] = absl::StrCat(i);
     ASSERT_THAT(index->Remove(removed), IsOk());
     Write(*index, 100, 1400);
     index->MarkApplied(11);
@@ -449,7 +429,7 @@ TEST_F(ShardedIndexFilesTest, AFlippedByteAnywhereCostsOneShardAtMost) {
   std::mt19937 random(4);
   for (int i = 0; i < 40; ++i) {
     std::string bad = good;
-    const size_t at = i < 10 ? i * 8 : random() % bad.size();
+    const size_t at = i < 10 ? size_t{8} * i : random() % bad.size();
     bad[at] = static_cast<char>(bad[at] ^ (1 << (random() % 8)));
     ASSERT_THAT(WriteFileAtomically(path, bad), IsOk());
     const auto index = Create(WithFiles());
@@ -537,7 +517,7 @@ TEST_F(ShardedIndexFilesTest, LinkedFilesOpenElsewhere) {
   }
   ShardedIndexOptions options = WithFiles();
   options.directory = directory_.File("copy");
-  ExpectEqual(SearchAll(*Create(std::move(options))), before);
+  ExpectSameResults(SearchAll(*Create(std::move(options))), before);
 }
 
 // Checksums do not stop whoever makes files on purpose: what a search relies on

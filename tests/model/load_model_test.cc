@@ -89,7 +89,7 @@ TEST(LoadModelTest, MakesAModelThatMatches) {
   ASSERT_TRUE(model.ok()) << model.status();
   EXPECT_TRUE((*model)->info().Has("match"));
   PixelBatch pixels{.rows = 1, .height = 8, .width = 8};
-  pixels.values.resize(3 * 8 * 8, 0.5F);
+  pixels.values.assign(3 * 8 * 8, 0.5F);
   const Tokens text{.ids = {2, 4, 3}};
   EXPECT_THAT(*(*model)->encoder().Match(pixels, {&text, 1}),
               testing::ElementsAre(9.5F));

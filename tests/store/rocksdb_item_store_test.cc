@@ -41,7 +41,6 @@ namespace {
 using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
-using testing::IsEmpty;
 
 constexpr int64_t kDimension = 3;
 constexpr int kThreads = 8;

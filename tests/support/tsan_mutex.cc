@@ -38,6 +38,13 @@ QUERN_WRAP_RELEASE(_ZN4absl7debian312Notification6NotifyEv)
 QUERN_WRAP_ACQUIRE(_ZNK4absl7debian312Notification19WaitForNotificationEv)
 QUERN_WRAP_ACQUIRE(_ZN4absl7debian315BlockingCounter4WaitEv)
 
+bool __real__ZN4absl7debian35Mutex7TryLockEv(void* mutex);
+bool __wrap__ZN4absl7debian35Mutex7TryLockEv(void* mutex) {
+  const bool is_locked = __real__ZN4absl7debian35Mutex7TryLockEv(mutex);
+  if (is_locked) __tsan_acquire(mutex);
+  return is_locked;
+}
+
 bool __real__ZN4absl7debian315BlockingCounter14DecrementCountEv(void* counter);
 bool __wrap__ZN4absl7debian315BlockingCounter14DecrementCountEv(void* counter) {
   __tsan_release(counter);
