@@ -408,7 +408,8 @@ Matrix ShardedIndex::RealQueries() const {
 
 int64_t ShardedIndex::memory_bytes() const {
   int64_t bytes = 0;
-  for (const IndexPart& part : snapshot()->parts) {
+  const std::shared_ptr<const Snapshot> now = snapshot();
+  for (const IndexPart& part : now->parts) {
     bytes += part.segment != nullptr ? part.segment->memory_bytes()
                                      : part.delta->memory_bytes(part.rows);
     if (part.dead != nullptr) {
@@ -420,7 +421,8 @@ int64_t ShardedIndex::memory_bytes() const {
 
 int64_t ShardedIndex::disk_bytes() const {
   int64_t bytes = 0;
-  for (const IndexFile& file : snapshot()->file_of) {
+  const std::shared_ptr<const Snapshot> now = snapshot();
+  for (const IndexFile& file : now->file_of) {
     bytes += static_cast<int64_t>(file.size);
   }
   return bytes;
