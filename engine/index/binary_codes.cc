@@ -8,6 +8,8 @@
 #include <numeric>
 #include <random>
 
+#include "engine/index/error_bound.h"
+
 namespace quern {
 namespace {
 
@@ -17,9 +19,6 @@ constexpr int kRounds = 2;
 constexpr size_t kTableEntries = 1 << kBinaryGroupBits;
 // The sum of a group's steps is within 4 * kSteps either way: a byte.
 constexpr int kSteps = 31;
-constexpr float kSigmas = 5;
-// Of sums of floats, relative to the norms.
-constexpr float kRounding = 2e-6F;
 
 size_t BitsOf(int64_t dimension) {
   return std::max(kMinBits, std::bit_ceil(static_cast<size_t>(dimension)));
@@ -84,7 +83,7 @@ void BinaryCoder::Encode(absl::Span<const float> vector, size_t row,
   auto* const factors = reinterpret_cast<float*>(block + groups() * kHalf);
   factors[row] = static_cast<float>(norm / magnitudes);
   factors[kBinaryBlockRows + row] =
-      static_cast<float>(norm * (std::sqrt(variance) + kRounding));
+      static_cast<float>(norm * (std::sqrt(variance) + kRoundingError));
 }
 
 BinaryQuery::BinaryQuery(const BinaryCoder& coder,
@@ -96,7 +95,7 @@ BinaryQuery::BinaryQuery(const BinaryCoder& coder,
   constexpr int kOffset = kBinaryGroupBits * kSteps;
   probe_ = {.groups = coder.groups(),
             .start = -static_cast<float>(coder.groups() * kOffset),
-            .sigmas = kSigmas};
+            .sigmas = kErrorSigmas};
   if (norm_ > 0) {
     probe_.step = LargestMagnitude(turned.data(), turned.size()) / kSteps;
   }

@@ -190,6 +190,17 @@ absl::StatusOr<std::vector<ScoredId>> Candidates::Take(
 
 namespace {
 
+// Adds row `row` of a part, which is row `code` of `codes`.
+void AddScored(const SearchedPart& searched, const EncodedQuery& query,
+               const CodeRows& codes, uint32_t code, uint32_t row, float score,
+               Candidates& candidates) {
+  const float error = query.ErrorBound(
+      codes, code, searched.metric == Metric::kCosine, searched.sure);
+  // Only exact scores are clamped: the others would move off theirs.
+  candidates.Add(error == 0 ? Clamped(score, searched.metric) : score, error,
+                 searched.number, row);
+}
+
 // Compares tiles of one part with all queries.
 class TileScan {
  public:
@@ -295,12 +306,9 @@ class TileScan {
 
   // `row` is a number of `rows_`.
   void Add(size_t q, uint32_t row, float score) {
-    const float error = queries_[q].ErrorBound(
-        rows_, row, searched_.metric == Metric::kCosine, searched_.sure);
-    // Only exact scores are clamped: the others would move off theirs.
-    candidates_[q].Add(error == 0 ? Clamped(score, searched_.metric) : score,
-                       error, searched_.number,
-                       static_cast<uint32_t>(begin_) + row - first_);
+    AddScored(searched_, queries_[q], rows_, row,
+              static_cast<uint32_t>(begin_) + row - first_, score,
+              candidates_[q]);
   }
 
   const SearchedPart& searched_;
@@ -337,7 +345,6 @@ absl::Status ScanRows(const RequestContext& context,
                       const SearchedPart& searched, const EncodedQuery& query,
                       absl::Span<const uint32_t> rows, Candidates& candidates) {
   const CodeRows& codes = searched.part.segment->codes();
-  const bool unit_norm = searched.metric == Metric::kCosine;
   std::array<float, kTileRows> scores{};
   for (size_t begin = 0; begin < rows.size(); begin += kTileRows) {
     if (begin % kComparisonsPerCheck == 0) {
@@ -346,11 +353,8 @@ absl::Status ScanRows(const RequestContext& context,
     const auto some = rows.subspan(begin, kTileRows);
     ScoreRows(query.codes(), codes, some.data(), 0, some.size(), scores.data());
     for (size_t i = 0; i < some.size(); ++i) {
-      const float error =
-          query.ErrorBound(codes, some[i], unit_norm, searched.sure);
-      candidates.Add(
-          error == 0 ? Clamped(scores[i], searched.metric) : scores[i], error,
-          searched.number, some[i]);
+      AddScored(searched, query, codes, some[i], some[i], scores[i],
+                candidates);
     }
   }
   return absl::OkStatus();
@@ -376,10 +380,7 @@ void AddFound(const SearchedPart& searched, const EncodedQuery& query,
               absl::Span<const ScoredRow> found, Candidates& candidates) {
   const CodeRows& codes = searched.part.segment->codes();
   for (const ScoredRow& row : found) {
-    const float error = query.ErrorBound(
-        codes, row.row, searched.metric == Metric::kCosine, searched.sure);
-    candidates.Add(error == 0 ? Clamped(row.score, searched.metric) : row.score,
-                   error, searched.number, row.row);
+    AddScored(searched, query, codes, row.row, row.row, row.score, candidates);
   }
 }
 

@@ -10,14 +10,12 @@
 #include "engine/base/error.h"
 #include "engine/base/status_macros.h"
 #include "engine/index/check_vector.h"
+#include "engine/index/error_bound.h"
 
 namespace quern {
 namespace {
 
 constexpr float kSteps = 127;
-constexpr float kSigmas = 5;
-// Of sums of floats, relative to the norms.
-constexpr float kRounding = 2e-6F;
 constexpr size_t kPaddedValues = 64;
 
 float LargestValue(absl::Span<const float> vector) {
@@ -121,9 +119,9 @@ EncodedQuery::EncodedQuery(absl::Span<const float> vector)
       values_((vector.size() + kPaddedValues - 1) / kPaddedValues *
               kPaddedValues),
       integers_(values_.size()),
-      unsure_(
-          std::min(1.0F, kSigmas / std::sqrt(static_cast<float>(
-                                       std::max<size_t>(vector.size(), 1))))) {
+      unsure_(std::min(
+          1.0F, kErrorSigmas / std::sqrt(static_cast<float>(
+                                   std::max<size_t>(vector.size(), 1))))) {
   std::copy(vector.begin(), vector.end(), values_.begin());
   norm_ =
       static_cast<float>(std::sqrt(SquaredNorm(vector.data(), vector.size())));
@@ -182,7 +180,7 @@ float EncodedQuery::ErrorBound(const CodeRows& rows, size_t row, bool unit_norm,
   if (rows.storage == VectorStorage::kInt8) {
     bound += integer_error_ * (norm + scale.error);
   }
-  return (sure ? bound : bound * unsure_) + kRounding * norm_ * norm;
+  return (sure ? bound : bound * unsure_) + kRoundingError * norm_ * norm;
 }
 
 }  // namespace quern
