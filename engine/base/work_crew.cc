@@ -1,6 +1,7 @@
 #include "engine/base/work_crew.h"
 
 #include <algorithm>
+#include <system_error>
 #include <utility>
 
 #include <pthread.h>
@@ -22,7 +23,11 @@ struct WorkCrew::Job {
 WorkCrew::WorkCrew(WorkCrewOptions options) : options_(std::move(options)) {
   threads_.reserve(options_.threads);
   for (int i = 0; i < options_.threads; ++i) {
-    threads_.emplace_back([this] { Help(); });
+    try {
+      threads_.emplace_back([this] { Help(); });
+    } catch (const std::system_error&) {
+      return;  // The system has no more to give.
+    }
     pthread_setname_np(threads_.back().native_handle(),
                        options_.name.substr(0, 15).c_str());
   }

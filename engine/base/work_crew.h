@@ -30,6 +30,7 @@ class WorkCrew {
   // no two have the same. Must not throw.
   using Piece = absl::FunctionRef<absl::Status(int64_t piece, int worker)>;
 
+  // Where the system has no more threads to give, the crew has fewer.
   explicit WorkCrew(WorkCrewOptions options);
   // No Run() may be under way.
   ~WorkCrew();

@@ -1,13 +1,11 @@
 #include "engine/index/hnsw_graph.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <thread>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "faiss/impl/AuxIndexStructures.h"
 #include "faiss/impl/DistanceComputer.h"
 #include "faiss/impl/HNSW.h"
@@ -15,6 +13,7 @@
 
 #include "engine/base/guard.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/work_crew.h"
 
 namespace quern {
 namespace {
@@ -23,7 +22,7 @@ constexpr absl::string_view kLibrary = "FAISS";
 constexpr uint32_t kMaxLinks = 256;
 // Nodes between two looks at the deadline: tens of microseconds each.
 constexpr int kNodesPerCheck = 128;
-constexpr size_t kInsertsPerTurn = 64;
+constexpr size_t kInsertsPerPiece = 64;
 
 // Which rows a search has met: those marked with its number.
 class VisitedRows {
@@ -325,48 +324,44 @@ absl::Status HnswBuilder::Insert(absl::Span<const uint32_t> rows,
   std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
     return state.LevelOf(a) > state.LevelOf(b);
   });
-  const auto insert = [&](RowDistances& distances, faiss::VisitedTable& visited,
-                          size_t i) {
-    distances.SetRow(order[i]);
-    state.hnsw.add_with_locks(distances, state.LevelOf(order[i]),
-                              static_cast<int>(order[i]), state.locks, visited);
+  struct Scratch {
+    explicit Scratch(const State& state)
+        : distances(state.codes), visited(static_cast<int>(state.rows)) {}
+
+    RowDistances distances;
+    faiss::VisitedTable visited;
+  };
+  WorkCrew crew({.name = "graph", .threads = state.options.threads - 1});
+  std::vector<std::optional<Scratch>> scratches(crew.workers());
+  // Rows `begin` to `end` - 1 of the order.
+  const auto insert = [&](size_t begin, size_t end, int worker) {
+    return Guard(kLibrary, [&]() -> absl::Status {
+      std::optional<Scratch>& scratch = scratches[worker];
+      if (!scratch.has_value()) scratch.emplace(state);
+      for (size_t i = begin; i < end; ++i) {
+        QUERN_RETURN_IF_ERROR(check());
+        scratch->distances.SetRow(order[i]);
+        state.hnsw.add_with_locks(scratch->distances, state.LevelOf(order[i]),
+                                  static_cast<int>(order[i]), state.locks,
+                                  scratch->visited);
+      }
+      return absl::OkStatus();
+    });
   };
   size_t alone = 0;
   const int top = order.empty() ? 0 : state.LevelOf(order.front());
   while (alone < order.size() && state.LevelOf(order[alone]) == top &&
          top > state.hnsw.max_level) {
-    RowDistances distances(state.codes);
-    faiss::VisitedTable visited(static_cast<int>(state.rows));
-    insert(distances, visited, alone++);
+    QUERN_RETURN_IF_ERROR(insert(alone, alone + 1, 0));
+    ++alone;
   }
-  std::atomic<size_t> next = alone;
-  absl::Mutex mutex;
-  absl::Status failure;
-  const auto work = [&] {
-    const absl::Status status = Guard(kLibrary, [&]() -> absl::Status {
-      RowDistances distances(state.codes);
-      faiss::VisitedTable visited(static_cast<int>(state.rows));
-      while (true) {
-        const size_t begin = next.fetch_add(kInsertsPerTurn);
-        if (begin >= order.size()) return absl::OkStatus();
-        const size_t end = std::min(begin + kInsertsPerTurn, order.size());
-        for (size_t i = begin; i < end; ++i) {
-          QUERN_RETURN_IF_ERROR(check());
-          insert(distances, visited, i);
-        }
-      }
-    });
-    if (status.ok()) return;
-    next = order.size();
-    absl::MutexLock lock(&mutex);
-    failure.Update(status);
-  };
-  std::vector<std::thread> helpers;
-  for (int i = 1; i < state.options.threads; ++i) helpers.emplace_back(work);
-  work();
-  for (std::thread& helper : helpers) helper.join();
-  absl::MutexLock lock(&mutex);
-  return failure;
+  const size_t pieces =
+      (order.size() - alone + kInsertsPerPiece - 1) / kInsertsPerPiece;
+  return crew.Run(static_cast<int64_t>(pieces), [&](int64_t piece, int worker) {
+    const size_t begin = alone + static_cast<size_t>(piece) * kInsertsPerPiece;
+    return insert(begin, std::min(begin + kInsertsPerPiece, order.size()),
+                  worker);
+  });
 }
 
 size_t HnswBuilder::max_packed_words() const {

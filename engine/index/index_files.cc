@@ -1,7 +1,6 @@
 #include "engine/index/index_files.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -20,6 +19,7 @@
 
 #include "engine/base/file.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/work_crew.h"
 #include "engine/index/plain_bytes.h"
 
 namespace quern {
@@ -89,29 +89,24 @@ absl::Status ReadPiece(const std::string& path, int file, size_t begin,
 absl::StatusOr<uint32_t> ReadPieces(const std::string& path, int file,
                                     HugeBuffer& buffer) {
   const size_t pieces = (buffer.size() + kPieceBytes - 1) / kPieceBytes;
-  std::vector<absl::Status> statuses(pieces);
   std::vector<uint32_t> checksums(pieces);
-  std::atomic<size_t> next = 0;
-  const auto work = [&] {
-    for (size_t i = next++; i < pieces; i = next++) {
-      const size_t begin = i * kPieceBytes;
-      const size_t end = std::min(begin + kPieceBytes, buffer.size());
-      uint8_t* const out = buffer.data() + begin;
-      statuses[i] = ReadPiece(path, file, begin, end, out);
-      if (!statuses[i].ok()) return;
-      checksums[i] = Checksum({out, end - begin});
-    }
-  };
-  std::vector<std::thread> helpers;
   const size_t threads = std::min<size_t>(
       pieces / kPiecesPerThread,
       std::min(kMaxThreads, std::thread::hardware_concurrency()));
-  for (size_t i = 1; i < threads; ++i) helpers.emplace_back(work);
-  work();
-  for (std::thread& helper : helpers) helper.join();
+  WorkCrew crew(
+      {.name = "read", .threads = std::max(0, static_cast<int>(threads) - 1)});
+  QUERN_RETURN_IF_ERROR(crew.Run(
+      static_cast<int64_t>(pieces),
+      [&](int64_t piece, int /*worker*/) -> absl::Status {
+        const size_t begin = static_cast<size_t>(piece) * kPieceBytes;
+        const size_t end = std::min(begin + kPieceBytes, buffer.size());
+        uint8_t* const out = buffer.data() + begin;
+        QUERN_RETURN_IF_ERROR(ReadPiece(path, file, begin, end, out));
+        checksums[piece] = Checksum({out, end - begin});
+        return absl::OkStatus();
+      }));
   uLong checksum = crc32(0, nullptr, 0);
   for (size_t i = 0; i < pieces; ++i) {
-    QUERN_RETURN_IF_ERROR(statuses[i]);
     const size_t begin = i * kPieceBytes;
     const size_t bytes = std::min(kPieceBytes, buffer.size() - begin);
     checksum =

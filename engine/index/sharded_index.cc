@@ -19,6 +19,7 @@
 #include "engine/base/file.h"
 #include "engine/base/guard.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/work_crew.h"
 #include "engine/index/search_run.h"
 
 namespace quern {
@@ -874,22 +875,19 @@ void ShardedIndex::LoadSegments(const IndexManifest& manifest,
                                 Snapshot* loaded) {
   std::vector<absl::StatusOr<std::shared_ptr<const Segment>>> segments(
       manifest.segments.size());
-  std::atomic<size_t> next = 0;
-  const auto work = [&] {
-    for (size_t i = next++; i < segments.size(); i = next++) {
-      segments[i] = Guard(
-          kLibrary, [&]() -> absl::StatusOr<std::shared_ptr<const Segment>> {
-            return LoadSegment(manifest, manifest.segments[i]);
-          });
-    }
-  };
-  std::vector<std::thread> helpers;
   const size_t threads =
       std::min({segments.size(), kLoadThreads,
                 static_cast<size_t>(std::thread::hardware_concurrency())});
-  for (size_t i = 1; i < threads; ++i) helpers.emplace_back(work);
-  work();
-  for (std::thread& helper : helpers) helper.join();
+  WorkCrew crew(
+      {.name = "load", .threads = std::max(0, static_cast<int>(threads) - 1)});
+  crew.Run(static_cast<int64_t>(segments.size()),
+           [&](int64_t i, int /*worker*/) {
+             segments[i] = Guard(kLibrary, [&] {
+               return LoadSegment(manifest, manifest.segments[i]);
+             });
+             return absl::OkStatus();
+           })
+      .IgnoreError();  // Each segment has its own.
   for (size_t i = 0; i < segments.size(); ++i) {
     const IndexManifest::Segment& entry = manifest.segments[i];
     if (!segments[i].ok()) {

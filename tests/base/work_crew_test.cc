@@ -1,6 +1,8 @@
 #include "engine/base/work_crew.h"
 
 #include <atomic>
+#include <cstdlib>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -9,6 +11,8 @@
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "tests/support/status_matchers.h"
 
@@ -146,6 +150,7 @@ TEST(WorkCrewTest, AnErrorLeavesTheCrewAsItWas) {
 TEST(WorkCrewTest, CallersAtTheSameTimeGetTheirOwnPiecesDone) {
   WorkCrew crew({.threads = 2});
   std::vector<std::thread> callers;
+  callers.reserve(4);
   std::vector<int64_t> wrong;
   absl::Mutex mutex;
   for (int c = 0; c < 4; ++c) {
@@ -183,6 +188,30 @@ TEST(WorkCrewTest, APieceMayRunPiecesOfItsOwn) {
                        }),
               IsOk());
   EXPECT_EQ(done, 16);
+}
+
+// Exits with 0 where a crew does its work although no thread can be started.
+[[noreturn]] void WorkWithoutThreads() {
+  const rlimit none = {.rlim_cur = 0, .rlim_max = 0};
+  setrlimit(RLIMIT_NPROC, &none);
+  constexpr uid_t kNobody = 65534;  // The limit is not for root.
+  if (getuid() == 0 && setuid(kNobody) != 0) std::_Exit(2);
+  try {
+    std::thread([] {}).join();
+    std::_Exit(3);
+  } catch (const std::system_error&) {
+  }
+  WorkCrew crew({.threads = 2});
+  int done = 0;
+  const absl::Status status = crew.Run(3, [&](int64_t, int) {
+    ++done;
+    return absl::OkStatus();
+  });
+  std::_Exit(status.ok() && done == 3 ? 0 : 1);
+}
+
+TEST(WorkCrewDeathTest, DoesWithoutTheThreadsThatThereAreNot) {
+  EXPECT_EXIT(WorkWithoutThreads(), testing::ExitedWithCode(0), "");
 }
 
 }  // namespace
