@@ -11,6 +11,7 @@
 #include "absl/synchronization/mutex.h"
 
 #include "engine/base/lane.h"
+#include "engine/base/time_slice.h"
 
 namespace quern {
 
@@ -54,7 +55,7 @@ class ThreadPool {
 
  private:
   void Run();
-  Task TakeNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Task TakeNext(TimeSlice* slice) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   size_t Waiting() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     return resumed_.size() + interactive_.size() + bulk_.size();
   }

@@ -49,8 +49,15 @@ constexpr size_t kCalibrationQueries = 256;
 constexpr size_t kWarmUpQueries = 100;
 constexpr int64_t kMaxLiveItems = 100'000;
 constexpr double kWarmUpSeconds = 0.3;
-constexpr double kMaxSealingSeconds = 600;
+constexpr absl::Duration kMaxSealing = absl::Minutes(10);
+constexpr double kIngestGoal = 20'000;  // Items a second.
+// Items that a paced writer sends at once.
+constexpr int64_t kPacedTogether = 20;
+// Seconds of searches before calls that do nothing have a quarter of that.
+constexpr double kStep = 0.4;
+constexpr int kIdleSteps = 20;
 constexpr char kCollection[] = "bench";
+constexpr char kHealthMethod[] = "/grpc.health.v1.Health/Check";
 constexpr char kSearchMethod[] = "/quern.v1.Retrieval/Search";
 constexpr char kBatchMethod[] = "/quern.v1.Retrieval/BatchSearch";
 
@@ -104,6 +111,41 @@ struct Cost {
   double p50_ms = 0;
   double per_second = 0;
 };
+
+// Writes rows `begin` to `end` - 1 through one stream, at most `rate` of them a
+// second; 0: as fast as the server takes them.
+void Fill(const NpyFile<float>& vectors,
+          const std::shared_ptr<grpc::Channel>& channel,
+          const std::string& collection, int64_t begin, int64_t end,
+          double rate) {
+  grpc::ClientContext context;
+  auto stream = v1::Items::NewStub(channel)->Upsert(&context);
+  std::thread writer([&] {
+    const absl::Time start = absl::Now();
+    for (int64_t row = begin; row < end; ++row) {
+      if (rate > 0 && (row - begin) % kPacedTogether == 0) {
+        const absl::Time due =
+            start + absl::Seconds(static_cast<double>(row - begin) / rate);
+        absl::SleepFor(due - absl::Now());
+      }
+      const absl::Span<const float> vector = vectors.row(row);
+      v1::UpsertRequest request = EmbeddingUpsert(
+          collection, absl::StrCat(row), {vector.begin(), vector.end()});
+      (*request.mutable_payload()->mutable_fields())["bucket"].set_number_value(
+          static_cast<double>(row % kBuckets));
+      stream->Write(request);
+    }
+    stream->WritesDone();
+  });
+  v1::UpsertResponse response;
+  while (stream->Read(&response)) {
+    if (response.status().code() == 0) continue;
+    std::cerr << response.status().message() << "\n";
+    std::exit(1);
+  }
+  writer.join();
+  Check(stream->Finish());
+}
 
 class Bench {
  public:
@@ -205,32 +247,6 @@ class Bench {
               ->Create(&context, request, &response));
   }
 
-  // Rows `begin` to `end` through one stream.
-  void Fill(Api& api, const std::string& name, int64_t begin,
-            int64_t end) const {
-    grpc::ClientContext context;
-    auto stream = v1::Items::NewStub(api.channel())->Upsert(&context);
-    std::thread writer([&] {
-      for (int64_t row = begin; row < end; ++row) {
-        const absl::Span<const float> vector = vectors_.row(row);
-        v1::UpsertRequest request = EmbeddingUpsert(
-            name, absl::StrCat(row), {vector.begin(), vector.end()});
-        (*request.mutable_payload()->mutable_fields())["bucket"]
-            .set_number_value(static_cast<double>(row % kBuckets));
-        stream->Write(request);
-      }
-      stream->WritesDone();
-    });
-    v1::UpsertResponse response;
-    while (stream->Read(&response)) {
-      if (response.status().code() == 0) continue;
-      std::cerr << response.status().message() << "\n";
-      std::exit(1);
-    }
-    writer.join();
-    Check(stream->Finish());
-  }
-
   static void Optimize(Api& api, const std::string& name) {
     auto stub = v1::Collections::NewStub(api.channel());
     v1::OptimizeCollectionRequest request;
@@ -263,8 +279,9 @@ class Bench {
       CreateCollection(api, kCollection);
     }
     if (present.status().item_count() != vectors_.rows()) {
-      const double seconds =
-          SecondsOf([&] { Fill(api, kCollection, 0, vectors_.rows()); });
+      const double seconds = SecondsOf([&] {
+        Fill(vectors_, api.channel(), kCollection, 0, vectors_.rows(), 0);
+      });
       Add("ingest, one stream", static_cast<double>(vectors_.rows()) / seconds,
           "items/s", 0, true);
       const std::vector<v1::SearchRequest> asked =
@@ -514,57 +531,97 @@ class Bench {
 
   // --- searches beside writes ---
 
-  std::vector<double> SearchMs(const QuerndProcess& server,
-                               const std::vector<grpc::ByteBuffer>& requests,
-                               double seconds, double* server_cpu_seconds) {
-    LoadClient client(server.Channel(), kSearchMethod);
+  static void Append(const std::vector<double>& more,
+                     std::vector<double>* all) {
+    all->insert(all->end(), more.begin(), more.end());
+  }
+
+  std::vector<double> LatenciesMs(const QuerndProcess& server,
+                                  const char* method,
+                                  const std::vector<grpc::ByteBuffer>& requests,
+                                  double seconds, double* server_cpu_seconds) {
+    LoadClient client(server.Channel(), method);
     const LoadReport report = client.Run(
         requests, {.in_flight = 1, .seconds = seconds, .server = server.pid()});
     *server_cpu_seconds = report.server_cpu_seconds;
     return report.SentLatenciesMs(grpc::StatusCode::OK);
   }
 
-  // A collection of its own: half of it is there, the other half is written
-  // while it is searched, until the background has nothing left to do.
+  // A collection of its own, which is written by a process of its own while it
+  // is searched, until the background has nothing left to do: at the rate that
+  // is asked for, then as fast as it goes. Calls that do nothing take turns
+  // with the searches: what those wait, no search can avoid.
   void MeasureIngest(const QuerndProcess& server, Api& api) {
-    const char* const name = "live";
+    const std::string name = "live";
     const int64_t items = std::min(vectors_.rows(), kMaxLiveItems);
+    const int64_t part = items / 4;
     CreateCollection(api, name);
-    Fill(api, name, 0, items / 2);
+    Fill(vectors_, api.channel(), name, 0, items - 2 * part, 0);
     Optimize(api, name);
     std::vector<v1::SearchRequest> searches = Searches(queries_, std::nullopt);
     for (v1::SearchRequest& search : searches) search.set_collection(name);
     const std::vector<grpc::ByteBuffer> requests = Bytes(searches);
-    constexpr double kStep = 1;
-    double idle_cpu = 0;
-    SearchMs(server, requests, kStep, &idle_cpu);  // Warms up.
-    constexpr double kIdleSeconds = 8;
-    const std::vector<double> idle =
-        SearchMs(server, requests, kIdleSeconds, &idle_cpu);
-    idle_cpu /= kIdleSeconds;
-    std::atomic<bool> written = false;
-    std::thread writer([&] {
-      Fill(api, name, items / 2, items);
-      written = true;
-    });
-    std::vector<double> ingesting, sealing;
-    for (double at = 0; at < kMaxSealingSeconds; at += kStep) {
-      const bool is_written = written;
+    const grpc::Slice empty;
+    const std::vector<grpc::ByteBuffer> nothing = {{&empty, 1}};
+    struct Latencies {
+      std::vector<double> search, nothing;
+    };
+    // Returns the processor time of a second of searches.
+    const auto measure = [&](Latencies& all) {
       double cpu = 0;
-      const std::vector<double> ms = SearchMs(server, requests, kStep, &cpu);
-      std::vector<double>& all = is_written ? sealing : ingesting;
-      all.insert(all.end(), ms.begin(), ms.end());
-      // A single thread of the background would take all of its core; searches
-      // of twice the items take a little more than before.
-      if (is_written && cpu < (idle_cpu + 0.5) * kStep) break;
-    }
-    writer.join();
-    const double idle_ms = Quantile(idle, 0.99);
+      Append(LatenciesMs(server, kSearchMethod, requests, kStep, &cpu),
+             &all.search);
+      double unused = 0;
+      Append(LatenciesMs(server, kHealthMethod, nothing, kStep / 4, &unused),
+             &all.nothing);
+      return cpu / kStep;
+    };
+    Latencies idle;
+    measure(idle);  // Warms up.
+    idle = {};
+    double idle_cpu = 0;
+    for (int i = 0; i < kIdleSteps; ++i) idle_cpu += measure(idle) / kIdleSteps;
+    const double idle_ms = Quantile(idle.search, 0.99);
+    const double idle_nothing_ms = Quantile(idle.nothing, 0.99);
     Add("search p99, idle", idle_ms, "ms");
-    Add("- during ingest", Quantile(ingesting, 0.99), "ms");
-    Add("- while it is sealed", Quantile(sealing, 0.99), "ms");
-    Add("- ingest over idle", Quantile(ingesting, 0.99) / idle_ms, "", 2.5);
-    Add("- sealing over idle", Quantile(sealing, 0.99) / idle_ms, "", 2.5);
+    Add("- a call that does nothing", idle_nothing_ms, "ms");
+    ChildProcess writer({"/proc/self/exe", "--data", options_.data,
+                         "--write-to", server.address()});
+    writer.ReadLine();
+    for (const double rate : {kIngestGoal, 0.0}) {
+      const int64_t begin = rate > 0 ? items - 2 * part : items - part;
+      std::atomic<bool> written = false;
+      const absl::Time start = absl::Now();
+      double seconds = 0;
+      std::thread waiter([&] {
+        writer.Ask(
+            absl::StrCat(name, " ", begin, " ", begin + part, " ", rate));
+        seconds = absl::ToDoubleSeconds(absl::Now() - start);
+        written = true;
+      });
+      Latencies ingesting, sealing;
+      while (absl::Now() - start < kMaxSealing) {
+        const bool is_written = written;
+        const double cpu = measure(is_written ? sealing : ingesting);
+        // A single thread of the background would take all of its core;
+        // searches of more items take a little more than before.
+        if (is_written && cpu < idle_cpu + 0.5) break;
+      }
+      waiter.join();
+      Add(absl::StrCat("ingest, ", rate > 0 ? "paced" : "as fast as it goes"),
+          static_cast<double>(part) / seconds, "items/s", kIngestGoal * 0.98,
+          true);
+      const auto add = [&](const std::string& when, const Latencies& all) {
+        const double ms = Quantile(all.search, 0.99);
+        const double nothing_ms = Quantile(all.nothing, 0.99);
+        Add("- search p99 " + when, ms, "ms");
+        Add("- - over idle", ms / idle_ms, "", 2.5);
+        Add("- a call that does nothing", nothing_ms, "ms");
+        Add("- - over idle", nothing_ms / idle_nothing_ms, "");
+      };
+      add("meanwhile", ingesting);
+      add("while it is sealed", sealing);
+    }
     v1::DeleteCollectionRequest request;
     request.set_name(name);
     grpc::ClientContext context;
@@ -591,6 +648,22 @@ class Bench {
   for (;;) pause();
 }
 
+// Writes what lines on standard input ask for, COLLECTION BEGIN END RATE, and
+// answers each when it is done.
+void WriteAsAsked(const Options& options, const std::string& address) {
+  const NpyFile<float> vectors(options.data + "/vectors.npy");
+  const auto channel =
+      grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
+  std::cout << "ready" << std::endl;
+  std::string collection;
+  int64_t begin = 0, end = 0;
+  double rate = 0;
+  while (std::cin >> collection >> begin >> end >> rate) {
+    Fill(vectors, channel, collection, begin, end, rate);
+    std::cout << "done" << std::endl;
+  }
+}
+
 }  // namespace
 }  // namespace quern
 
@@ -598,6 +671,7 @@ int main(int argc, char** argv) {
   CLI::App app("Searches of a quernd beside a library and a bare server");
   quern::Options options;
   int64_t serve_bytes = -1;
+  std::string write_to;
   app.add_option("--data", options.data, "Folder that make_vectors.py filled");
   app.add_option("--server-data", options.server_data,
                  "Folder for the servers' data, which is kept: a later run "
@@ -623,11 +697,16 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0.1, 600.0));
   app.add_option("--json", options.json, "File to write the rows to");
   app.add_option("--serve-bytes", serve_bytes)->group("");
+  app.add_option("--write-to", write_to)->group("");
   CLI11_PARSE(app, argc, argv);
   if (serve_bytes >= 0) quern::ServeBytes(serve_bytes);
   if (options.data.empty()) {
     std::cerr << "give --data, or call scripts/bench search\n";
     return 2;
+  }
+  if (!write_to.empty()) {
+    quern::WriteAsAsked(options, write_to);
+    return 0;
   }
   std::vector<std::string> settings;
   for (const std::string& setting : options.settings) {
