@@ -94,8 +94,7 @@ BinaryQuery::BinaryQuery(const BinaryCoder& coder,
   // The tables have no negative numbers.
   constexpr int kOffset = kBinaryGroupBits * kSteps;
   probe_ = {.groups = coder.groups(),
-            .start = -static_cast<float>(coder.groups() * kOffset),
-            .sigmas = kErrorSigmas};
+            .start = -static_cast<float>(coder.groups() * kOffset)};
   if (norm_ > 0) {
     probe_.step = LargestMagnitude(turned.data(), turned.size()) / kSteps;
   }
@@ -118,10 +117,11 @@ BinaryQuery::BinaryQuery(const BinaryCoder& coder,
   }
 }
 
-size_t BinaryQuery::MayReach(float threshold, const BinaryRows& rows,
-                             uint32_t first, size_t count,
-                             uint32_t* list) const {
+size_t BinaryQuery::MayReach(float threshold, float sigmas,
+                             const BinaryRows& rows, uint32_t first,
+                             size_t count, uint32_t* list) const {
   BinaryProbe probe = probe_;
+  probe.sigmas = sigmas;
   probe.tables = tables_.data();
   // Of a query of norm 1. One of norm 0 has a product of 0 with all.
   probe.least =

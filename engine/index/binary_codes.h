@@ -57,11 +57,11 @@ class BinaryQuery {
   BinaryQuery(const BinaryCoder& coder, absl::Span<const float> vector);
 
   // Lists those of `count` rows from `first` on, where a block begins, whose
-  // product with the query may be `threshold` or more, and returns how many
-  // there are. Less than one in a million of those whose product is that is
-  // left out (5 sigma). A block that is not whole is listed.
-  size_t MayReach(float threshold, const BinaryRows& rows, uint32_t first,
-                  size_t count, uint32_t* list) const;
+  // product with the query may be `threshold` or more, errors of so many
+  // standard deviations allowed, and returns how many there are. A block that
+  // is not whole is listed.
+  size_t MayReach(float threshold, float sigmas, const BinaryRows& rows,
+                  uint32_t first, size_t count, uint32_t* list) const;
 
  private:
   float norm_ = 0;

@@ -132,7 +132,7 @@ absl::Status Candidates::MakeExact(const EncodedQuery& query, Metric metric,
           // that this row stands for.
           const float bound =
               query.ErrorBound(parts_[entry.part].segment->codes(), entry.row,
-                               metric == Metric::kCosine, /*sure=*/true);
+                               metric == Metric::kCosine);
           if (std::abs(score - entry.score) <= bound) entry.score = score;
         });
     QUERN_RETURN_IF_ERROR(status);
@@ -195,7 +195,7 @@ void AddScored(const SearchedPart& searched, const EncodedQuery& query,
                const CodeRows& codes, uint32_t code, uint32_t row, float score,
                Candidates& candidates) {
   const float error = query.ErrorBound(
-      codes, code, searched.metric == Metric::kCosine, searched.sure);
+      codes, code, searched.metric == Metric::kCosine, searched.sigmas);
   // Only exact scores are clamped: the others would move off theirs.
   candidates.Add(error == 0 ? Clamped(score, searched.metric) : score, error,
                  searched.number, row);
@@ -209,8 +209,9 @@ class TileScan {
       : searched_(searched),
         queries_(queries),
         candidates_(candidates),
-        by_bits_(searched.part.has_binary_codes() && !searched.sure &&
-                 !queries.empty() && queries[0].binary().has_value()) {}
+        by_bits_(searched.part.has_binary_codes() &&
+                 std::isfinite(searched.sigmas) && !queries.empty() &&
+                 queries[0].binary().has_value()) {}
 
   // Returns the number of comparisons.
   int64_t Scan(int64_t begin, int64_t end) {
@@ -271,7 +272,7 @@ class TileScan {
     Candidates& candidates = candidates_[q];
     std::array<uint32_t, kTileRows> list{};
     size_t listed = query.binary()->MayReach(
-        candidates.threshold() - WorstError(query),
+        candidates.threshold() - WorstError(query), searched_.sigmas,
         BinaryTileOf(searched_.part, begin_), first_, count_, list.data());
     if (!searched_.wants_all()) {
       listed = std::remove_if(
@@ -301,7 +302,7 @@ class TileScan {
     CodeRows worst = rows_;
     worst.scales = &worst_;
     return query.ErrorBound(worst, 0, searched_.metric == Metric::kCosine,
-                            searched_.sure);
+                            searched_.sigmas);
   }
 
   // `row` is a number of `rows_`.

@@ -13,6 +13,7 @@
 
 #include "engine/base/request_context.h"
 #include "engine/index/delta.h"
+#include "engine/index/error_bound.h"
 #include "engine/index/segment.h"
 #include "engine/index/vector_codes.h"
 #include "engine/index/vector_index.h"
@@ -66,8 +67,8 @@ struct SearchedPart {
   uint32_t number = 0;  // Among the index's parts.
   Metric metric = Metric::kCosine;
   const MatchingRows* matching = nullptr;  // Null: all rows match.
-  // Errors are upper bounds, not merely unlikely to be exceeded.
-  bool sure = false;
+  // That bounds on errors allow; infinite: they are never exceeded.
+  float sigmas = ErrorSigmas(1);
 
   // Whether a search may return a row.
   bool IsWanted(int64_t row) const {
@@ -140,7 +141,7 @@ inline constexpr int64_t kTileRows = 128;
 // Compares the wanted ones of rows `begin` to `end` - 1 with all queries, and
 // adds them to the candidates of each; `begin` is a multiple of kTileRows. If
 // the queries have their binary forms, only those are compared whose binary
-// codes let them be among the best, unless all is to be sure.
+// codes let them be among the best, unless no error may be exceeded.
 absl::Status ScanPart(const RequestContext& context,
                       const SearchedPart& searched,
                       absl::Span<const EncodedQuery> queries, int64_t begin,

@@ -38,7 +38,7 @@ float HighestLeft(float score, const EncodedQuery& query,
   worst.scales = &on_device.worst_scale();
   return score + norm * on_device.score_error() +
          query.ErrorBound(worst, 0, searched.metric == Metric::kCosine,
-                          searched.sure);
+                          searched.sigmas);
 }
 
 // One query's turn: adds the wanted ones of `rows`, and returns whether these

@@ -49,7 +49,9 @@ SearchRun::SearchRun(const SearchRunOptions& index,
       parts_(parts),
       matrix_(queries),
       options_(options),
-      sure_(options.exact || options.recall.value_or(index.target_recall) >= 1),
+      sigmas_(options.exact
+                  ? ErrorSigmas(1)
+                  : ErrorSigmas(options.recall.value_or(index.target_recall))),
       plans_(parts.size()),
       candidates_(index.crew == nullptr ? 1 : index.crew->workers()) {
   for (const IndexPart& part : parts) live_rows_ += part.live_rows();
@@ -105,7 +107,7 @@ SearchedPart SearchRun::Searched(uint32_t p) const {
           .number = p,
           .metric = index_.metric,
           .matching = matching_.has_value() ? &*matching_ : nullptr,
-          .sure = sure_};
+          .sigmas = sigmas_};
 }
 
 // The share of a part's rows that may be returned, as far as is known.
@@ -119,7 +121,7 @@ double SearchRun::WantedShare(const IndexPart& part) const {
 
 // Whether a part's rows have binary codes, and what those rule out may go.
 bool SearchRun::UsesBinaryCodes(uint32_t p) const {
-  return index_.coder != nullptr && !sure_ && parts_[p].has_binary_codes() &&
+  return index_.coder != nullptr && !sure() && parts_[p].has_binary_codes() &&
          parts_[p].rows > kTileRows;
 }
 
@@ -141,7 +143,7 @@ absl::Status SearchRun::PlanPart(uint32_t p) {
   if (part.live_rows() == 0 || (matching_.has_value() && matched_count_ == 0)) {
     return absl::OkStatus();
   }
-  if (part.segment != nullptr && !sure_) {
+  if (part.segment != nullptr && !sure()) {
     plan.point = part.segment->PointFor(options_.recall);
   }
   const double share = WantedShare(part);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -97,6 +98,8 @@ class SearchRun {
   void PlanScan(uint32_t p);
   void PlanGraph(uint32_t p, double share);
   void PlanLists(uint32_t p, double share);
+  // No bound on an error may be exceeded.
+  bool sure() const { return std::isinf(sigmas_); }
   std::vector<uint32_t> ListRows(const IndexPart& part) const;
   absl::StatusOr<bool> AskDevice(uint32_t p, double share);
 
@@ -119,7 +122,7 @@ class SearchRun {
   const absl::Span<const IndexPart> parts_;
   const Matrix& matrix_;
   const VectorSearchOptions& options_;
-  const bool sure_;
+  const float sigmas_;  // That bounds on errors allow.
   int64_t live_rows_ = 0;
   int64_t k_ = 1;
   std::vector<EncodedQuery> queries_;

@@ -119,9 +119,8 @@ EncodedQuery::EncodedQuery(absl::Span<const float> vector)
       values_((vector.size() + kPaddedValues - 1) / kPaddedValues *
               kPaddedValues),
       integers_(values_.size()),
-      unsure_(std::min(
-          1.0F, kErrorSigmas / std::sqrt(static_cast<float>(
-                                   std::max<size_t>(vector.size(), 1))))) {
+      deviation_(1 / std::sqrt(static_cast<float>(
+                         std::max<size_t>(vector.size(), 1)))) {
   std::copy(vector.begin(), vector.end(), values_.begin());
   norm_ =
       static_cast<float>(std::sqrt(SquaredNorm(vector.data(), vector.size())));
@@ -168,7 +167,7 @@ void RowQuery::Load(uint32_t row) {
 }
 
 float EncodedQuery::ErrorBound(const CodeRows& rows, size_t row, bool unit_norm,
-                               bool sure) const {
+                               float sigmas) const {
   if (rows.storage == VectorStorage::kFp32) return 0;
   const CodeScale& scale = rows.scales[row];
   const float norm =
@@ -180,7 +179,8 @@ float EncodedQuery::ErrorBound(const CodeRows& rows, size_t row, bool unit_norm,
   if (rows.storage == VectorStorage::kInt8) {
     bound += integer_error_ * (norm + scale.error);
   }
-  return (sure ? bound : bound * unsure_) + kRoundingError * norm_ * norm;
+  return bound * std::min(1.0F, sigmas * deviation_) +
+         kRoundingError * norm_ * norm;
 }
 
 }  // namespace quern

@@ -10,6 +10,7 @@
 
 #include "engine/base/matrix.h"
 #include "engine/index/binary_codes.h"
+#include "engine/index/error_bound.h"
 #include "engine/index/kernels.h"
 #include "engine/index/vector_index.h"
 
@@ -50,12 +51,12 @@ class EncodedQuery {
   void AddBinary(const BinaryCoder& coder) { binary_.emplace(coder, vector()); }
   const std::optional<BinaryQuery>& binary() const { return binary_; }
 
-  // By how much the score of a row can differ from that of its vector. With
-  // `sure` never by more; otherwise, with errors of the values taken as
-  // independent, by more in less than one of a million (5 sigma).
-  // `unit_norm`: the vectors have norm 1.
+  // By how much the score of a row can differ from that of its vector: by so
+  // many standard deviations, with errors of the values taken as independent;
+  // with infinitely many (the default) never by more. `unit_norm`: the vectors
+  // have norm 1.
   float ErrorBound(const CodeRows& rows, size_t row, bool unit_norm,
-                   bool sure) const;
+                   float sigmas = ErrorSigmas(1)) const;
 
  private:
   int64_t dimension_;
@@ -63,7 +64,7 @@ class EncodedQuery {
   std::vector<int8_t> integers_;  // Likewise.
   float norm_ = 0;
   float integer_error_ = 0;  // Norm of what `integers_` have lost.
-  float unsure_ = 1;         // Factor on the bound without `sure`.
+  float deviation_ = 1;      // Of the bound that is never exceeded.
   QueryCodes codes_;
   std::optional<BinaryQuery> binary_;
 };

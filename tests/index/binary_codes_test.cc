@@ -31,6 +31,7 @@ using testing::ElementsAreArray;
 using testing::SizeIs;
 
 constexpr auto kBlock = static_cast<int64_t>(kBinaryBlockRows);
+constexpr float kSigmas = 5;
 
 // Vectors and their codes.
 class BinaryCodesTest : public testing::Test {
@@ -51,11 +52,30 @@ class BinaryCodesTest : public testing::Test {
                                  float threshold) const {
     const BinaryQuery binary(*coder_, query);
     std::vector<uint32_t> list(vectors_.rows());
-    list.resize(binary.MayReach(
-        threshold,
-        {.block_bytes = coder_->block_bytes(), .blocks = bytes_.data()}, 0,
-        list.size(), list.data()));
+    list.resize(binary.MayReach(threshold, kSigmas, rows(), 0, list.size(),
+                                list.data()));
     return list;
+  }
+
+  BinaryRows rows() const {
+    return {.block_bytes = coder_->block_bytes(), .blocks = bytes_.data()};
+  }
+
+  // The share of the rows that are left out where their own product is asked
+  // for.
+  double ShareLeftOut(absl::Span<const float> query, float sigmas) const {
+    const BinaryQuery binary(*coder_, query);
+    const std::vector<float> products = Products(query);
+    std::vector<uint32_t> list(kBlock);
+    int64_t left_out = 0;
+    for (uint32_t i = 0; i < products.size(); ++i) {
+      const uint32_t block = i / kBlock * kBlock;
+      const size_t listed = binary.MayReach(products[i], sigmas, rows(), block,
+                                            kBlock, list.data());
+      left_out +=
+          std::binary_search(list.begin(), list.begin() + listed, i) ? 0 : 1;
+    }
+    return static_cast<double>(left_out) / static_cast<double>(products.size());
   }
 
   std::vector<float> Products(absl::Span<const float> query) const {
@@ -102,6 +122,16 @@ TEST_F(BinaryCodesTest, TheNearestAreListedAndMostOthersAreNot) {
       EXPECT_LT(list.size(), kRows / 40);
     }
   }
+}
+
+// The errors are normal: one side of their distribution.
+TEST_F(BinaryCodesTest, ABoundIsExceededAsOftenAsItsSigmasSay) {
+  Encode(ClusteredVectors(1000 * kBlock, 512, 200, 2));
+  const Matrix query = ClusteredVectors(1, 512, 200, 3);
+  EXPECT_NEAR(ShareLeftOut(query.row(0), 1), 0.159, 0.02);
+  EXPECT_NEAR(ShareLeftOut(query.row(0), 2), 0.023, 0.005);
+  EXPECT_LT(ShareLeftOut(query.row(0), ErrorSigmas(0.99F)), 0.0006);
+  EXPECT_EQ(ShareLeftOut(query.row(0), ErrorSigmas(0.999F)), 0);
 }
 
 TEST_F(BinaryCodesTest, ItsOwnProductIsWithinReachOfEveryRow) {

@@ -66,8 +66,7 @@ TEST_P(KernelsTest, ScoresAreWithinTheirErrorOfTheProducts) {
           product +=
               static_cast<double>(query.vector()[j]) * vectors_.row(i)[j];
         }
-        const float error = query.ErrorBound(rows_, i, /*unit_norm=*/true,
-                                             /*sure=*/true);
+        const float error = query.ErrorBound(rows_, i, /*unit_norm=*/true);
         EXPECT_NEAR(scores[i], product, error + 1e-5);
       }
     }
@@ -174,7 +173,7 @@ TEST(QueryCodesTest, IntegersAreTheNearestStepsWhateverTheSize) {
     const CodeScale nothing{.scale = 1, .error = 0};
     const float bound = query.ErrorBound(
         {.storage = VectorStorage::kInt8, .scales = &nothing}, 0,
-        /*unit_norm=*/true, /*sure=*/true);
+        /*unit_norm=*/true);
     EXPECT_GE(bound, std::sqrt(lost));
     EXPECT_LE(bound, std::sqrt(lost) + 3e-6 * std::sqrt(squares));
   }
