@@ -53,11 +53,10 @@ constexpr absl::Duration kMaxSealing = absl::Minutes(10);
 constexpr double kIngestGoal = 20'000;  // Items a second.
 // Items that a paced writer sends at once.
 constexpr int64_t kPacedTogether = 20;
-// Seconds of searches before calls that do nothing have a quarter of that.
+// Seconds of searches before calls of a bare server have a quarter of that.
 constexpr double kStep = 0.4;
 constexpr int kIdleSteps = 20;
 constexpr char kCollection[] = "bench";
-constexpr char kHealthMethod[] = "/grpc.health.v1.Health/Check";
 constexpr char kSearchMethod[] = "/quern.v1.Retrieval/Search";
 constexpr char kBatchMethod[] = "/quern.v1.Retrieval/BatchSearch";
 
@@ -536,20 +535,17 @@ class Bench {
     all->insert(all->end(), more.begin(), more.end());
   }
 
-  std::vector<double> LatenciesMs(const QuerndProcess& server,
-                                  const char* method,
-                                  const std::vector<grpc::ByteBuffer>& requests,
-                                  double seconds, double* server_cpu_seconds) {
-    LoadClient client(server.Channel(), method);
-    const LoadReport report = client.Run(
-        requests, {.in_flight = 1, .seconds = seconds, .server = server.pid()});
-    *server_cpu_seconds = report.server_cpu_seconds;
-    return report.SentLatenciesMs(grpc::StatusCode::OK);
+  static LoadReport CallFor(const std::shared_ptr<grpc::Channel>& channel,
+                            const std::vector<grpc::ByteBuffer>& requests,
+                            double seconds, pid_t server) {
+    LoadClient client(channel, kSearchMethod);
+    return client.Run(requests,
+                      {.in_flight = 1, .seconds = seconds, .server = server});
   }
 
   // A collection of its own, which is written by a process of its own while it
   // is searched, until the background has nothing left to do: at the rate that
-  // is asked for, then as fast as it goes. Calls that do nothing take turns
+  // is asked for, then as fast as it goes. Calls of a bare server take turns
   // with the searches: what those wait, no search can avoid.
   void MeasureIngest(const QuerndProcess& server, Api& api) {
     const std::string name = "live";
@@ -561,20 +557,23 @@ class Bench {
     std::vector<v1::SearchRequest> searches = Searches(queries_, std::nullopt);
     for (v1::SearchRequest& search : searches) search.set_collection(name);
     const std::vector<grpc::ByteBuffer> requests = Bytes(searches);
-    const grpc::Slice empty;
-    const std::vector<grpc::ByteBuffer> nothing = {{&empty, 1}};
+    v1::SearchResponse sample;
+    Check(api.Search(searches.front(), &sample));
+    ChildProcess echo = StartEcho(sample.ByteSizeLong());
+    const auto bare = grpc::CreateChannel(echo.ReadLine(),
+                                          grpc::InsecureChannelCredentials());
     struct Latencies {
-      std::vector<double> search, nothing;
+      std::vector<double> search, bare;
     };
     // Returns the processor time of a second of searches.
     const auto measure = [&](Latencies& all) {
-      double cpu = 0;
-      Append(LatenciesMs(server, kSearchMethod, requests, kStep, &cpu),
-             &all.search);
-      double unused = 0;
-      Append(LatenciesMs(server, kHealthMethod, nothing, kStep / 4, &unused),
-             &all.nothing);
-      return cpu / kStep;
+      const LoadReport searched =
+          CallFor(server.Channel(), requests, kStep, server.pid());
+      Append(searched.SentLatenciesMs(grpc::StatusCode::OK), &all.search);
+      Append(CallFor(bare, requests, kStep / 4, echo.pid())
+                 .SentLatenciesMs(grpc::StatusCode::OK),
+             &all.bare);
+      return searched.server_cpu_seconds / kStep;
     };
     Latencies idle;
     measure(idle);  // Warms up.
@@ -582,9 +581,9 @@ class Bench {
     double idle_cpu = 0;
     for (int i = 0; i < kIdleSteps; ++i) idle_cpu += measure(idle) / kIdleSteps;
     const double idle_ms = Quantile(idle.search, 0.99);
-    const double idle_nothing_ms = Quantile(idle.nothing, 0.99);
+    const double idle_bare_ms = Quantile(idle.bare, 0.99);
     Add("search p99, idle", idle_ms, "ms");
-    Add("- a call that does nothing", idle_nothing_ms, "ms");
+    Add("- of a bare server", idle_bare_ms, "ms");
     ChildProcess writer({"/proc/self/exe", "--data", options_.data,
                          "--write-to", server.address()});
     writer.ReadLine();
@@ -613,11 +612,11 @@ class Bench {
           true);
       const auto add = [&](const std::string& when, const Latencies& all) {
         const double ms = Quantile(all.search, 0.99);
-        const double nothing_ms = Quantile(all.nothing, 0.99);
+        const double bare_ms = Quantile(all.bare, 0.99);
         Add("- search p99 " + when, ms, "ms");
         Add("- - over idle", ms / idle_ms, "", 2.5);
-        Add("- a call that does nothing", nothing_ms, "ms");
-        Add("- - over idle", nothing_ms / idle_nothing_ms, "");
+        Add("- of a bare server", bare_ms, "ms");
+        Add("- - over idle", bare_ms / idle_bare_ms, "");
       };
       add("meanwhile", ingesting);
       add("while it is sealed", sealing);
