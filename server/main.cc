@@ -18,7 +18,6 @@
 #include <pthread.h>
 
 #include "engine/base/status_macros.h"
-#include "engine/base/time_slice.h"
 #include "server/backends.h"
 #include "server/config.h"
 #include "server/config_table.h"
@@ -129,7 +128,6 @@ int Serve(const v1::Config& config) {
   // process. Debug builds and the tests keep that.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
 #endif
-  SetTimeSlice(TimeSlice::kShort);  // gRPC's threads; others set their own.
   const sigset_t signals = BlockSignals();
   ConfigureLog(config.log());
   absl::StatusOr<Backends> backends = CreateBackends(config);

@@ -68,7 +68,7 @@ size_t ThreadPool::queued() const {
   return Waiting();
 }
 
-ThreadPool::Task ThreadPool::TakeNext(TimeSlice* slice) {
+ThreadPool::Task ThreadPool::TakeNext() {
   std::deque<Task>* queue = &resumed_;
   if (resumed_.empty()) {
     queue = interactive_.empty() ? &bulk_ : &interactive_;
@@ -77,8 +77,6 @@ ThreadPool::Task ThreadPool::TakeNext(TimeSlice* slice) {
       queue = &bulk_;
     }
   }
-  *slice = queue == &bulk_ || options_.niceness > 0 ? TimeSlice::kLong
-                                                    : TimeSlice::kShort;
   Task task = std::move(queue->front());
   queue->pop_front();
   return task;
@@ -89,11 +87,8 @@ void ThreadPool::Run() {
     // On Linux it is per thread.
     setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), options_.niceness);
   }
-  TimeSlice slice = TimeSlice::kShort;
-  SetTimeSlice(slice);
   while (true) {
     Task task;
-    TimeSlice wanted = slice;
     {
       absl::MutexLock lock(&mutex_);
       auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -104,9 +99,8 @@ void ThreadPool::Run() {
         --running_;
         return;
       }
-      task = TakeNext(&wanted);
+      task = TakeNext();
     }
-    if (wanted != slice) SetTimeSlice(slice = wanted);
     task();
   }
 }

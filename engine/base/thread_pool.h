@@ -11,7 +11,6 @@
 #include "absl/synchronization/mutex.h"
 
 #include "engine/base/lane.h"
-#include "engine/base/time_slice.h"
 
 namespace quern {
 
@@ -55,7 +54,7 @@ class ThreadPool {
 
  private:
   void Run();
-  Task TakeNext(TimeSlice* slice) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Task TakeNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   size_t Waiting() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     return resumed_.size() + interactive_.size() + bulk_.size();
   }

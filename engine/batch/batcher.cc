@@ -6,8 +6,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "engine/base/time_slice.h"
-
 namespace quern {
 Batcher::Batcher(const std::string& name, const BatchOptions& options,
                  const Clock* clock, Work work, Done done)
@@ -80,7 +78,6 @@ void Batcher::Serve() {
   // answers a call in microseconds goes first. On Linux it is per thread.
   constexpr int kTowerNiceness = 5;
   setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kTowerNiceness);
-  SetTimeSlice(TimeSlice::kLong);
   for (std::vector<BatchItem*> batch = TakeBatch(); !batch.empty();
        batch = TakeBatch()) {
     const int64_t cost = BatchQueue::CostOf(batch);

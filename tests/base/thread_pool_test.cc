@@ -11,7 +11,6 @@
 
 #include "engine/base/error.h"
 #include "tests/support/status_matchers.h"
-#include "tests/support/time_slice.h"
 
 namespace quern {
 namespace {
@@ -92,31 +91,6 @@ TEST(ThreadPoolTest, ResumedWorkGoesFirstAndEveryFourthTurnIsBulk) {
   EXPECT_EQ(ran, "riiibiiibb");
   pool.Resume(task('r'));
   EXPECT_EQ(ran, "riiibiiibbr");
-}
-
-TEST(ThreadPoolTest, BulkWorkHasALongTimeSlice) {
-  if (TimeSliceOfThread() == absl::ZeroDuration()) {
-    GTEST_SKIP() << "the kernel has no time slices: Linux 6.12 does";
-  }
-  std::vector<absl::Duration> slices;
-  const auto task = [&slices] { slices.push_back(TimeSliceOfThread()); };
-  {
-    ThreadPool pool({.threads = 1});
-    for (const Lane lane : {Lane::kBulk, Lane::kInteractive, Lane::kBulk}) {
-      ASSERT_THAT(pool.Submit(task, lane), IsOk());
-      // One by one, in this order.
-      absl::Notification done;
-      ASSERT_THAT(pool.Submit([&done] { done.Notify(); }, lane), IsOk());
-      done.WaitForNotification();
-    }
-  }
-  {
-    ThreadPool yielding({.threads = 1, .niceness = 5});
-    ASSERT_THAT(yielding.Submit(task), IsOk());
-  }
-  constexpr absl::Duration kShort = absl::Microseconds(100);
-  constexpr absl::Duration kLong = absl::Milliseconds(20);
-  EXPECT_THAT(slices, ElementsAre(kLong, kShort, kLong, kLong));
 }
 
 TEST(ThreadPoolTest, ShutdownRunsWhatIsQueuedAndRefusesTheRest) {
