@@ -460,6 +460,10 @@ absl::StatusOr<ScorerInfo> RemoteScorer::Describe(
       std::min(RealDeadline(context), absl::Now() + options_.probe_timeout);
   for (const auto& endpoint : endpoints_) endpoint->MaybeProbe();
   for (;;) {
+    // Before the looks at what came of it: an answer may come between the two.
+    const bool is_probing = absl::c_any_of(
+        endpoints_,
+        [](const auto& endpoint) { return endpoint->is_probing(); });
     std::optional<ScorerInfo> merged;
     for (const auto& endpoint : endpoints_) {
       const std::optional<ScorerInfo> info = endpoint->info();
@@ -480,11 +484,9 @@ absl::StatusOr<ScorerInfo> RemoteScorer::Describe(
       }
     }
     if (merged.has_value()) return *std::move(merged);
-    const bool is_over = absl::Now() >= until ||
-                         !absl::c_any_of(endpoints_, [](const auto& endpoint) {
-                           return endpoint->is_probing();
-                         });
-    if (is_over) return absl::UnavailableError(WhyNoneIsUp());
+    if (!is_probing || absl::Now() >= until) {
+      return absl::UnavailableError(WhyNoneIsUp());
+    }
     QUERN_RETURN_IF_ERROR(context.Check("scoring"));
     absl::SleepFor(absl::Milliseconds(1));
   }
