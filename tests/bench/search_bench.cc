@@ -609,8 +609,7 @@ class Bench {
       }
       waiter.join();
       Add(absl::StrCat("ingest, ", rate > 0 ? "paced" : "as fast as it goes"),
-          static_cast<double>(part) / seconds, "items/s", kIngestGoal,
-          true);
+          static_cast<double>(part) / seconds, "items/s", kIngestGoal, true);
       const auto add = [&](const std::string& when, const Latencies& all) {
         const double ms = Quantile(all.search, 0.99);
         const double bare_ms = Quantile(all.bare, 0.99);
