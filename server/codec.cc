@@ -1,6 +1,7 @@
 #include "server/codec.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <optional>
 #include <utility>
@@ -85,7 +86,7 @@ absl::StatusOr<QueryPart> DecodePart(const v1::QueryPart& part,
   return NothingGiven(field, "text, image, video, embedding, item_id");
 }
 
-constexpr absl::string_view kSearchScope = "search";
+constexpr absl::string_view kSearchScope = "search.2";
 
 // Equal for equal requests but for their page tokens.
 std::string HashOf(const v1::SearchRequest& request) {
@@ -103,13 +104,15 @@ std::string HashOf(const v1::SearchRequest& request) {
 std::string EncodeSearchToken(const v1::SearchRequest& request,
                               const SearchResult& result) {
   const PageState& state = result.page_state;
-  return EncodePageToken(
-      kSearchScope,
-      absl::StrJoin(
-          {HashOf(request), absl::StrCat(state.create_time_nanos),
-           absl::StrCat(state.index_version), absl::StrCat(state.item_count),
-           absl::StrCat(result.next_offset)},
-          "/"));
+  std::string place = absl::StrJoin(
+      {HashOf(request), state.folder, absl::StrCat(state.index_version),
+       absl::StrCat(state.item_count), absl::StrCat(result.next_offset)},
+      "/");
+  if (result.last.has_value()) {
+    const auto bits = std::bit_cast<uint32_t>(result.last->score);
+    absl::StrAppend(&place, "/", bits, "/", result.last->id);
+  }
+  return EncodePageToken(kSearchScope, place);
 }
 
 absl::Status DecodeSearchToken(const v1::SearchRequest& request,
@@ -117,13 +120,17 @@ absl::Status DecodeSearchToken(const v1::SearchRequest& request,
   if (request.page_token().empty()) return absl::OkStatus();
   QUERN_ASSIGN_OR_RETURN(const std::string place,
                          DecodePageToken(request.page_token(), kSearchScope));
-  const std::vector<absl::string_view> parts = absl::StrSplit(place, '/');
+  // An id may have slashes.
+  const std::vector<absl::string_view> parts =
+      absl::StrSplit(place, absl::MaxSplits('/', 6));
   PageState state;
-  if (parts.size() != 5 ||
-      !absl::SimpleAtoi(parts[1], &state.create_time_nanos) ||
+  uint32_t score_bits = 0;
+  const bool has_last = parts.size() == 7;
+  if ((parts.size() != 5 && !has_last) ||
       !absl::SimpleAtoi(parts[2], &state.index_version) ||
       !absl::SimpleAtoi(parts[3], &state.item_count) ||
-      !absl::SimpleAtoi(parts[4], &query.offset)) {
+      !absl::SimpleAtoi(parts[4], &query.offset) ||
+      (has_last && !absl::SimpleAtoi(parts[5], &score_bits))) {
     return InvalidField("page_token", "is damaged");
   }
   if (parts[0] != HashOf(request)) {
@@ -131,7 +138,12 @@ absl::Status DecodeSearchToken(const v1::SearchRequest& request,
                         "is of another query or collection: send it with an "
                         "otherwise equal request");
   }
-  query.page_state = state;
+  state.folder = std::string(parts[1]);
+  query.page_state = std::move(state);
+  if (has_last) {
+    query.after = ScoredId{.id = std::string(parts[6]),
+                           .score = std::bit_cast<float>(score_bits)};
+  }
   return absl::OkStatus();
 }
 

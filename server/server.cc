@@ -41,9 +41,10 @@ constexpr int kMinPingIntervalMs = 10'000;
 // Of the longest message, what media may take in a request to a scorer.
 constexpr double kMediaShare = 0.75;
 
-EngineLimits Limits(const v1::LimitsConfig& config) {
-  return {.max_page_size = config.max_page_size(),
-          .max_payload_bytes = config.max_payload_bytes()};
+EngineLimits Limits(const v1::Config& config) {
+  return {.max_page_size = config.limits().max_page_size(),
+          .max_payload_bytes = config.limits().max_payload_bytes(),
+          .max_answer_bytes = config.server().max_message_bytes()};
 }
 
 // Zero: one per `cores`.
@@ -203,8 +204,7 @@ absl::Status Server::StartEngine() {
                        .timeout = DurationOf(scoring.timeout())},
       pool_.get());
   engine_ = std::make_unique<Engine>(
-      Limits(config_.limits()), embedder_.get(), backends_.models.get(),
-      catalog_.get(),
+      Limits(config_), embedder_.get(), backends_.models.get(), catalog_.get(),
       EngineScoring{
           .stage = stage_.get(),
           .grounding = grounding_.get(),

@@ -1,5 +1,6 @@
 #include "engine/query/collection.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -73,7 +74,12 @@ absl::StatusOr<std::unique_ptr<Collection>> Collection::Open(
                      std::move(store), std::move(index), factories.crew));
   QUERN_RETURN_IF_ERROR(collection->sync_->CatchUp());
   collection->sync_->StartRepair();
+  collection->index_version_ =
+      static_cast<int64_t>(collection->store_->last_sequence());
   collection->FollowPartsSettings();
+  // The sweep comes later, and a replica's first search may come before it.
+  absl::StatusOr<bool> more = !collection->store_->write_status().ok();
+  while (more.ok() && *more) more = collection->RemoveExpired();
   return collection;
 }
 
@@ -164,14 +170,17 @@ void Collection::FollowPartsSettings() {
     if (is_searchable == (part_sync_ != nullptr)) return;
     ended = std::move(part_sync_);
     if (is_searchable) {
-      part_sync_ = std::make_unique<PartSync>(
-          PartIndexOptions{.dimension = dimension(),
-                           .fields = index_fields(),
-                           .crew = crew_},
-          store_.get(), &write_mutex_, [this] { ++index_version_; });
+      part_sync_ =
+          std::make_unique<PartSync>(PartIndexOptions{.dimension = dimension(),
+                                                      .fields = index_fields(),
+                                                      .crew = crew_},
+                                     store_.get(), &write_mutex_, [this] {
+                                       write_mutex_.AssertHeld();
+                                       CountChange();
+                                     });
       begun = part_sync_.get();
     }
-    ++index_version_;
+    CountChange();
     absl::MutexLock settings_lock(&settings_mutex_);
     part_index_ = begun == nullptr ? nullptr : begun->index();
   }
@@ -201,7 +210,7 @@ absl::StatusOr<std::vector<PutResult>> Collection::Upsert(
   // then behind the store until the next start.
   QUERN_RETURN_IF_ERROR(AddHeld(taken));
   index_->MarkApplied(store_->last_sequence());
-  ++index_version_;
+  CountChange();
   return results;
 }
 
@@ -215,7 +224,7 @@ absl::StatusOr<Item> Collection::Update(
       QUERN_RETURN_IF_ERROR(it.part_sync_->TakePayload(id));
     }
     it.index_->MarkApplied(it.store_->last_sequence());
-    ++it.index_version_;
+    it.CountChange();
     return item;
   });
 }
@@ -298,15 +307,26 @@ absl::StatusOr<int64_t> Collection::DeleteMatching(
 
 absl::StatusOr<bool> Collection::RemoveExpired() {
   return Locked([](Collection& it) -> absl::StatusOr<bool> {
-    QUERN_ASSIGN_OR_RETURN(const std::vector<std::string> ids,
-                           it.store_->RemoveExpired(kRemoveItems));
-    if (ids.empty()) return false;
     it.write_mutex_.AssertHeld();
-    QUERN_RETURN_IF_ERROR(it.RemoveHeld(ids));
+    const absl::StatusOr<std::vector<std::string>> ids =
+        it.store_->RemoveExpired(kRemoveItems);
+    if (!ids.ok() && !it.store_->write_status().ok()) return it.HideExpired();
+    QUERN_RETURN_IF_ERROR(ids.status());
+    if (ids->empty()) return false;
+    QUERN_RETURN_IF_ERROR(it.RemoveHeld(*ids));
     it.index_->MarkApplied(it.store_->last_sequence());
-    ++it.index_version_;
-    return ids.size() == kRemoveItems;
+    it.CountChange();
+    return ids->size() == kRemoveItems;
   });
+}
+
+absl::StatusOr<bool> Collection::HideExpired() {
+  QUERN_ASSIGN_OR_RETURN(const std::vector<std::string> ids,
+                         store_->ListExpired(&hidden_, kRemoveItems));
+  if (ids.empty()) return false;
+  QUERN_RETURN_IF_ERROR(RemoveHeld(ids));
+  CountChange();
+  return ids.size() == kRemoveItems;
 }
 
 absl::StatusOr<int64_t> Collection::Delete(absl::Span<const std::string> ids) {
@@ -321,7 +341,7 @@ absl::StatusOr<int64_t> Collection::DeleteHeld(
   QUERN_ASSIGN_OR_RETURN(const int64_t deleted, store_->Delete(ids));
   QUERN_RETURN_IF_ERROR(RemoveHeld(ids));
   index_->MarkApplied(store_->last_sequence());
-  if (deleted > 0) ++index_version_;
+  if (deleted > 0) CountChange();
   return deleted;
 }
 
@@ -395,6 +415,11 @@ absl::Status Collection::ReplaceBy(
   absl::MutexLock place_lock(&place_mutex_);
   successor_ = successor;
   return absl::OkStatus();
+}
+
+void Collection::CountChange() {
+  index_version_ = std::max(index_version_ + 1,
+                            static_cast<int64_t>(store_->last_sequence()));
 }
 
 std::shared_ptr<Collection> Collection::successor() const {

@@ -104,7 +104,9 @@ class Collection {
                                          const Filter& filter);
 
   // One bounded step of removing what has expired; true when more is left.
-  // Errors as for Upsert().
+  // Where the store takes no writes, it goes from the indexes alone, so that
+  // it does not take the place of others among a search's hits. Errors as for
+  // Upsert().
   absl::StatusOr<bool> RemoveExpired();
 
   // Of a collection that is made to take another one's place (reindex.h): as
@@ -152,7 +154,8 @@ class Collection {
   // Null where the settings do not make parts searchable.
   std::shared_ptr<const PartIndex> part_index() const;
 
-  // Counts up with every change that a search can see.
+  // Grows with every change that a search can see, over restarts too: it is the
+  // store's sequence number, or more where settings changed what is found.
   int64_t index_version() const { return index_version_; }
 
   // Refuses writes from now on; the last owner deletes the files. Searches
@@ -174,6 +177,9 @@ class Collection {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
   absl::Status RemoveHeld(absl::Span<const std::string> ids)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
+  // RemoveExpired() of a store that takes no writes.
+  absl::StatusOr<bool> HideExpired()
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
 
   // Calls `write(*this)` with the write mutex held; on the successor where
   // there is one.
@@ -181,6 +187,9 @@ class Collection {
   auto Locked(const Write& write) -> decltype(write(*this));
 
   std::shared_ptr<Collection> successor() const;
+
+  // A search can see a change now.
+  void CountChange() ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
 
   // Delete(), by a caller that holds the mutex.
   absl::StatusOr<int64_t> DeleteHeld(absl::Span<const std::string> ids)
@@ -199,6 +208,8 @@ class Collection {
   std::atomic<bool> dropped_ = false;  // Set with the mutex held.
   std::unique_ptr<IndexSync> sync_;    // Set once.
   std::unique_ptr<PartSync> part_sync_ ABSL_GUARDED_BY(write_mutex_);
+  // ItemStore::ListExpired()'s: what comes before is in no index.
+  std::string hidden_ ABSL_GUARDED_BY(write_mutex_);
 
   mutable absl::Mutex settings_mutex_ ABSL_ACQUIRED_AFTER(write_mutex_);
   std::shared_ptr<const CollectionSettings> settings_

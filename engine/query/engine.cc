@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <limits>
 #include <map>
 #include <utility>
@@ -9,7 +10,6 @@
 #include "absl/algorithm/container.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
-#include "google/protobuf/util/time_util.h"
 
 #include "engine/base/error.h"
 #include "engine/base/status_macros.h"
@@ -19,6 +19,7 @@
 #include "engine/query/item_update.h"
 #include "engine/query/match_scorer.h"
 #include "engine/query/parts_settings.h"
+#include "engine/query/read_hits.h"
 #include "engine/query/search_lot.h"
 
 namespace quern {
@@ -28,6 +29,11 @@ constexpr size_t kMaxQueryParts = 16;
 constexpr int64_t kMaxGroupSize = 100;
 // Of a grouped search: hits looked at first, and by how much more then.
 constexpr int64_t kGroupOversampling = 4;
+// And at most, and payloads read at once.
+constexpr int64_t kMaxGroupCandidates = 100'000;
+constexpr size_t kGroupKeysAtOnce = 1024;
+// Hits that a page allows the pages before to have missed.
+constexpr int64_t kMissedBefore = 16;
 constexpr float kMaxPartWeight = 10;
 constexpr int64_t kMaxRerankDepth = 10'000;
 constexpr int64_t kMaxDimension = 4096;
@@ -159,10 +165,12 @@ class Engine::SearchCall final
       public std::enable_shared_from_this<SearchCall> {
  public:
   SearchCall(const Engine& engine, RequestContext& context,
-             const SearchQuery& query, SearchDone done)
+             const SearchQuery& query, std::shared_ptr<AnswerBudget> budget,
+             SearchDone done)
       : engine_(engine),
         context_(context),
         query_(query),
+        budget_(std::move(budget)),
         done_(std::move(done)),
         vectors_(query.parts.size()) {}
 
@@ -239,13 +247,12 @@ class Engine::SearchCall final
   absl::Status Choose() override {
     QUERN_RETURN_IF_ERROR(context_.Check("search"));
     const std::vector<float>& vector = query_vector_;
-    const int64_t end = PageEnd();
-    // One more tells whether another page follows.
+    const int64_t wanted = Wanted();
     QUERN_ASSIGN_OR_RETURN(chosen_, query_.group_by.empty()
-                                        ? Candidates(vector, end + 1)
-                                        : GroupedCandidates(vector, end + 1));
+                                        ? Candidates(vector, wanted)
+                                        : GroupedCandidates(vector, wanted));
     QUERN_RETURN_IF_ERROR(CheckPageState());
-    TakePage(chosen_);
+    TakePageBehind(wanted);
     return absl::OkStatus();
   }
 
@@ -678,15 +685,15 @@ class Engine::SearchCall final
   }
 
   absl::Status AddPartHits(const std::vector<FoundPart>& parts) {
-    QUERN_RETURN_IF_ERROR(context_.Check("fetch"));
     StageTimer timer(context_, "fetch");
     std::vector<std::string> ids;
     absl::flat_hash_map<std::string, size_t> place_of;
     for (const FoundPart& part : parts) {
       if (place_of.emplace(part.id, ids.size()).second) ids.push_back(part.id);
     }
-    QUERN_ASSIGN_OR_RETURN(const std::vector<std::optional<Item>> items,
-                           collection_->store().Get(ids, query_.read));
+    QUERN_ASSIGN_OR_RETURN(
+        const std::vector<std::optional<Item>> items,
+        ReadHits(context_, collection_->store(), ids, query_.read, *budget_));
     result_.hits.reserve(parts.size());
     for (const FoundPart& part : parts) {
       const std::optional<Item>& item = items[place_of[part.id]];
@@ -769,19 +776,48 @@ class Engine::SearchCall final
 
   absl::Status SearchAndFetch() {
     QUERN_RETURN_IF_ERROR(Choose());
-    QUERN_RETURN_IF_ERROR(context_.Check("fetch"));
     const absl::Time start = context_.clock().Now();
     std::vector<std::string> ids;
     ids.reserve(chosen_.size());
     for (const ScoredId& hit : chosen_) ids.push_back(hit.id);
-    QUERN_ASSIGN_OR_RETURN(std::vector<std::optional<Item>> items,
-                           collection_->store().Get(ids, query_.read));
+    QUERN_ASSIGN_OR_RETURN(
+        std::vector<std::optional<Item>> items,
+        ReadHits(context_, collection_->store(), ids, query_.read, *budget_));
     AddHits(absl::MakeSpan(items), context_.clock().Now() - start);
     return absl::OkStatus();
   }
 
   int64_t PageEnd() const {
     return std::min(query_.offset + query_.k, engine_.limits_.max_page_size);
+  }
+
+  // How many of the best hits tell the page, and whether another one follows.
+  // A search for more looks further, and may find what the pages before have
+  // missed: so it asks for some more than those.
+  int64_t Wanted() const {
+    return PageEnd() + 1 + (query_.after.has_value() ? kMissedBefore : 0);
+  }
+
+  // Leaves in `chosen_`, the best `wanted` hits or all that there are, the page
+  // that was asked for: what comes behind the last hit of the page before.
+  void TakePageBehind(int64_t wanted) {
+    const int64_t end = PageEnd();
+    const bool is_all = static_cast<int64_t>(chosen_.size()) < wanted;
+    if (const auto& after = query_.after; after.has_value()) {
+      std::erase_if(chosen_, [&after](const ScoredId& hit) {
+        return hit.score > after->score ||
+               (hit.score == after->score && hit.id <= after->id);
+      });
+    } else {
+      const auto before = std::min<size_t>(query_.offset, chosen_.size());
+      chosen_.erase(chosen_.begin(), chosen_.begin() + before);
+    }
+    const auto size = static_cast<size_t>(end - query_.offset);
+    result_.has_more = end < engine_.limits_.max_page_size &&
+                       (!is_all || chosen_.size() > size);
+    result_.next_offset = end;
+    if (chosen_.size() > size) chosen_.resize(size);
+    result_.last = chosen_.empty() ? query_.after : chosen_.back();
   }
 
   // Leaves what is on the page that was asked for, of all that comes before its
@@ -799,11 +835,11 @@ class Engine::SearchCall final
   }
 
   PageState CurrentState() const {
-    return {.create_time_nanos =
-                google::protobuf::util::TimeUtil::TimestampToNanoseconds(
-                    collection_->record().create_time()),
-            .index_version = collection_->index_version(),
-            .item_count = collection_->index().size()};
+    return {
+        .folder =
+            std::filesystem::path(collection_->directory()).filename().string(),
+        .index_version = collection_->index_version(),
+        .item_count = collection_->index().size()};
   }
 
   // Pages of one search are taken from one state, or their hits would overlap.
@@ -830,10 +866,9 @@ class Engine::SearchCall final
   // What the index is asked for first.
   int64_t FirstK() const {
     if (FindsParts()) return plan_->depth;
-    if (UsesStage()) return CoarseK(query_.offset + query_.k + 1);
-    return CoarseK(query_.group_by.empty()
-                       ? PageEnd() + 1
-                       : kGroupOversampling * (PageEnd() + 1));
+    if (UsesStage()) return CoarseK(Wanted());
+    return CoarseK(query_.group_by.empty() ? Wanted()
+                                           : kGroupOversampling * Wanted());
   }
 
   // The coarse stage: the best `k` besides the query's own items.
@@ -885,10 +920,11 @@ class Engine::SearchCall final
   }
 
   // Likewise, `wanted` of them with at most `group_size` of each value. Looks
-  // at ever more until there are enough, or no more.
+  // at ever more until there are enough, or no more, or too many.
   absl::StatusOr<std::vector<ScoredId>> GroupedCandidates(
       const std::vector<float>& vector, int64_t wanted) {
     for (int64_t k = kGroupOversampling * wanted;; k *= kGroupOversampling) {
+      k = std::min(k, kMaxGroupCandidates);
       QUERN_RETURN_IF_ERROR(context_.Check("search"));
       QUERN_ASSIGN_OR_RETURN(const std::vector<ScoredId> candidates,
                              Candidates(vector, k));
@@ -896,6 +932,12 @@ class Engine::SearchCall final
                              Group(candidates, wanted));
       if (static_cast<int64_t>(grouped.size()) == wanted ||
           static_cast<int64_t>(candidates.size()) < k) {
+        return grouped;
+      }
+      if (k == kMaxGroupCandidates) {
+        result_.degraded_reasons.push_back(absl::StrCat(
+            "only the best ", k, " items were looked at for groups by ",
+            query_.group_by, ", which has few values among them"));
         return grouped;
       }
     }
@@ -923,13 +965,19 @@ class Engine::SearchCall final
     std::erase_if(ids, [this](const std::string& id) {
       return !group_keys_.emplace(id, std::nullopt).second;
     });
-    QUERN_ASSIGN_OR_RETURN(
-        const std::vector<std::optional<Item>> items,
-        collection_->store().Get(ids, {.payload = true, .embedding = false}));
-    for (size_t i = 0; i < ids.size(); ++i) {
-      if (!items[i].has_value()) continue;
-      QUERN_ASSIGN_OR_RETURN(group_keys_[ids[i]],
-                             GroupKey(items[i]->payload, query_.group_by));
+    absl::Span<const std::string> left = ids;
+    while (!left.empty()) {
+      QUERN_RETURN_IF_ERROR(context_.Check("group"));
+      const auto some = left.subspan(0, kGroupKeysAtOnce);
+      left.remove_prefix(some.size());
+      QUERN_ASSIGN_OR_RETURN(const std::vector<std::optional<Item>> items,
+                             collection_->store().Get(
+                                 some, {.payload = true, .embedding = false}));
+      for (size_t i = 0; i < some.size(); ++i) {
+        if (!items[i].has_value()) continue;
+        QUERN_ASSIGN_OR_RETURN(group_keys_[some[i]],
+                               GroupKey(items[i]->payload, query_.group_by));
+      }
     }
     return absl::OkStatus();
   }
@@ -988,6 +1036,7 @@ class Engine::SearchCall final
   const Engine& engine_;
   RequestContext& context_;
   const SearchQuery& query_;
+  const std::shared_ptr<AnswerBudget> budget_;  // Of all searches of the call.
   const SearchDone done_;
 
   std::shared_ptr<Collection> collection_;
@@ -1019,18 +1068,21 @@ class Engine::SearchCall final
 
 void Engine::Search(RequestContext& context, const SearchQuery& query,
                     SearchDone done) const {
-  SearchCall::Start(
-      std::make_shared<SearchCall>(*this, context, query, std::move(done)));
+  SearchCall::Start(std::make_shared<SearchCall>(
+      *this, context, query,
+      std::make_shared<AnswerBudget>(limits_.max_answer_bytes),
+      std::move(done)));
 }
 
 void Engine::SearchTogether(std::vector<BatchedSearch> searches) const {
   std::vector<std::shared_ptr<StagedSearch>> calls;
   calls.reserve(searches.size());
+  const auto budget = std::make_shared<AnswerBudget>(limits_.max_answer_bytes);
   for (BatchedSearch& search : searches) {
     calls.push_back(std::make_shared<SearchCall>(
-        *this, *search.context, *search.query, std::move(search.done)));
+        *this, *search.context, *search.query, budget, std::move(search.done)));
   }
-  SearchLot::Start(std::move(calls));
+  SearchLot::Start(std::move(calls), budget);
 }
 
 void Engine::PrepareItem(const RequestContext& context,

@@ -46,7 +46,7 @@ struct QueryPart {
 
 // The state of a collection that a page of hits was taken from.
 struct PageState {
-  int64_t create_time_nanos = 0;  // Of the collection: names are used again.
+  std::string folder;  // Of the collection: names are used again.
   int64_t index_version = 0;
   int64_t item_count = 0;
 
@@ -60,9 +60,11 @@ struct SearchQuery {
   // looked for in the first `rerank->depth` items.
   Granularity granularity = Granularity::kItem;
   int64_t k = 10;
-  // Hits of the pages before, and the state that they were taken from; nullopt
-  // for the first page.
+  // Hits of the pages before, the last of them, and the state that they were
+  // taken from; nullopt for the first page. Of a search for parts, and where
+  // no hit came before, `after` is null.
   int64_t offset = 0;
+  std::optional<ScoredId> after;
   std::optional<PageState> page_state;
   // A path into the payload: at most `group_size` hits of each value there, and
   // none without one. Of a search for parts, "id" is the item itself. Empty:
@@ -104,10 +106,11 @@ struct SearchResult {
   int64_t index_version = 0;
   int64_t item_count = 0;
   bool query_truncated = false;
-  // Hits go on behind these: ask with this offset and state. Hits beyond
-  // EngineLimits::max_page_size are not to be had.
+  // Hits go on behind these: ask with this offset, last hit and state. Hits
+  // beyond EngineLimits::max_page_size are not to be had.
   bool has_more = false;
   int64_t next_offset = 0;
+  std::optional<ScoredId> last;
   PageState page_state;
   SearchStats index;  // What the index did.
   // Why the hits may not be the best, a sentence each.
@@ -135,6 +138,7 @@ struct PreparedItem {
 struct EngineLimits {
   int64_t max_page_size = 10'000;
   int64_t max_payload_bytes = 65'536;
+  int64_t max_answer_bytes = int64_t{64} << 20;  // Of all hits of a call.
 };
 
 // What reranks beyond what is in the engine itself. All must outlive it.

@@ -43,10 +43,11 @@ bool ReadAlike(const StagedSearch& a, const StagedSearch& b) {
 
 }  // namespace
 
-void SearchLot::Start(std::vector<std::shared_ptr<StagedSearch>> searches) {
+void SearchLot::Start(std::vector<std::shared_ptr<StagedSearch>> searches,
+                      std::shared_ptr<AnswerBudget> budget) {
   if (searches.empty()) return;
   const std::shared_ptr<SearchLot> lot =
-      absl::WrapUnique(new SearchLot(std::move(searches)));
+      absl::WrapUnique(new SearchLot(std::move(searches), std::move(budget)));
   for (size_t i = 0; i < lot->searches_.size(); ++i) {
     lot->searches_[i]->Encode([lot, i](absl::Status status) {
       lot->encoded_[i] = std::move(status);
@@ -55,8 +56,10 @@ void SearchLot::Start(std::vector<std::shared_ptr<StagedSearch>> searches) {
   }
 }
 
-SearchLot::SearchLot(std::vector<std::shared_ptr<StagedSearch>> searches)
+SearchLot::SearchLot(std::vector<std::shared_ptr<StagedSearch>> searches,
+                     std::shared_ptr<AnswerBudget> budget)
     : searches_(std::move(searches)),
+      budget_(std::move(budget)),
       encoded_(searches_.size()),
       encoding_(searches_.size()) {}
 
@@ -121,8 +124,8 @@ void SearchLot::AskTogether(absl::Span<StagedSearch* const> searches) {
   }
 }
 
-// Likewise.
-void SearchLot::FetchTogether(absl::Span<StagedSearch* const> searches) {
+// Likewise, but for hits that are too large together.
+void SearchLot::FetchTogether(absl::Span<StagedSearch* const> searches) const {
   StagedSearch& first = *searches.front();
   std::vector<std::string> ids;
   for (const StagedSearch* search : searches) {
@@ -130,7 +133,12 @@ void SearchLot::FetchTogether(absl::Span<StagedSearch* const> searches) {
   }
   const absl::Time start = first.context().clock().Now();
   absl::StatusOr<std::vector<std::optional<Item>>> items =
-      first.question().collection->store().Get(ids, first.read());
+      ReadHits(first.context(), first.question().collection->store(), ids,
+               first.read(), *budget_);
+  if (absl::IsResourceExhausted(items.status())) {
+    for (StagedSearch* const search : searches) search->End(items.status());
+    return;
+  }
   if (!items.ok()) {
     for (StagedSearch* const search : searches) search->GoOn();
     return;

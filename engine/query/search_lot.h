@@ -16,6 +16,7 @@
 #include "engine/base/request_context.h"
 #include "engine/index/vector_index.h"
 #include "engine/query/collection.h"
+#include "engine/query/read_hits.h"
 
 namespace quern {
 
@@ -76,19 +77,23 @@ class StagedSearch {
 // hits come in one read. Each ends alone, with what it would give by itself.
 class SearchLot final : public std::enable_shared_from_this<SearchLot> {
  public:
-  static void Start(std::vector<std::shared_ptr<StagedSearch>> searches);
+  // `budget` is of the hits of all.
+  static void Start(std::vector<std::shared_ptr<StagedSearch>> searches,
+                    std::shared_ptr<AnswerBudget> budget);
 
  private:
-  explicit SearchLot(std::vector<std::shared_ptr<StagedSearch>> searches);
+  SearchLot(std::vector<std::shared_ptr<StagedSearch>> searches,
+            std::shared_ptr<AnswerBudget> budget);
 
   // After the last one was encoded.
   void Run();
   // Of those, the ones that are left to go on with others.
   std::vector<StagedSearch*> BeginAll();
   static void AskTogether(absl::Span<StagedSearch* const> searches);
-  static void FetchTogether(absl::Span<StagedSearch* const> searches);
+  void FetchTogether(absl::Span<StagedSearch* const> searches) const;
 
   const std::vector<std::shared_ptr<StagedSearch>> searches_;
+  const std::shared_ptr<AnswerBudget> budget_;
   std::vector<absl::Status> encoded_;
   std::atomic<size_t> encoding_;
 };

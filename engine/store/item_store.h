@@ -120,6 +120,12 @@ class ItemStore {
   virtual absl::StatusOr<std::vector<std::string>> RemoveExpired(
       int64_t limit) = 0;
 
+  // Ids of at most `limit` expired items that have records, the earliest first,
+  // and only those behind `*place` in that order; empty: all. Moves the place
+  // behind them. Fewer than `limit` when no more are left.
+  virtual absl::StatusOr<std::vector<std::string>> ListExpired(
+      std::string* place, int64_t limit) const = 0;
+
   // One entry per id, in order; nullopt for an id that does not exist. Where
   // ids alone are asked for, they are taken to have existed, as those that an
   // index has found, and one that was deleted since may come back.

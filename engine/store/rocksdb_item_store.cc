@@ -295,6 +295,13 @@ class RocksdbItemStore::Database {
                               const std::function<absl::Status(Item&)>& change);
   absl::StatusOr<int64_t> Delete(absl::Span<const std::string> ids);
   absl::StatusOr<std::vector<std::string>> RemoveExpired(int64_t limit);
+  absl::StatusOr<std::vector<std::string>> ListExpired(const Expiry::View& view,
+                                                       std::string* place,
+                                                       int64_t limit) const;
+  absl::StatusOr<std::vector<std::string>> ListExpired(std::string* place,
+                                                       int64_t limit) const {
+    return ListExpired(expiry_.Look(last_sequence()), place, limit);
+  }
   absl::StatusOr<std::vector<std::optional<Item>>> Get(
       absl::Span<const std::string> ids, ItemParts parts) const;
   absl::Status GetEmbeddings(
@@ -817,21 +824,9 @@ absl::StatusOr<int64_t> RocksdbItemStore::Database::Delete(
 absl::StatusOr<std::vector<std::string>>
 RocksdbItemStore::Database::RemoveExpired(int64_t limit) {
   const Expiry::View view = expiry_.Look(last_sequence());
-  std::vector<std::string> found;
-  const std::unique_ptr<rocksdb::Iterator> expiries(
-      db_->NewIterator(rocksdb::ReadOptions(), families_[kExpiries]));
-  for (expiries->SeekToFirst();
-       expiries->Valid() && static_cast<int64_t>(found.size()) < limit;
-       expiries->Next()) {
-    absl::string_view id = ToView(expiries->key());
-    QUERN_ASSIGN_OR_RETURN(const absl::Time time, TakeExpiryTime(id));
-    if (time > view.latest()) break;
-    QUERN_ASSIGN_OR_RETURN(const int64_t sequence,
-                           DecodeCount(ToView(expiries->value())));
-    if (view.Expired(sequence, time)) found.emplace_back(id);
-  }
-  QUERN_RETURN_IF_ERROR(CheckRead(expiries->status()));
-
+  std::string place;
+  QUERN_ASSIGN_OR_RETURN(const std::vector<std::string> found,
+                         ListExpired(view, &place, limit));
   const std::vector<absl::string_view> ids =
       Distinct({found.begin(), found.end()});
   std::vector<std::string> removed;
@@ -849,6 +844,29 @@ RocksdbItemStore::Database::RemoveExpired(int64_t limit) {
   }
   if (static_cast<int64_t>(found.size()) < limit) expiry_.Forget(view);
   return removed;
+}
+
+absl::StatusOr<std::vector<std::string>>
+RocksdbItemStore::Database::ListExpired(const Expiry::View& view,
+                                        std::string* place,
+                                        int64_t limit) const {
+  std::vector<std::string> found;
+  const std::unique_ptr<rocksdb::Iterator> expiries(
+      db_->NewIterator(rocksdb::ReadOptions(), families_[kExpiries]));
+  expiries->Seek(*place);
+  if (expiries->Valid() && ToView(expiries->key()) == *place) expiries->Next();
+  for (; expiries->Valid() && static_cast<int64_t>(found.size()) < limit;
+       expiries->Next()) {
+    absl::string_view id = ToView(expiries->key());
+    QUERN_ASSIGN_OR_RETURN(const absl::Time time, TakeExpiryTime(id));
+    if (time > view.latest()) break;
+    *place = expiries->key().ToString();
+    QUERN_ASSIGN_OR_RETURN(const int64_t sequence,
+                           DecodeCount(ToView(expiries->value())));
+    if (view.Expired(sequence, time)) found.emplace_back(id);
+  }
+  QUERN_RETURN_IF_ERROR(CheckRead(expiries->status()));
+  return found;
 }
 
 absl::StatusOr<int64_t> RocksdbItemStore::Database::Remove(
@@ -1423,6 +1441,13 @@ absl::StatusOr<std::vector<std::string>> RocksdbItemStore::RemoveExpired(
     int64_t limit) {
   return Write(
       [&](Database& database) { return database.RemoveExpired(limit); });
+}
+
+absl::StatusOr<std::vector<std::string>> RocksdbItemStore::ListExpired(
+    std::string* place, int64_t limit) const {
+  return With([&](const Database& database) {
+    return database.ListExpired(place, limit);
+  });
 }
 
 absl::Status RocksdbItemStore::Import(absl::Span<const Item> items,

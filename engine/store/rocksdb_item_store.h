@@ -92,6 +92,8 @@ class RocksdbItemStore final : public ItemStore {
   absl::StatusOr<int64_t> Delete(absl::Span<const std::string> ids) override;
   absl::StatusOr<std::vector<std::string>> RemoveExpired(
       int64_t limit) override;
+  absl::StatusOr<std::vector<std::string>> ListExpired(
+      std::string* place, int64_t limit) const override;
   absl::StatusOr<std::vector<std::optional<Item>>> Get(
       absl::Span<const std::string> ids, ItemParts parts) const override;
   absl::Status GetEmbeddings(

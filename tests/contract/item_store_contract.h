@@ -857,6 +857,12 @@ TEST_P(ItemStoreContract, RemovesExpiredItemsStepByStepTheEarliestFirst) {
   EXPECT_THAT(ValueOrDie(store_->RemoveExpired(10)), testing::IsEmpty());
   const uint64_t before = store_->last_sequence();
   clock_.Advance(absl::Seconds(4));
+  std::string place;
+  EXPECT_THAT(ValueOrDie(store_->ListExpired(&place, 3)),
+              testing::ElementsAre("e9", "e8", "e7"));
+  EXPECT_THAT(ValueOrDie(store_->ListExpired(&place, 3)),
+              testing::ElementsAre("e6"));
+  EXPECT_THAT(ValueOrDie(store_->ListExpired(&place, 3)), testing::IsEmpty());
   EXPECT_THAT(ValueOrDie(store_->RemoveExpired(3)),
               testing::UnorderedElementsAre("e9", "e8", "e7"));
   EXPECT_EQ(store_->count(), 3);

@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
+#include "google/protobuf/struct.pb.h"
 #include "gtest/gtest.h"
 
 #include "engine/base/error.h"
@@ -399,12 +401,32 @@ TEST_F(EngineTest, GroupsAndPagesOfAScorersHitsComeFromOneList) {
   const SearchResult first = ValueOrDie(Search(query));
   ASSERT_TRUE(first.has_more);
   query.offset = first.next_offset;
+  query.after = first.last;
   query.page_state = first.page_state;
   const SearchResult second = ValueOrDie(Search(query));
   ASSERT_EQ(second.hits.size(), 1u);
   EXPECT_EQ(first.hits[0].item.id, "c");
   EXPECT_EQ(first.hits[1].item.id, "a");
   EXPECT_EQ(second.hits[0].item.id, "b");
+}
+
+TEST_F(EngineTest, GroupsAreLookedForAmongSoManyHitsOnly) {
+  ValueOrDie(engine_.CreateCollection(Record("points", 2)));
+  google::protobuf::Struct payload;
+  (*payload.mutable_fields())["album"].set_string_value("holidays");
+  std::vector<Item> items;
+  for (int i = 0; i <= 100'000; ++i) {
+    items.push_back(MakeItem(absl::StrCat(i), {1, 1}));
+    items.back().payload = payload.SerializeAsString();
+  }
+  ASSERT_THAT(ValueOrDie(catalog_->Get("points"))->Upsert(items), IsOk());
+  SearchQuery query = Points({{EmbeddingInput{{1, 0}}}});
+  query.group_by = "album";
+  const SearchResult result = ValueOrDie(Search(query));
+  EXPECT_EQ(result.hits.size(), 1u);
+  EXPECT_FALSE(result.has_more);
+  EXPECT_THAT(result.degraded_reasons,
+              ElementsAre(HasSubstr("best 100000 items")));
 }
 
 TEST_F(EngineTest, TheMatchHeadLooksAtTheMedia) {
@@ -566,7 +588,7 @@ TEST_F(EngineTest, ReportsStagesVersionAndCount) {
   const SearchResult result =
       ValueOrDie(Search(context, Points({{EmbeddingInput{{1, 0}}}})));
   EXPECT_EQ(result.item_count, 3);
-  EXPECT_EQ(result.index_version, 1);
+  EXPECT_EQ(result.index_version, 3);  // One per item written.
   ASSERT_EQ(context.stage_times().size(), 2);
   EXPECT_EQ(context.stage_times()[0].stage, "search");
   EXPECT_EQ(context.stage_times()[1].stage, "fetch");

@@ -35,6 +35,10 @@ class ForwardingItemStore : public ItemStore {
       int64_t limit) override {
     return store_->RemoveExpired(limit);
   }
+  absl::StatusOr<std::vector<std::string>> ListExpired(
+      std::string* place, int64_t limit) const override {
+    return store_->ListExpired(place, limit);
+  }
   absl::StatusOr<std::vector<std::optional<Item>>> Get(
       absl::Span<const std::string> ids, ItemParts parts) const override {
     return store_->Get(ids, parts);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -98,6 +99,25 @@ TEST_F(ReplicaTest, ServesTheNewestOfEachCollectionAndFollows) {
   EXPECT_EQ(CountServed("c"), 1);
   EXPECT_THAT(opened_, testing::ElementsAre("a/two ok", "b/one ok",
                                             "a/three ok", "c/one ok"));
+}
+
+TEST_F(ReplicaTest, WhatExpiresTakesNoPlaceAmongTheHits) {
+  const auto source = ValueOrDie(catalog_->Create(Record("a", 2)));
+  std::vector<Item> items = {MakeItem("live", {0, 1})};
+  for (int i = 0; i < 300; ++i) {
+    items.push_back(MakeItem(absl::StrCat("gone", i), {1, 0}));
+    items.back().expire_time = absl::Now() - absl::Hours(1);
+  }
+  ASSERT_THAT(source->Upsert(items), IsOk());
+  ASSERT_THAT(snapshots_->Create(context_, "a", "one"), IsOk());
+  Start();
+  const auto copy = ValueOrDie(copies_->Get("a"));
+  ASSERT_FALSE(copy->store().write_status().ok());
+  const std::vector<float> query = {1, 0};
+  const auto lists = ValueOrDie(copy->index().Search(
+      context_, {.data = query.data(), .rows = 1, .columns = 2}, {.k = 10}));
+  ASSERT_EQ(lists.front().size(), 1u);
+  EXPECT_EQ(lists.front().front().id, "live");
 }
 
 TEST_F(ReplicaTest, StartsBeforeTheFirstSnapshot) {

@@ -22,6 +22,7 @@ namespace quern {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::UnorderedElementsAre;
 
@@ -96,6 +97,9 @@ class NoDecoder final : public ImageDecoder {
 // Ten points on a quarter of a circle: 0 is at the angle 0, and so on.
 class SearchTogetherTest : public testing::Test {
  protected:
+  // Of some seventy hits.
+  static constexpr int64_t kAnswerBytes = 1000;
+
   SearchTogetherTest()
       : catalog_(ValueOrDie(Catalog::Open(
             {.path = directory_.File("data"),
@@ -116,7 +120,8 @@ class SearchTogetherTest : public testing::Test {
                  }},
              .clock = &clock_}))),
         embedder_({}, &decoder_, &videos_, &calls_),
-        engine_({}, &embedder_, &models_, catalog_.get()) {
+        engine_({.max_answer_bytes = kAnswerBytes}, &embedder_, &models_,
+                catalog_.get()) {
     ValueOrDie(engine_.CreateCollection(Record("points", 2)));
     std::vector<Item> items;
     for (int i = 0; i < 10; ++i) {
@@ -240,6 +245,17 @@ TEST_F(SearchTogetherTest, WhatFailsTogetherIsTriedAlone) {
   EXPECT_THAT(ValueOrDie(results[2]), ElementsAre("9", "8"));
   EXPECT_THAT(asked_.TakeQueries(), ElementsAre(3, 1, 1, 1));
   EXPECT_THAT(asked_.TakeIds(), ElementsAre(6, 2, 2, 2));
+}
+
+TEST_F(SearchTogetherTest, HitsThatNoAnswerHoldsAreNotReadToTheEnd) {
+  EXPECT_THAT(Search({Near(0, 10)})[0], IsOk());
+  asked_.TakeIds();
+  const auto results = Search(std::vector<SearchQuery>(1000, Near(0, 10)));
+  for (const auto& result : results) {
+    EXPECT_THAT(result, StatusIs(absl::StatusCode::kResourceExhausted,
+                                 HasSubstr("smaller pages")));
+  }
+  EXPECT_THAT(asked_.TakeIds(), ElementsAre(256));
 }
 
 TEST_F(SearchTogetherTest, NoneAreNothing) {

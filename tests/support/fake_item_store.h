@@ -15,6 +15,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 
 #include "engine/base/clock.h"
@@ -126,21 +127,28 @@ class FakeItemStore final : public ItemStore {
       int64_t limit) override {
     absl::MutexLock lock(&mutex_);
     const Expiry::View view = expiry_.Look(last_sequence_);
-    std::vector<std::pair<absl::Time, std::string>> expired;
-    for (const auto& [id, item] : items_) {
-      if (view.Expired(item.sequence, item.expire_time)) {
-        expired.emplace_back(*item.expire_time, id);
-      }
-    }
-    std::sort(expired.begin(), expired.end());
     std::vector<std::string> removed;
-    for (const auto& [time, id] : expired) {
+    for (const auto& [time, id] : Expired(view)) {
       if (static_cast<int64_t>(removed.size()) == limit) return removed;
       Erase(id);
       removed.push_back(id);
     }
     expiry_.Forget(view);
     return removed;
+  }
+
+  absl::StatusOr<std::vector<std::string>> ListExpired(
+      std::string* place, int64_t limit) const override {
+    absl::MutexLock lock(&mutex_);
+    std::vector<std::string> found;
+    for (const auto& [time, id] : Expired(expiry_.Look(last_sequence_))) {
+      if (static_cast<int64_t>(found.size()) == limit) break;
+      std::string at = absl::StrFormat("%020d %s", absl::ToUnixNanos(time), id);
+      if (at <= *place) continue;
+      *place = std::move(at);
+      found.push_back(id);
+    }
+    return found;
   }
 
   absl::StatusOr<std::vector<std::optional<Item>>> Get(
@@ -288,6 +296,19 @@ class FakeItemStore final : public ItemStore {
   int64_t disk_bytes() const override { return 0; }
 
  private:
+  // The earliest first.
+  std::vector<std::pair<absl::Time, std::string>> Expired(
+      const Expiry::View& view) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    std::vector<std::pair<absl::Time, std::string>> expired;
+    for (const auto& [id, item] : items_) {
+      if (view.Expired(item.sequence, item.expire_time)) {
+        expired.emplace_back(*item.expire_time, id);
+      }
+    }
+    std::sort(expired.begin(), expired.end());
+    return expired;
+  }
+
   static bool ReadPiece(std::ifstream& file, std::string& piece) {
     size_t size = 0;
     if (!(file >> size)) return false;
