@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -33,6 +34,7 @@ constexpr int64_t kDefaultHits = 10;
 constexpr int32_t kMaxShards = 64;
 constexpr absl::string_view kPageTokenVersion = "1";
 constexpr size_t kRequestHashCharacters = 32;
+constexpr size_t kCheckDigits = 8;
 
 absl::Status CheckShare(float share, absl::string_view field) {
   if (share > 0 && share <= 1) return absl::OkStatus();
@@ -101,6 +103,10 @@ std::string HashOf(const v1::SearchRequest& request) {
   return Sha256Hex(bytes).substr(0, kRequestHashCharacters);
 }
 
+std::string CheckDigits(absl::string_view place) {
+  return Sha256Hex(place).substr(0, kCheckDigits);
+}
+
 std::string EncodeSearchToken(const v1::SearchRequest& request,
                               const SearchResult& result) {
   const PageState& state = result.page_state;
@@ -112,21 +118,24 @@ std::string EncodeSearchToken(const v1::SearchRequest& request,
     const auto bits = std::bit_cast<uint32_t>(result.last->score);
     absl::StrAppend(&place, "/", bits, "/", result.last->id);
   }
-  return EncodePageToken(kSearchScope, place);
+  return EncodePageToken(kSearchScope, absl::StrCat(CheckDigits(place), place));
 }
 
 absl::Status DecodeSearchToken(const v1::SearchRequest& request,
                                SearchQuery& query) {
   if (request.page_token().empty()) return absl::OkStatus();
-  QUERN_ASSIGN_OR_RETURN(const std::string place,
+  QUERN_ASSIGN_OR_RETURN(const std::string token,
                          DecodePageToken(request.page_token(), kSearchScope));
+  absl::string_view place = token;
+  place.remove_prefix(std::min(kCheckDigits, place.size()));
   // An id may have slashes.
   const std::vector<absl::string_view> parts =
       absl::StrSplit(place, absl::MaxSplits('/', 6));
   PageState state;
   uint32_t score_bits = 0;
   const bool has_last = parts.size() == 7;
-  if ((parts.size() != 5 && !has_last) ||
+  if (!absl::StartsWith(token, CheckDigits(place)) ||
+      (parts.size() != 5 && !has_last) ||
       !absl::SimpleAtoi(parts[2], &state.index_version) ||
       !absl::SimpleAtoi(parts[3], &state.item_count) ||
       !absl::SimpleAtoi(parts[4], &query.offset) ||
