@@ -23,6 +23,25 @@ absl::Status Damaged(absl::string_view what) {
       "a segment of the index is damaged: its ", what, " is wrong"));
 }
 
+bool IsRecall(float value) { return value >= 0 && value <= 1; }
+
+// Whether a search can be led by it.
+bool IsUsable(const SegmentCalibration& calibration, IndexKind kind) {
+  if (calibration.points > kMaxOperatingPoints ||
+      !IsRecall(calibration.target_recall) ||
+      !IsRecall(calibration.measured_recall)) {
+    return false;
+  }
+  const uint32_t least_depth = kind == IndexKind::kIvfPq ? 1 : 0;
+  return std::all_of(calibration.point, calibration.point + calibration.points,
+                     [least_depth](const OperatingPoint& point) {
+                       return point.effort >= 1 && point.effort <= kMaxEffort &&
+                              point.depth >= least_depth &&
+                              point.depth <= kMaxDepth &&
+                              IsRecall(point.recall);
+                     });
+}
+
 }  // namespace
 
 uint64_t IdTableSize(int64_t rows) {
@@ -66,10 +85,10 @@ absl::Status Segment::Read() {
   if (h.rows < 1 || h.rows >= kMaxRows || h.dimension < 1 ||
       h.dimension > kMaxDimension || h.storage < 1 || h.storage > 3 ||
       h.kind < static_cast<uint32_t>(IndexKind::kExact) ||
-      h.kind > static_cast<uint32_t>(IndexKind::kIvfPq) || h.metric > 1 ||
-      h.calibration.points > kMaxOperatingPoints) {
+      h.kind > static_cast<uint32_t>(IndexKind::kIvfPq) || h.metric > 1) {
     return Damaged("header");
   }
+  if (!IsUsable(h.calibration, kind())) return Damaged("calibration");
   for (const SegmentHeader::Extent& extent : h.sections) {
     if (extent.offset % kCacheLineBytes != 0 || extent.offset > h.size ||
         extent.size > h.size - extent.offset) {

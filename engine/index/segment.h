@@ -29,6 +29,9 @@ struct OperatingPoint {
 };
 
 inline constexpr size_t kMaxOperatingPoints = 32;
+// Far more than calibration tries, so that nothing made of them overflows.
+inline constexpr uint32_t kMaxEffort = 1 << 20;
+inline constexpr uint32_t kMaxDepth = 1 << 20;
 
 // What is known of a segment's searches. Plain data: it is stored as it lies.
 struct SegmentCalibration {

@@ -919,12 +919,15 @@ absl::StatusOr<std::shared_ptr<const Segment>> ShardedIndex::LoadSegment(
                          Segment::Parse(std::move(image)));
   const SegmentHeader& header = segment->header();
   const auto words = static_cast<uint64_t>((segment->rows() + 63) / 64);
+  const uint64_t past_the_end =
+      header.rows % 64 == 0 ? 0 : ~uint64_t{0} << (header.rows % 64);
   if (header.generation != manifest.generation ||
       header.file_id != entry.file.id ||
       header.dimension != manifest.dimension ||
       header.metric != manifest.metric ||
       segment->row_numbers()[header.rows - 1] >= manifest.next_row ||
-      (!entry.dead.empty() && entry.dead.size() != words)) {
+      (!entry.dead.empty() && (entry.dead.size() != words ||
+                               (entry.dead.back() & past_the_end) != 0))) {
     return absl::DataLossError(absl::StrCat(path, " belongs to another index"));
   }
   return segment;

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,7 @@
 #include "engine/base/utf8.h"
 #include "engine/index/candidates.h"
 #include "engine/index/index_files.h"
+#include "engine/index/search_run.h"
 #include "engine/index/segment.h"
 #include "engine/snapshot/archive.h"
 #include "engine/snapshot/manifest.h"
@@ -57,46 +59,74 @@ class Scratch {
   Scratch& operator=(const Scratch&) = delete;
 };
 
-void SearchSegment(const Segment& segment, const IndexPart& part) {
+// As an index does it, in the segment's own ways.
+void RunSearch(const IndexPart& part, absl::Span<const float> values, int64_t k,
+               std::optional<float> recall) {
+  static const RealClock clock;
+  static const VectorReader none;
+  const RequestContext context(&clock, "fuzz");
+  const Segment& segment = *part.segment;
+  const BinaryCoder coder(static_cast<int64_t>(values.size()));
+  const SearchRunOptions index{
+      .metric = static_cast<Metric>(segment.header().metric),
+      .reader = &none,
+      .coder = &coder};
+  const Matrix queries(1, static_cast<int64_t>(values.size()),
+                       {values.begin(), values.end()});
+  const VectorSearchOptions options{.k = k, .recall = recall};
+  SearchRun run(index, context, {&part, 1}, queries, options);
+  const auto hits = run.Run();
+  QUERN_FUZZ_REQUIRE(hits.ok());
+  QUERN_FUZZ_REQUIRE(hits->front().size() <= static_cast<size_t>(k));
+  QUERN_FUZZ_REQUIRE(!run.Explain().empty());
+}
+
+// Whatever a plan would rather do.
+void FollowPoint(const IndexPart& part, absl::Span<const float> values,
+                 const OperatingPoint& point) {
   static const RealClock clock;
   const RequestContext context(&clock, "fuzz");
+  const Segment& segment = *part.segment;
   const SearchedPart searched{
       .part = part, .metric = static_cast<Metric>(segment.header().metric)};
-  std::vector<float> values(segment.header().dimension, 0.25F);
-  values[0] = 1;
-  const std::vector<EncodedQuery> queries = {EncodedQuery(values)};
-  std::vector<Candidates> candidates;
-  const auto take = [&] {
-    const auto hits = candidates[0].Take(queries[0], searched.metric, nullptr);
-    QUERN_FUZZ_REQUIRE(hits.ok());
-    QUERN_FUZZ_REQUIRE(hits->size() <= static_cast<size_t>(kHits));
-    candidates.clear();
-  };
-  candidates.emplace_back(kHits, absl::Span<const IndexPart>(&part, 1));
-  QUERN_FUZZ_REQUIRE(ScanPart(context, searched, queries, 0, part.rows,
-                              absl::MakeSpan(candidates))
-                         .ok());
-  take();
-  candidates.emplace_back(kHits, absl::Span<const IndexPart>(&part, 1));
+  const EncodedQuery query(values);
+  Candidates candidates(kHits, {&part, 1});
   if (!segment.graph().empty()) {
     std::vector<ScoredRow> found;
     QUERN_FUZZ_REQUIRE(
-        SearchGraph(context, searched, queries[0], 10, &found).ok());
-    AddFound(searched, queries[0], found, candidates[0]);
+        SearchGraph(context, searched, query, point.effort, &found).ok());
+    AddFound(searched, query, found, candidates);
   }
   if (segment.ivf() != nullptr) {
     const auto rows =
         segment.ivf()->Search({.data = values.data(),
                                .rows = 1,
                                .columns = static_cast<int64_t>(values.size())},
-                              2, 20);
+                              point.effort, point.depth);
     QUERN_FUZZ_REQUIRE(rows.ok());
-    QUERN_FUZZ_REQUIRE(ScanRows(context, searched, queries[0],
-                                WantedRows(searched, rows->front()),
-                                candidates[0])
+    QUERN_FUZZ_REQUIRE(ScanRows(context, searched, query,
+                                WantedRows(searched, rows->front()), candidates)
                            .ok());
   }
-  take();
+  const auto hits = candidates.Take(query, searched.metric, nullptr);
+  QUERN_FUZZ_REQUIRE(hits.ok());
+  QUERN_FUZZ_REQUIRE(hits->size() <= static_cast<size_t>(kHits));
+}
+
+void SearchSegment(const IndexPart& part) {
+  const Segment& segment = *part.segment;
+  std::vector<float> values(segment.header().dimension, 0.25F);
+  values[0] = 1;
+  for (const int64_t k : {int64_t{1}, kHits, 8 * kHits}) {
+    RunSearch(part, values, k, std::nullopt);
+    RunSearch(part, values, k, 1.0F);
+  }
+  const SegmentCalibration& calibration = segment.calibration();
+  for (uint32_t i = 0; i < calibration.points; ++i) {
+    const OperatingPoint& point = calibration.point[i];
+    if (point.recall > 0) RunSearch(part, values, 1, point.recall);
+    FollowPoint(part, values, point);
+  }
 }
 
 void RunSegment(absl::string_view bytes) {
@@ -118,7 +148,7 @@ void RunSegment(absl::string_view bytes) {
   (void)segment->PointFor(0.9F);
   QUERN_FUZZ_REQUIRE(segment->FindRowNumber(segment->row_numbers()[0]) == 0U);
   if (rows * dimension > kMaxValues) return;
-  SearchSegment(*segment, {.segment = segment, .rows = rows});
+  SearchSegment({.segment = segment, .rows = rows});
 }
 
 void RunManifest(absl::string_view body) {

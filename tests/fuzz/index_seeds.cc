@@ -112,7 +112,8 @@ void WriteSeeds(const std::string& to) {
   };
   write("s-exact", 's', SegmentOf(IndexKind::kExact, VectorStorage::kFp32, 3));
   write("s-fp16", 's', SegmentOf(IndexKind::kExact, VectorStorage::kFp16, 3));
-  write("s-hnsw", 's', SegmentOf(IndexKind::kHnsw, VectorStorage::kInt8, 30));
+  // Of so many rows that a search rather walks the graph than compares all.
+  write("s-hnsw", 's', SegmentOf(IndexKind::kHnsw, VectorStorage::kInt8, 100));
   write("s-ivf", 's', SegmentOf(IndexKind::kIvfPq, VectorStorage::kFp16, 300));
   const TemporaryDirectory folder;
   write("m", 'm', ManifestBody(folder.path()));

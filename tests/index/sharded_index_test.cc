@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -506,6 +507,31 @@ TEST_F(ShardedIndexFilesTest, ASegmentOfAnEarlierGenerationIsRefused) {
   EXPECT_TRUE(Create(WithFiles())->incomplete());
 }
 
+TEST_F(ShardedIndexFilesTest, DeadRowsThatASegmentDoesNotHaveAreRefused) {
+  const std::string folder = directory_.File("index");
+  MakeFiles();
+  IndexManifest manifest = ValueOrDie(ReadManifest(folder));
+  uint64_t rows = 0;
+  const auto entry =
+      std::find_if(manifest.segments.begin(), manifest.segments.end(),
+                   [&](const IndexManifest::Segment& segment) {
+                     const HugeBuffer image = ValueOrDie(ReadIndexFile(
+                         SegmentPath(folder, segment.file.id), segment.file));
+                     SegmentHeader header;
+                     std::memcpy(&header, image.data(), sizeof(header));
+                     rows = header.rows;
+                     return rows % 64 != 0;
+                   });
+  ASSERT_NE(entry, manifest.segments.end());
+  entry->dead.assign((rows + 63) / 64, 0);
+  entry->dead.back() = uint64_t{1} << (rows % 64 - 1);
+  ASSERT_THAT(WriteManifest(folder, manifest), IsOk());
+  EXPECT_EQ(Create(WithFiles())->size(), kRows - 1);
+  entry->dead.back() = uint64_t{1} << (rows % 64);
+  ASSERT_THAT(WriteManifest(folder, manifest), IsOk());
+  EXPECT_TRUE(Create(WithFiles())->incomplete());
+}
+
 TEST_F(ShardedIndexFilesTest, LinkedFilesOpenElsewhere) {
   const auto before = MakeFiles();
   {
@@ -520,8 +546,6 @@ TEST_F(ShardedIndexFilesTest, LinkedFilesOpenElsewhere) {
   ExpectSameResults(SearchAll(*Create(std::move(options))), before);
 }
 
-// Checksums do not stop whoever makes files on purpose: what a search relies on
-// is checked as well.
 TEST_F(ShardedIndexFilesTest, NothingIsSavedWhileLinkedFilesAreInUse) {
   MakeFiles();
   ShardedIndexOptions options = WithFiles();
@@ -545,20 +569,52 @@ TEST_F(ShardedIndexFilesTest, NothingIsSavedWhileLinkedFilesAreInUse) {
   EXPECT_TRUE(saved.HasBeenNotified());
 }
 
-TEST_F(ShardedIndexTest, HostileSegmentsAreRefusedOrSearchedSafely) {
-  ShardedIndexOptions options = Options(IndexKind::kHnsw, VectorStorage::kInt8);
-  options.directory = directory_.File("index");
-  Write(*Create(options), 0, 1);
-  const auto index = Create(options);
-  Write(*index, 0, 1200);
-  Optimize(*index);
-  std::string good;
-  for (const auto& entry : fs::directory_iterator(options.directory)) {
-    if (absl::StrContains(entry.path().string(), "segment-")) {
-      good = ValueOrDie(ReadFile(entry.path().string()));
+// Checksums do not stop whoever makes files on purpose: what a search relies on
+// is checked as well.
+class HostileSegmentTest : public ShardedIndexTest {
+ protected:
+  // The file of a segment of 1,200 rows.
+  std::string MakeSegment(IndexKind kind) {
+    ShardedIndexOptions options = Options(kind, VectorStorage::kInt8);
+    options.directory = directory_.File("index");
+    const auto index = Create(options);
+    Write(*index, 0, 1200);
+    Optimize(*index);
+    for (const auto& entry : fs::directory_iterator(options.directory)) {
+      if (absl::StrContains(entry.path().string(), "segment-")) {
+        return ValueOrDie(ReadFile(entry.path().string()));
+      }
+    }
+    return "";
+  }
+
+  static absl::StatusOr<std::shared_ptr<Segment>> Parse(
+      const std::string& bytes) {
+    HugeBuffer image = ValueOrDie(HugeBuffer::Create(bytes.size()));
+    std::copy(bytes.begin(), bytes.end(), image.data());
+    return Segment::Parse(std::move(image));
+  }
+
+  // In the segment's own ways.
+  void Search(const std::shared_ptr<const Segment>& segment) const {
+    const IndexPart part{.segment = segment, .rows = segment->rows()};
+    const RequestContext context(&kClock, "test");
+    const VectorReader none;
+    const BinaryCoder coder(kDimension);
+    const SearchRunOptions index{.reader = &none, .coder = &coder};
+    Matrix query(1, kDimension);
+    std::copy_n(queries_.row(0).begin(), kDimension, query.row(0).begin());
+    for (const int64_t k : {1, 10, 100}) {
+      const VectorSearchOptions options{.k = k};
+      SearchRun run(index, context, {&part, 1}, query, options);
+      EXPECT_THAT(run.Run(), IsOk());
     }
   }
-  ASSERT_FALSE(good.empty());
+};
+
+TEST_F(HostileSegmentTest, IsRefusedOrSearchedSafely) {
+  const std::string good = MakeSegment(IndexKind::kHnsw);
+  ASSERT_THAT(Parse(good), IsOk());
   std::mt19937 random(6);
   const RequestContext context(&kClock, "test");
   int refused = 0;
@@ -568,16 +624,15 @@ TEST_F(ShardedIndexTest, HostileSegmentsAreRefusedOrSearchedSafely) {
       const size_t limit = i % 2 == 0 ? sizeof(SegmentHeader) : bad.size();
       bad[random() % limit] = static_cast<char>(random());
     }
-    HugeBuffer image = ValueOrDie(HugeBuffer::Create(bad.size()));
-    std::copy(bad.begin(), bad.end(), image.data());
-    const auto segment = Segment::Parse(std::move(image));
+    const auto segment = Parse(bad);
     if (!segment.ok()) {
       ++refused;
       continue;
     }
+    if ((*segment)->header().dimension != kDimension) continue;
+    Search(*segment);
     const IndexPart part{.segment = *segment, .rows = (*segment)->rows()};
     const EncodedQuery query(queries_.row(0));
-    if ((*segment)->header().dimension != kDimension) continue;
     Candidates candidates(10, {&part, 1});
     if (!(*segment)->graph().empty()) {
       const SearchedPart searched{.part = part};
@@ -590,6 +645,60 @@ TEST_F(ShardedIndexTest, HostileSegmentsAreRefusedOrSearchedSafely) {
     (void)(*segment)->PointFor(0.9F);
   }
   EXPECT_GT(refused, 100);
+}
+
+TEST_F(HostileSegmentTest, WaysToSearchItThatLeadNowhereAreRefused) {
+  constexpr float kNotANumber = std::numeric_limits<float>::quiet_NaN();
+  for (const IndexKind kind : {IndexKind::kHnsw, IndexKind::kIvfPq}) {
+    const std::string good = MakeSegment(kind);
+    const auto with = [&good](auto change) {
+      SegmentHeader header;
+      std::memcpy(&header, good.data(), sizeof(header));
+      change(header.calibration);
+      std::string bad = good;
+      std::memcpy(bad.data(), &header, sizeof(header));
+      return Parse(bad);
+    };
+    const auto with_point = [&](const OperatingPoint& point) {
+      return with([&point](SegmentCalibration& calibration) {
+        calibration.point[calibration.points - 1] = point;
+      });
+    };
+    const OperatingPoint fine{.effort = 1, .depth = 1, .recall = 0.96F};
+    const auto segment = with_point(fine);
+    ASSERT_THAT(segment, IsOk());
+    ASSERT_GE((*segment)->calibration().points, 1u);
+    Search(*segment);
+    for (const uint32_t effort : {0U, (1U << 20) + 1, 0xFFFFFFFFU}) {
+      OperatingPoint point = fine;
+      point.effort = effort;
+      EXPECT_THAT(with_point(point), StatusIs(absl::StatusCode::kDataLoss));
+    }
+    for (const uint32_t depth : {0U, (1U << 20) + 1, 0xFFFFFFFFU}) {
+      if (depth == 0 && kind == IndexKind::kHnsw) continue;  // Has no depth.
+      OperatingPoint point = fine;
+      point.depth = depth;
+      EXPECT_THAT(with_point(point), StatusIs(absl::StatusCode::kDataLoss));
+    }
+    for (const float recall : {kNotANumber, -0.5F, 1.5F}) {
+      OperatingPoint point = fine;
+      point.recall = recall;
+      EXPECT_THAT(with_point(point), StatusIs(absl::StatusCode::kDataLoss));
+      EXPECT_THAT(with([recall](SegmentCalibration& calibration) {
+                    calibration.target_recall = recall;
+                  }),
+                  StatusIs(absl::StatusCode::kDataLoss));
+      EXPECT_THAT(with([recall](SegmentCalibration& calibration) {
+                    calibration.measured_recall = recall;
+                  }),
+                  StatusIs(absl::StatusCode::kDataLoss));
+    }
+    EXPECT_THAT(with([](SegmentCalibration& calibration) {
+                  calibration.points = kMaxOperatingPoints + 1;
+                }),
+                StatusIs(absl::StatusCode::kDataLoss));
+    fs::remove_all(directory_.File("index"));
+  }
 }
 
 // Writers, searches, and merges side by side; then everything is as if it had
