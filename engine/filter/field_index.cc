@@ -132,6 +132,13 @@ void FieldIndex::Remove(uint32_t row) {
   SweepStep();
 }
 
+void FieldIndex::KeepOnly(const RowSet& rows) {
+  RowSet gone = live_;
+  gone -= rows;
+  live_ &= rows;
+  dead_ |= gone;
+}
+
 void FieldIndex::SweepStep() {
   if (sweeping_.empty()) {
     if (dead_.size() < std::max(kMinDeadRows, live_.size() / kDeadShare)) {

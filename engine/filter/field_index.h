@@ -43,6 +43,8 @@ class FieldIndex {
   void Add(uint32_t row, const FieldValues& values);
   // Nothing happens if the row is not there.
   void Remove(uint32_t row);
+  // Removes all rows that are not in `rows`.
+  void KeepOnly(const RowSet& rows);
 
   // The rows that match `filter` (null: all) and have one of `modalities`
   // (empty: any): exactly those that Matches() says.

@@ -59,6 +59,19 @@ absl::Status CheckRecall(absl::string_view name, float recall) {
       name, absl::StrCat("is ", recall, "; it must be above 0 and at most 1"));
 }
 
+// The row numbers of a segment's live rows.
+void AddLiveRows(const IndexPart& part, RowSet* rows) {
+  const uint32_t* const numbers = part.segment->row_numbers();
+  rows->AddMany({numbers, static_cast<size_t>(part.rows)});
+  if (part.dead == nullptr) return;
+  for (size_t word = 0; word < part.dead->size(); ++word) {
+    for (uint64_t bits = (*part.dead)[word]; bits != 0; bits &= bits - 1) {
+      rows->Remove(
+          numbers[word * 64 + static_cast<size_t>(__builtin_ctzll(bits))]);
+    }
+  }
+}
+
 bool IsActiveDelta(const IndexPart& part,
                    const std::shared_ptr<Delta>& active) {
   return part.delta != nullptr && part.delta == active;
@@ -858,6 +871,11 @@ absl::Status ShardedIndex::Load() {
   }
   loaded->next_row = manifest->next_row;
   LoadSegments(*manifest, loaded.get());
+  // What was in deltas, or is in a segment that cannot be read, comes again
+  // under other numbers.
+  RowSet live_rows;
+  for (const IndexPart& part : loaded->parts) AddLiveRows(part, &live_rows);
+  fields->KeepOnly(live_rows);
   {
     absl::MutexLock lock(&work_mutex_);
     generation_ = manifest->generation;

@@ -207,6 +207,32 @@ TEST(FieldIndexTest, StaysExactWhileRowsComeAndGo) {
   CheckAgainstOracle(random, *parsed, items, kDistinct, 15);
 }
 
+TEST(FieldIndexTest, KeepsTheRowsThatItIsToldTo) {
+  constexpr int kDistinct = 3000;
+  Random random(7);
+  FieldIndex index(Fields());
+  Items items;
+  RowSet kept;
+  kept.Add(1'000'000);  // That it does not have stays out.
+  for (uint32_t row = 0; row < 30'000; ++row) {
+    const FieldValues item = RandomItem(random, kDistinct);
+    index.Add(row, item);
+    if (row % 3 != 0) continue;
+    items[row] = item;
+    kept.Add(row);
+  }
+  index.KeepOnly(kept);
+  CheckAgainstOracle(random, index, items, kDistinct, 20);
+  // Sweeps what was dropped, too.
+  for (uint32_t row = 0; row < 3'000; ++row) {
+    index.Remove(row);
+    items.erase(row);
+  }
+  CheckAgainstOracle(random, index, items, kDistinct, 20);
+  index.KeepOnly({});
+  CheckAgainstOracle(random, index, {}, kDistinct, 20);
+}
+
 // Rising values split groups at the end only, equal ones make bitmaps.
 TEST(FieldIndexTest, TakesRisingAndEqualValues) {
   FieldIndex index(Fields());

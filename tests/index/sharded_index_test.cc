@@ -360,6 +360,16 @@ class ShardedIndexFilesTest : public ShardedIndexTest {
     return paths;
   }
 
+  std::string PlanOf(const ShardedIndex& index, const std::string& text) const {
+    const RequestContext context(&kClock, "test");
+    const VectorSearchOptions options{
+        .filter = ValueOrDie(ParseFilter(text, fields_)), .explain = true};
+    SearchStats stats;
+    EXPECT_THAT(index.Search(context, queries_.view(), options, &stats),
+                IsOk());
+    return stats.plan;
+  }
+
   uint64_t saved_ = 0;
 };
 
@@ -460,6 +470,61 @@ TEST_F(ShardedIndexFilesTest, ADamagedIndexIsWholeOnceItIsGivenWhatItLacks) {
   Optimize(*index);
   EXPECT_GE(RecallOf(SearchAll(*index), 0, kRows), 0.95 - kNoise);
   EXPECT_FALSE(Create(WithFiles())->incomplete());
+}
+
+// How many rows a filter is taken to match decides how wide a graph is
+// searched.
+TEST_F(ShardedIndexFilesTest, FiltersDoNotCountRowsThatTheFilesLack) {
+  {
+    const auto index = Create(WithFiles());
+    Write(*index, 0, kRows);
+    index->MarkApplied(9);
+    Optimize(*index);
+    const RequestContext context(&kClock, "test");
+    bool written = false;
+    // The first shard is done by then: what comes to it stays in a delta.
+    ASSERT_THAT(index->Optimize(context,
+                                [&](float) {
+                                  if (!written) Write(*index, 0, 1000);
+                                  written = true;
+                                }),
+                IsOk());
+    ASSERT_EQ(saved_, 9u);
+  }
+  const auto index = Create(WithFiles());
+  ASSERT_EQ(index->applied_sequence(), 9u);
+  ASSERT_LT(index->size(), kRows);
+  EXPECT_THAT(
+      PlanOf(*index, "n < 1000"),
+      testing::HasSubstr(absl::StrCat("matches ", 1000 - kRows + index->size(),
+                                      " of ", index->size(), " items")));
+  Write(*index, 0, 1000);
+  EXPECT_THAT(PlanOf(*index, "n < 1000"),
+              testing::HasSubstr("matches 1000 of 4000 items"));
+  Optimize(*index);
+  EXPECT_THAT(PlanOf(*Create(WithFiles()), "n < 1000"),
+              testing::HasSubstr("matches 1000 of 4000 items"));
+}
+
+TEST_F(ShardedIndexFilesTest, FiltersDoNotCountRowsOfADamagedSegment) {
+  MakeFiles();
+  {
+    const auto index = Create(WithFiles());
+    ASSERT_THAT(index->Remove({"1", "2", "3"}), IsOk());
+    index->MarkComplete();  // So that it is saved.
+    Optimize(*index);
+  }
+  fs::resize_file(Files("segment-").at(1), 1000);
+  const auto index = Create(WithFiles());
+  ASSERT_TRUE(index->incomplete());
+  EXPECT_THAT(PlanOf(*index, "n >= 0"),
+              testing::HasSubstr(absl::StrCat("matches ", index->size(), " of ",
+                                              index->size(), " items")));
+  for (int64_t i = 0; i < kRows; ++i) {
+    if (!index->Contains(absl::StrCat(i))) Write(*index, i, i + 1);
+  }
+  EXPECT_THAT(PlanOf(*index, "n < 1000"),
+              testing::HasSubstr("matches 1000 of 4000 items"));
 }
 
 TEST_F(ShardedIndexFilesTest, StartsAnewFromFilesThatAreNotItsOwn) {
