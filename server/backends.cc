@@ -181,6 +181,8 @@ ShardedIndexOptions IndexOptions(const v1::Collection& record,
                               .storage = StorageOf(config.storage()),
                               .fields = FieldsOf(record),
                               .directory = directory,
+                              // It stays as it is where its store does.
+                              .read_only = !store->write_status().ok(),
                               .oldest_sequence = store->trimmed_sequence(),
                               .newest_sequence = store->last_sequence(),
                               .reader = ReaderOf(store),
@@ -241,10 +243,8 @@ CollectionFactories StoreAndIndex(const v1::StorageConfig& config,
       [background, crew, devices = std::move(devices)](
           const v1::Collection& record, const std::string& directory,
           ItemStore* store) -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
-    // An index whose store takes no writes stays as it is, and so do its files.
     return ShardedIndex::Create(
-        IndexOptions(record, directory, store, devices, crew,
-                     store->write_status().ok() ? background : nullptr));
+        IndexOptions(record, directory, store, devices, crew, background));
   };
   return factories;
 }

@@ -517,8 +517,8 @@ bool ShardedIndex::NeedsWork(const Snapshot& now) const {
 }
 
 void ShardedIndex::ScheduleWork() {
-  if (options_.background == nullptr || !NeedsWork(*snapshot()) ||
-      scheduled_.exchange(true)) {
+  if (options_.background == nullptr || options_.read_only ||
+      !NeedsWork(*snapshot()) || scheduled_.exchange(true)) {
     return;
   }
   const absl::Status status = options_.background->Submit(
@@ -551,6 +551,10 @@ absl::Status ShardedIndex::MaintainInBackground() {
 
 absl::Status ShardedIndex::Optimize(
     const RequestContext& context, const std::function<void(float)>& progress) {
+  if (options_.read_only) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the index in ", options_.directory, " is only read"));
+  }
   const auto check = [this, &context] {
     QUERN_RETURN_IF_ERROR(CheckStopping());
     return context.Check("optimize");
@@ -825,7 +829,9 @@ absl::Status ShardedIndex::LinkFiles(
 // --- loading ---
 
 absl::Status ShardedIndex::Load() {
-  QUERN_RETURN_IF_ERROR(EnsureDirectory(options_.directory));
+  if (!options_.read_only) {
+    QUERN_RETURN_IF_ERROR(EnsureDirectory(options_.directory));
+  }
   const absl::StatusOr<IndexManifest> manifest =
       ReadManifest(options_.directory);
   if (absl::IsNotFound(manifest.status())) return absl::OkStatus();

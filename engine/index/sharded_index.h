@@ -35,6 +35,9 @@ struct ShardedIndexOptions {
 
   // Where its files are; empty: it has none. Made when it is not there.
   std::string directory;
+  // The files are somebody else's: nothing is made, written or removed, and
+  // nothing is sealed.
+  bool read_only = false;
   // Sequence numbers of the store that files may have; others are foreign, and
   // are made again.
   uint64_t oldest_sequence = 0;

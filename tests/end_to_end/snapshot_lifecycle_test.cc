@@ -119,12 +119,17 @@ TEST(SnapshotsTest, AReplicaFollowsWithoutAFailedRequestAndTakesNoWrites) {
   ASSERT_TRUE(api.CreateCollection("c", kDimension).ok());
   Fill(api, 0, 20);
   ASSERT_TRUE(CreateSnapshot(api, "s0").ok());
+  // Nothing was saved of the index yet; a copy of a snapshot has no such
+  // folder then, and the replica is not to make one.
+  const std::string index_folder = data.path() + "/snapshots/c/s0/index";
+  ASSERT_TRUE(fs::remove(index_folder));
 
   const std::string unused = nothing.path() + "/unused";
   QuerndProcess replica(
       unused, {"--set",
                absl::StrCat("storage.replica_of=", data.path(), "/snapshots")});
   ASSERT_TRUE(replica.ready()) << replica.Log();
+  EXPECT_FALSE(fs::exists(index_folder));
   Api copy(replica);
   std::atomic<bool> stop = false;
   std::atomic<int64_t> seen = 0;

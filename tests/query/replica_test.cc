@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -18,6 +19,7 @@
 #include "tests/snapshot/snapshot_writer.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_directory.h"
+#include "tests/support/unprivileged.h"
 
 namespace quern {
 namespace {
@@ -194,6 +196,54 @@ TEST_F(ReplicaTest, GoesBackWhenTheNewestIsDeletedAndKeepsTheLast) {
   ASSERT_THAT(snapshots_->Delete("a", "one"), IsOk());
   replica_->Follow();
   EXPECT_EQ(CountServed("a"), 1);
+}
+
+// With the time of their last change.
+std::map<std::string, fs::file_time_type> FilesBelow(const std::string& path) {
+  std::map<std::string, fs::file_time_type> files;
+  for (const auto& entry : fs::recursive_directory_iterator(path)) {
+    files[entry.path().string()] = fs::last_write_time(entry.path());
+  }
+  return files;
+}
+
+TEST_F(ReplicaTest, ReadsWhatItMayNotWriteAndChangesNothing) {
+  Snapshot("a", "one", 1);
+  // Of an index that was never saved a copy may lack the folder.
+  ASSERT_TRUE(fs::remove(path_ + "/a/one/index"));
+  const RequestContext context(&clock_, "test");
+  const auto b = ValueOrDie(catalog_->Create(Record("b", 2)));
+  ASSERT_THAT(b->Upsert({MakeItem("0", {1, 2}), MakeItem("1", {2, 1})}),
+              IsOk());
+  ASSERT_THAT(b->mutable_index().Optimize(context, [](float) {}), IsOk());
+  Snapshot("b", "one", 3);
+  ASSERT_TRUE(fs::exists(path_ + "/b/one/index/manifest"));
+  fs::permissions(directory_.path(), fs::perms(0755));
+  const auto before = FilesBelow(path_);
+  {
+    const Unprivileged unprivileged;
+    if (!unprivileged.ok()) GTEST_SKIP() << "root cannot give up its rights";
+    Start();
+    EXPECT_THAT(opened_, testing::ElementsAre("a/one ok", "b/one ok"));
+    EXPECT_EQ(CountServed("a"), 1);
+    EXPECT_EQ(CountServed("b"), 3);
+    EXPECT_THAT(ValueOrDie(copies_->Get("b"))
+                    ->mutable_index()
+                    .Optimize(context, [](float) {}),
+                StatusIs(absl::StatusCode::kFailedPrecondition));
+  }
+  EXPECT_EQ(FilesBelow(path_), before);
+}
+
+// Root may write to any folder, and is kept from it all the same.
+TEST_F(ReplicaTest, ChangesNothingThatItMayWrite) {
+  Snapshot("a", "one", 1);
+  ASSERT_TRUE(fs::remove(path_ + "/a/one/index"));
+  Snapshot("b", "one", 1);
+  const auto before = FilesBelow(path_);
+  Start();
+  EXPECT_THAT(opened_, testing::ElementsAre("a/one ok", "b/one ok"));
+  EXPECT_EQ(FilesBelow(path_), before);
 }
 
 TEST_F(ReplicaTest, AFolderThatIsNotThere) {

@@ -33,6 +33,7 @@ inline CollectionFactories RocksdbFactories() {
          ItemStore* store) -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
     return ShardedIndex::Create({.dimension = record.dimension(),
                                  .directory = directory,
+                                 .read_only = !store->write_status().ok(),
                                  .oldest_sequence = store->trimmed_sequence(),
                                  .newest_sequence = store->last_sequence(),
                                  .saved = [store](uint64_t sequence) {
