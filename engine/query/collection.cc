@@ -200,30 +200,35 @@ absl::StatusOr<std::vector<PutResult>> Collection::Upsert(
     }
   }
   if (dropped_) return NotFound("collection", name());
+  sync_->BeginWrite();
   QUERN_ASSIGN_OR_RETURN(std::vector<PutResult> results, store_->Put(items));
   std::vector<const Item*> taken;
   for (size_t i = 0; i < items.size(); ++i) {
     if (results[i].status.ok()) taken.push_back(&items[i]);
   }
-  if (taken.empty()) return results;
   // The store took these vectors, so only memory can fail here; the index is
-  // then behind the store until the next start.
+  // then behind the store until the next write.
   QUERN_RETURN_IF_ERROR(AddHeld(taken));
-  index_->MarkApplied(store_->last_sequence());
-  CountChange();
+  QUERN_RETURN_IF_ERROR(EndWrite());
+  if (!taken.empty()) CountChange();
   return results;
 }
 
 absl::StatusOr<Item> Collection::Update(
     const std::string& id, const std::function<absl::Status(Item&)>& change) {
   return Locked([&](Collection& it) -> absl::StatusOr<Item> {
-    QUERN_ASSIGN_OR_RETURN(Item item, it.store_->Update(id, change));
     it.write_mutex_.AssertHeld();
+    const auto begin = [&](Item& item) -> absl::Status {
+      QUERN_RETURN_IF_ERROR(change(item));
+      it.sync_->BeginWrite();
+      return absl::OkStatus();
+    };
+    QUERN_ASSIGN_OR_RETURN(Item item, it.store_->Update(id, begin));
     QUERN_RETURN_IF_ERROR(it.sync_->TakePayload(id));
     if (it.part_sync_ != nullptr) {
       QUERN_RETURN_IF_ERROR(it.part_sync_->TakePayload(id));
     }
-    it.index_->MarkApplied(it.store_->last_sequence());
+    QUERN_RETURN_IF_ERROR(it.EndWrite());
     it.CountChange();
     return item;
   });
@@ -308,14 +313,14 @@ absl::StatusOr<int64_t> Collection::DeleteMatching(
 absl::StatusOr<bool> Collection::RemoveExpired() {
   return Locked([](Collection& it) -> absl::StatusOr<bool> {
     it.write_mutex_.AssertHeld();
+    it.sync_->BeginWrite();
     const absl::StatusOr<std::vector<std::string>> ids =
         it.store_->RemoveExpired(kRemoveItems);
     if (!ids.ok() && !it.store_->write_status().ok()) return it.HideExpired();
     QUERN_RETURN_IF_ERROR(ids.status());
-    if (ids->empty()) return false;
     QUERN_RETURN_IF_ERROR(it.RemoveHeld(*ids));
-    it.index_->MarkApplied(it.store_->last_sequence());
-    it.CountChange();
+    QUERN_RETURN_IF_ERROR(it.EndWrite());
+    if (!ids->empty()) it.CountChange();
     return ids->size() == kRemoveItems;
   });
 }
@@ -338,21 +343,32 @@ absl::StatusOr<int64_t> Collection::Delete(absl::Span<const std::string> ids) {
 
 absl::StatusOr<int64_t> Collection::DeleteHeld(
     absl::Span<const std::string> ids) {
+  sync_->BeginWrite();
   QUERN_ASSIGN_OR_RETURN(const int64_t deleted, store_->Delete(ids));
   QUERN_RETURN_IF_ERROR(RemoveHeld(ids));
-  index_->MarkApplied(store_->last_sequence());
+  QUERN_RETURN_IF_ERROR(EndWrite());
   if (deleted > 0) CountChange();
   return deleted;
 }
 
 absl::Status Collection::AddHeld(absl::Span<const Item* const> items) {
+  if (items.empty()) return absl::OkStatus();
   QUERN_RETURN_IF_ERROR(sync_->Add(items));
   return part_sync_ == nullptr ? absl::OkStatus() : part_sync_->Add(items);
 }
 
 absl::Status Collection::RemoveHeld(absl::Span<const std::string> ids) {
+  if (ids.empty()) return absl::OkStatus();
   if (part_sync_ != nullptr) part_sync_->Remove(ids);
   return sync_->Remove(ids);
+}
+
+absl::Status Collection::EndWrite() {
+  return sync_->EndWrite([this](absl::Span<const std::string> ids) {
+    write_mutex_.AssertHeld();
+    CountChange();
+    return part_sync_ == nullptr ? absl::OkStatus() : part_sync_->Refresh(ids);
+  });
 }
 
 void Collection::Drop() {

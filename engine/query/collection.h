@@ -181,6 +181,10 @@ class Collection {
   absl::StatusOr<bool> HideExpired()
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
 
+  // Ends what `sync_->BeginWrite()` began. Errors: those of reading the store,
+  // and of memory; what was written stays so.
+  absl::Status EndWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
+
   // Calls `write(*this)` with the write mutex held; on the successor where
   // there is one.
   template <typename Write>

@@ -68,23 +68,50 @@ absl::Status IndexSync::CatchUp() {
     QUERN_RETURN_IF_ERROR(FillFromScan());
     if (index_.incomplete()) index_.MarkComplete();
   } else {
-    absl::flat_hash_set<std::string> changed;
-    absl::Status status;
-    const auto flush = [&] {
-      const std::vector<std::string> ids(changed.begin(), changed.end());
-      changed.clear();
-      return Refresh(ids);
-    };
-    QUERN_RETURN_IF_ERROR(store_.ScanChanges(
-        seen, [&](uint64_t /*sequence*/, absl::string_view id) {
-          changed.insert(std::string(id));
-          if (changed.size() == kFillRows) status = flush();
-          return status.ok();
-        }));
-    QUERN_RETURN_IF_ERROR(status);
-    QUERN_RETURN_IF_ERROR(flush());
+    QUERN_RETURN_IF_ERROR(Replay(
+        [this](absl::Span<const std::string> ids) { return Refresh(ids); }));
   }
   index_.MarkApplied(newest);
+  return absl::OkStatus();
+}
+
+absl::Status IndexSync::Replay(
+    const std::function<absl::Status(absl::Span<const std::string>)>& take) {
+  absl::flat_hash_set<std::string> changed;
+  absl::Status status;
+  const auto flush = [&] {
+    const std::vector<std::string> ids(changed.begin(), changed.end());
+    changed.clear();
+    return ids.empty() ? absl::OkStatus() : take(ids);
+  };
+  QUERN_RETURN_IF_ERROR(
+      store_.ScanChanges(index_.applied_sequence(),
+                         [&](uint64_t /*sequence*/, absl::string_view id) {
+                           changed.insert(std::string(id));
+                           if (changed.size() == kFillRows) status = flush();
+                           return status.ok();
+                         }));
+  QUERN_RETURN_IF_ERROR(status);
+  return flush();
+}
+
+void IndexSync::BeginWrite() {
+  if (is_writing_) is_behind_ = true;
+  is_writing_ = true;
+}
+
+absl::Status IndexSync::EndWrite(
+    const std::function<absl::Status(absl::Span<const std::string>)>& take) {
+  if (is_behind_) {
+    QUERN_RETURN_IF_ERROR(
+        Replay([&](absl::Span<const std::string> ids) -> absl::Status {
+          QUERN_RETURN_IF_ERROR(Refresh(ids));
+          return take(ids);
+        }));
+  }
+  is_writing_ = false;
+  is_behind_ = false;
+  index_.MarkApplied(store_.last_sequence());
   return absl::OkStatus();
 }
 
@@ -177,7 +204,7 @@ absl::Status IndexSync::Repair() {
     if (seen == 0) {
       absl::MutexLock lock(&write_mutex_);
       index_.MarkComplete();
-      index_.MarkApplied(store_.last_sequence());
+      if (!is_writing_) index_.MarkApplied(store_.last_sequence());
       return absl::OkStatus();
     }
     // Read again: it may have been written or deleted since it was scanned.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -51,6 +52,15 @@ class IndexSync {
   // on. The mutex must not be held.
   void StartRepair();
 
+  // Around every write of the store and what the index is told of it. Where
+  // the write before did not come to its end, the store may have done it all
+  // the same: all changes that the index has not seen are then read from the
+  // log, and `take` gets their ids, too. On an error the next write tries
+  // again.
+  void BeginWrite();
+  absl::Status EndWrite(
+      const std::function<absl::Status(absl::Span<const std::string>)>& take);
+
   // Adds what the store has just taken; of equal ids the last one counts.
   absl::Status Add(absl::Span<const Item* const> items);
   // Takes over what the store now has, or has no more, of some ids.
@@ -61,6 +71,9 @@ class IndexSync {
 
  private:
   absl::Status FillFromScan();
+  // Takes over, some at a time, what was written since applied_sequence().
+  absl::Status Replay(
+      const std::function<absl::Status(absl::Span<const std::string>)>& take);
   absl::Status Repair();
 
   const ItemStore& store_;
@@ -68,6 +81,10 @@ class IndexSync {
   const int64_t dimension_;
   const std::vector<FieldDeclaration> fields_;
   absl::Mutex& write_mutex_;
+  // A write has begun and not ended; one before it never did. With the mutex
+  // held.
+  bool is_writing_ = false;
+  bool is_behind_ = false;
   std::atomic<bool> stopping_ = false;
   std::thread repair_;
 };

@@ -102,9 +102,15 @@ absl::Status PartSync::Refresh(absl::Span<const std::string> ids) {
       const std::vector<std::optional<Item>> items,
       store_.Get(ids, {.payload = !fields_.empty(), .parts = true}));
   std::vector<const Item*> there;
-  for (const std::optional<Item>& item : items) {
-    if (item.has_value()) there.push_back(&*item);
+  std::vector<std::string> gone;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (items[i].has_value()) {
+      there.push_back(&*items[i]);
+    } else {
+      gone.push_back(ids[i]);
+    }
   }
+  index_->Remove(gone);
   return Add(there);
 }
 

@@ -43,6 +43,9 @@ class PartSync {
   // Adds what the store has just taken; of equal ids the last one counts. On an
   // error the index says that it lacks items. Errors: kResourceExhausted.
   absl::Status Add(absl::Span<const Item* const> items);
+  // Takes over what the store now has, or has no more, of some ids. Errors:
+  // likewise, and those of reading the store.
+  absl::Status Refresh(absl::Span<const std::string> ids);
   // Takes over an item whose payload alone has changed. Errors: likewise, and
   // those of reading the store.
   absl::Status TakePayload(const std::string& id);
@@ -54,8 +57,6 @@ class PartSync {
   // there are no more items.
   absl::StatusOr<bool> NextMissing(std::string& after_id,
                                    std::vector<std::string>& missing) const;
-  // Takes over what the store now has of some ids.
-  absl::Status Refresh(absl::Span<const std::string> ids);
   std::vector<Matrix> RowsOfAll(absl::Span<const Item* const> items) const;
   // Without rows where nothing is kept of the item's parts, or that is damaged.
   Matrix RowsOf(const Item& item) const;

@@ -384,6 +384,48 @@ TEST_F(PartSyncTest, WhatCannotBeReadIsSaid) {
   EXPECT_THAT(collection->part_index()->missing(), HasSubstr("being made"));
 }
 
+// Writes, then says that it could not, once.
+class HalfDeafItemStore final : public ForwardingItemStore {
+ public:
+  HalfDeafItemStore(std::shared_ptr<ItemStore> store, bool* fails)
+      : ForwardingItemStore(std::move(store)), fails_(fails) {}
+
+  absl::StatusOr<std::vector<PutResult>> Put(
+      absl::Span<const Item> items) override {
+    return Told(ForwardingItemStore::Put(items));
+  }
+  absl::StatusOr<int64_t> Delete(absl::Span<const std::string> ids) override {
+    return Told(ForwardingItemStore::Delete(ids));
+  }
+
+ private:
+  template <typename Result>
+  Result Told(Result result) {
+    if (!std::exchange(*fails_, false)) return result;
+    return absl::ResourceExhaustedError("the disk is full");
+  }
+
+  bool* const fails_;
+};
+
+TEST_F(PartSyncTest, AWriteThatFailedAndWasDoneIsTakenOverByTheNext) {
+  bool fails = false;
+  wrap_ = [&fails](std::shared_ptr<ItemStore> store) {
+    return std::make_unique<HalfDeafItemStore>(std::move(store), &fails);
+  };
+  const auto collection = Open();
+  ASSERT_THAT(collection->Upsert({Picture("a", {0}), Picture("b", {1})}),
+              IsOk());
+  fails = true;
+  EXPECT_FALSE(collection->Upsert({Picture("c", {2})}).ok());
+  fails = true;
+  EXPECT_FALSE(collection->Delete({"a"}).ok());
+  ASSERT_THAT(collection->Upsert({Picture("d", {2})}), IsOk());
+  EXPECT_THAT(Ids(*collection, 0), IsEmpty());
+  EXPECT_THAT(Ids(*collection, 2), ElementsAre("c", "d"));
+  ExpectInStep(*collection);
+}
+
 // Run it under ThreadSanitizer.
 TEST_F(PartSyncTest, WritesSearchesAndSettingsAtOnce) {
   constexpr int kWriters = 2;

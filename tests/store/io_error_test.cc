@@ -183,6 +183,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"AppendFull", Site::kAppend, FaultyFileSystem::kDiskFull},
         Case{"ShortAppend", Site::kShortAppend, FaultyFileSystem::kBroken},
         Case{"SyncBroken", Site::kSync, FaultyFileSystem::kBroken},
+        Case{"SyncFull", Site::kSync, FaultyFileSystem::kDiskFull},
         Case{"RenameBroken", Site::kRename, FaultyFileSystem::kBroken}),
     [](const auto& info) { return info.param.name; });
 
