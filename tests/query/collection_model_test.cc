@@ -4,6 +4,7 @@
 // payload, vector and time is as written, in a restored snapshot too.
 //
 // QUERN_CRASH_OPERATIONS sets how many operations; scripts/test --crash N does.
+// QUERN_CRASH_SEED sets which.
 
 #include <algorithm>
 #include <array>
@@ -110,8 +111,17 @@ Kind KindOf(int dice) {
   return dice < 99 ? Kind::kSnapshot : Kind::kRestore;
 }
 
+int64_t NumberFromEnvironment(const char* name, int64_t otherwise) {
+  const char* text = std::getenv(name);
+  int64_t number = otherwise;
+  EXPECT_TRUE(text == nullptr || absl::SimpleAtoi(text, &number)) << text;
+  return number;
+}
+
 Operation OperationOf(int64_t number) {
-  std::mt19937 random(number * 7919 + 20260303);
+  static const int64_t seed =
+      NumberFromEnvironment("QUERN_CRASH_SEED", 20260303);
+  std::mt19937 random(number * 7919 + seed);
   const auto below = [&random](int n) {
     return static_cast<int>(random() % n);
   };
@@ -148,7 +158,8 @@ Item MakeItem(const Operation& operation, int64_t number, size_t position) {
 }
 
 // What the oracle knows of an item: of which operations it is made. Plain, so
-// that a child is given it as bytes.
+// that a child is given it as bytes. One that has expired may be in the index
+// until it is swept.
 struct Known {
   int64_t put = 0;  // 0: there is no such item.
   int64_t position = 0;
@@ -158,7 +169,10 @@ struct Known {
   int64_t shelf = 0;
 
   bool ExistsAt(int64_t number) const {
-    return put != 0 && (expires == 0 || expires > number);
+    return put != 0 && !HasExpiredAt(number);
+  }
+  bool HasExpiredAt(int64_t number) const {
+    return put != 0 && expires != 0 && expires <= number;
   }
 };
 
@@ -182,16 +196,13 @@ class Oracle {
 
   void Apply(int64_t number) {
     const Operation operation = OperationOf(number);
-    for (Known& known : items_) {
-      if (!known.ExistsAt(number)) known = {};
-    }
     switch (operation.kind) {
       case Kind::kUpsert:
         // Of equal ids the last one wins; what was there keeps its first time.
         return Upsert(operation, number);
       case Kind::kUpdate: {
         Known& known = items_[operation.ids.front()];
-        if (known.put == 0) return;
+        if (!known.ExistsAt(number)) return;
         known.payload = number;
         known.shelf = operation.shelf;
         return;
@@ -201,14 +212,20 @@ class Oracle {
         return;
       case Kind::kDeleteMatching:
         for (Known& known : items_) {
-          if (known.shelf == operation.shelf) known = {};
+          if (known.ExistsAt(number) && known.shelf == operation.shelf) {
+            known = {};
+          }
+        }
+        return;
+      case Kind::kSweep:
+        for (Known& known : items_) {
+          if (known.HasExpiredAt(number)) known = {};
         }
         return;
       case Kind::kSnapshot:
         saved_ = items_;
         snapshot_ = number;
         return;
-      case Kind::kSweep:
       case Kind::kRead:
       case Kind::kSearch:
       case Kind::kRestore:
@@ -229,11 +246,12 @@ class Oracle {
     }
     for (const auto& [id, position] : last) {
       const Known before = items_[id];
-      items_[id] = {.put = number,
-                    .position = static_cast<int64_t>(position),
-                    .created = before.put == 0 ? number : before.created,
-                    .payload = number,
-                    .shelf = operation.shelf};
+      items_[id] = {
+          .put = number,
+          .position = static_cast<int64_t>(position),
+          .created = before.ExistsAt(number) ? before.created : number,
+          .payload = number,
+          .shelf = operation.shelf};
       if (operation.ttl.has_value()) {
         items_[id].expires = number + absl::ToInt64Seconds(*operation.ttl);
       }
@@ -246,15 +264,25 @@ class Oracle {
 };
 static_assert(std::is_trivially_copyable_v<Oracle>);
 
-// What is visible at a time.
-Items At(const Oracle::State& state, int64_t number) {
-  Items visible;
+// What is to be found at a time, by list and by search.
+struct Expected {
+  Items items;
+  Items expired;  // That a search of the index may find as well.
+};
+
+Expected At(const Oracle::State& state, int64_t number,
+            std::optional<int> shelf = std::nullopt) {
+  Expected expected;
   for (int id = 0; id < kIds; ++id) {
-    if (state[id].ExistsAt(number)) {
-      visible.emplace(IdOf(id), ItemOf(id, state[id]));
+    const Known& known = state[id];
+    if (shelf.has_value() && known.shelf != *shelf) continue;
+    if (known.ExistsAt(number)) {
+      expected.items.emplace(IdOf(id), ItemOf(id, known));
+    } else if (known.HasExpiredAt(number)) {
+      expected.expired.emplace(IdOf(id), ItemOf(id, known));
     }
   }
-  return visible;
+  return expected;
 }
 
 // Why two items differ; "" when they do not.
@@ -333,7 +361,7 @@ class Subject {
   }
 
   // Compares every item, by list and by search, with what should be there.
-  std::string Compare(const Items& expected, int64_t number) {
+  std::string Compare(const Expected& expected, int64_t number) {
     clock_.Advance(TimeOf(number) - clock_.Now());
     return Compare(*collection_, expected);
   }
@@ -476,7 +504,7 @@ class Subject {
     return TextOf(catalog_->Delete(copy).status());
   }
 
-  std::string Compare(const Collection& collection, const Items& expected) {
+  std::string Compare(const Collection& collection, const Expected& expected) {
     const RequestContext context(&clock_, "test");
     Items found;
     const absl::Status status =
@@ -487,7 +515,7 @@ class Subject {
                           return true;
                         });
     if (!status.ok()) return TextOf(status);
-    for (const auto& [id, item] : expected) {
+    for (const auto& [id, item] : expected.items) {
       const auto actual = found.find(id);
       if (actual == found.end()) return absl::StrCat(id, " lacks");
       const std::string difference = Difference(actual->second, item);
@@ -495,27 +523,30 @@ class Subject {
         return absl::StrCat(id, " differs: ", difference);
     }
     for (const auto& [id, item] : found) {
-      if (!expected.contains(id)) return absl::StrCat(id, " is a phantom");
+      if (!expected.items.contains(id)) {
+        return absl::StrCat(id, " is a phantom");
+      }
+    }
+    const int64_t size = collection.index().size();
+    const auto least = static_cast<int64_t>(expected.items.size());
+    const auto expired = static_cast<int64_t>(expected.expired.size());
+    if (size < least || size > least + expired) {
+      return absl::StrCat("the index has ", size, " items instead of ", least,
+                          " and at most ", expired, " that have expired");
     }
     return CompareSearch(collection, expected, nullptr, VectorOf(1, 0));
   }
 
   std::string CompareFiltered(const Operation& operation, int64_t number,
                               const Oracle& oracle) {
-    Items expected;
-    for (int id = 0; id < kIds; ++id) {
-      const Known& known = oracle.items()[id];
-      if (known.ExistsAt(number) && known.shelf == operation.shelf) {
-        expected.emplace(IdOf(id), ItemOf(id, known));
-      }
-    }
-    return CompareSearch(*collection_, expected,
-                         ValueOrDie(OnShelf(operation.shelf)),
-                         VectorOf(number, 0));
+    return CompareSearch(
+        *collection_, At(oracle.items(), number, operation.shelf),
+        ValueOrDie(OnShelf(operation.shelf)), VectorOf(number, 0));
   }
 
   // A search for everything must find `expected`, in the order of its scores.
-  std::string CompareSearch(const Collection& collection, const Items& expected,
+  std::string CompareSearch(const Collection& collection,
+                            const Expected& expected,
                             std::shared_ptr<const Filter> filter,
                             const std::vector<float>& query) {
     const RequestContext context(&clock_, "test");
@@ -525,19 +556,24 @@ class Subject {
     if (!lists.ok()) return TextOf(lists.status());
     size_t found = 0;
     for (const ScoredId& hit : lists->front()) {
-      // Expired items stay in the index until they are swept; hits are fetched.
-      const auto item = expected.find(hit.id);
-      if (item == expected.end()) continue;
-      ++found;
+      auto item = expected.items.find(hit.id);
+      if (item != expected.items.end()) {
+        ++found;
+      } else {
+        item = expected.expired.find(hit.id);
+        if (item == expected.expired.end()) {
+          return absl::StrCat("a search finds the phantom ", hit.id);
+        }
+      }
       const double score = Cosine(query, item->second.embedding);
       if (std::abs(score - hit.score) > 1e-5) {
         return absl::StrCat("a search scores ", hit.id, " ", hit.score,
                             " instead of ", score);
       }
     }
-    if (found != expected.size()) {
-      return absl::StrCat("a search finds ", found, " of ", expected.size(),
-                          " items");
+    if (found != expected.items.size()) {
+      return absl::StrCat("a search finds ", found, " of ",
+                          expected.items.size(), " items");
     }
     return std::is_sorted(lists->front().begin(), lists->front().end(),
                           [](const ScoredId& a, const ScoredId& b) {
@@ -666,10 +702,8 @@ class ModelTest : public testing::Test {
 };
 
 TEST_F(ModelTest, TheCollectionIsWhatTheOracleSaysWheneverItIsKilled) {
-  int64_t operations = kDefaultOperations;
-  if (const char* text = std::getenv("QUERN_CRASH_OPERATIONS")) {
-    ASSERT_TRUE(absl::SimpleAtoi(text, &operations)) << text;
-  }
+  const int64_t operations =
+      NumberFromEnvironment("QUERN_CRASH_OPERATIONS", kDefaultOperations);
   std::mt19937 random(20260404);
   int kills = 0;
   while (done_ < operations) {
