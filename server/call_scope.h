@@ -22,6 +22,7 @@ namespace quern {
 struct RpcEnvironment {
   const Clock* clock = nullptr;
   ThreadPool* pool = nullptr;
+  ThreadPool* streams = nullptr;  // For what streams bring: bulk work.
   std::shared_ptr<CallSlots> slots;
   Metrics* metrics = nullptr;
   ActiveCalls* calls = nullptr;

@@ -44,7 +44,7 @@ absl::Status EmbedStreamCall::OnMessage(grpc::ByteBuffer message) {
   }
   const int64_t index = next_index_++;
   if (status.ok()) {
-    status = environment().pool->Submit([self = shared_from_this(), this, index,
+    status = environment().streams->Submit([self = shared_from_this(), this, index,
                                          request] { Embed(index, request); },
                                         Lane::kBulk);
   }

@@ -30,6 +30,9 @@
 namespace quern {
 namespace {
 
+// Of threads that keep cores busy for long: they yield to calls.
+constexpr int kBulkNiceness = 5;
+
 // What calls that are not ours, such as a Watch of the health service, get
 // after the others have ended.
 constexpr absl::Duration kForeignCallGrace = absl::Milliseconds(200);
@@ -135,6 +138,7 @@ absl::Status Server::Start() {
   }
   environment_ = {.clock = backends_.clock.get(),
                   .pool = pool_.get(),
+                  .streams = streams_.get(),
                   .slots = slots_,
                   .metrics = metrics_.get(),
                   .calls = &calls_,
@@ -166,6 +170,12 @@ void Server::StartPool() {
       .threads = ThreadCount(config_.server().threads(), 1),
       .max_queue =
           static_cast<size_t>(config_.server().max_queued_requests())});
+  // They wait for the disk, too, and those that wait share a sync.
+  streams_ = std::make_unique<ThreadPool>(ThreadPoolOptions{
+      .name = "server.streams",
+      .threads = 2 * ThreadCount(config_.server().threads(), 1),
+      .max_queue = static_cast<size_t>(config_.server().max_queued_requests()),
+      .niceness = kBulkNiceness});
 }
 
 absl::Status Server::StartEngine() {
@@ -195,10 +205,9 @@ absl::Status Server::StartEngine() {
                        .max_queue = static_cast<size_t>(scoring.max_queued()),
                        .timeout = DurationOf(scoring.timeout())},
       pool_.get());
-  // Grounding keeps a core busy, as towers do, and yields to calls as they do.
   grounding_ = std::make_unique<FineStage>(
       FineStageOptions{.name = "grounding",
-                       .niceness = 5,
+                       .niceness = kBulkNiceness,
                        .threads = ThreadCount(config_.server().threads(), 1),
                        .max_queue = static_cast<size_t>(scoring.max_queued()),
                        .timeout = DurationOf(scoring.timeout())},
@@ -319,6 +328,7 @@ void Server::Shutdown() {
   // A thread may still be leaving its last call.
   slots_->WaitUntilReturned();
   pool_->Shutdown();
+  streams_->Shutdown();
   grpc_server_.reset();
   Log(LogLevel::kInfo, "stopped", {});
 }
@@ -326,7 +336,8 @@ void Server::Shutdown() {
 void Server::CancelCalls() { calls_.CancelAll(); }
 
 ServerGauges Server::ReadGauges() const {
-  ServerGauges gauges{.queued_requests = static_cast<int64_t>(pool_->queued()),
+  ServerGauges gauges{.queued_requests = static_cast<int64_t>(
+                          pool_->queued() + streams_->queued()),
                       .calls_in_flight = calls_.count()};
   AddModelGauges(gauges);
   if (IsScorer()) return gauges;

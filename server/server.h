@@ -85,6 +85,7 @@ class Server {
   std::unique_ptr<Snapshots> snapshots_;
   std::unique_ptr<ExpirySweep> sweep_;
   std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<ThreadPool> streams_;
   std::unique_ptr<Embedder> embedder_;
   std::unique_ptr<FeatureScorer> scorer_;
   std::unique_ptr<RemoteScorer> remote_;  // Null without scoring.remote.

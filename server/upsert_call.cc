@@ -39,7 +39,7 @@ absl::Status UpsertCall::Open(const v1::UpsertRequest& first) {
                          engine_->catalog().Get(first.collection()));
   collection_ = first.collection();
   session_ = UpsertSession::Create(
-      engine_, environment().pool, context(), std::move(collection),
+      engine_, environment().streams, context(), std::move(collection),
       [this](const std::vector<UpsertResult>& results) { OnResults(results); });
   return absl::OkStatus();
 }

@@ -21,6 +21,9 @@ namespace {
 // long other writes wait.
 constexpr size_t kRemoveItems = 256;
 
+// Of upserts that are written together, which copies them.
+constexpr size_t kMaxBytesTogether = 1 << 20;
+
 // The mark of an error that MustWait() knows.
 constexpr absl::string_view kMustWait = "quern.must_wait";
 
@@ -54,6 +57,23 @@ void DescribeShard(const ShardInfo& info, v1::ShardStatus* shard) {
   shard->set_device(info.device);
   shard->set_available(info.available);
   shard->set_message(info.message);
+}
+
+size_t BytesOf(absl::Span<const Item> items) {
+  size_t bytes = 0;
+  for (const Item& item : items) {
+    bytes += sizeof(Item) + item.payload.size() + item.parts.size() +
+             item.media.size() + item.embedding.size() * sizeof(float);
+  }
+  return bytes;
+}
+
+absl::StatusOr<std::vector<PutResult>> PartOf(
+    const absl::StatusOr<std::vector<PutResult>>& results, size_t begin,
+    size_t size) {
+  if (!results.ok()) return results.status();
+  return std::vector<PutResult>(results->begin() + begin,
+                                results->begin() + begin + size);
 }
 
 }  // namespace
@@ -189,7 +209,51 @@ void Collection::FollowPartsSettings() {
 
 absl::StatusOr<std::vector<PutResult>> Collection::Upsert(
     absl::Span<const Item> items) {
+  WaitingUpsert mine{.items = items};
+  {
+    absl::MutexLock lock(&upserts_mutex_);
+    upserts_.push_back(&mine);
+  }
   absl::MutexLock lock(&write_mutex_);
+  while (!mine.results.has_value()) UpsertWaiting();
+  return *std::move(mine.results);
+}
+
+void Collection::UpsertWaiting() {
+  std::vector<WaitingUpsert*> taken;
+  size_t bytes = 0;
+  {
+    absl::MutexLock lock(&upserts_mutex_);
+    do {
+      taken.push_back(upserts_.front());
+      upserts_.pop_front();
+      bytes += BytesOf(taken.back()->items);
+    } while (!upserts_.empty() &&
+             bytes + BytesOf(upserts_.front()->items) <= kMaxBytesTogether);
+  }
+  if (taken.size() > 1) {
+    std::vector<Item> items;
+    for (const WaitingUpsert* upsert : taken) {
+      items.insert(items.end(), upsert->items.begin(), upsert->items.end());
+    }
+    const absl::StatusOr<std::vector<PutResult>> results = UpsertHeld(items);
+    // What is wrong with one is nothing to the others.
+    if (!absl::IsInvalidArgument(results.status())) {
+      size_t at = 0;
+      for (WaitingUpsert* upsert : taken) {
+        upsert->results = PartOf(results, at, upsert->items.size());
+        at += upsert->items.size();
+      }
+      return;
+    }
+  }
+  for (WaitingUpsert* upsert : taken) {
+    upsert->results = UpsertHeld(upsert->items);
+  }
+}
+
+absl::StatusOr<std::vector<PutResult>> Collection::UpsertHeld(
+    absl::Span<const Item> items) {
   {
     absl::MutexLock place_lock(&place_mutex_);
     if (holds_upserts_ || successor_ != nullptr) {

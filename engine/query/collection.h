@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -82,7 +83,8 @@ class Collection {
   // by side with itself.
   void set_settings(CollectionSettings settings);
 
-  // Writes durably, then makes searchable: all items or, on error, none. Their
+  // Writes durably, then makes searchable: all items or, on error, none. Calls
+  // that wait for one another are written together, with one sync. Their
   // embeddings are of dimension() and have passed CheckVector(). One result per
   // item; one with an error is left as it was. Errors: those of
   // ItemStore::Put(), kNotFound after Drop(), and what MustWait() knows.
@@ -172,6 +174,17 @@ class Collection {
   // Makes the index of parts, or drops it, as the settings say.
   void FollowPartsSettings();
 
+  // An Upsert() that waits for its turn, or for what another thread does of it.
+  struct WaitingUpsert {
+    absl::Span<const Item> items;
+    std::optional<absl::StatusOr<std::vector<PutResult>>> results = {};
+  };
+
+  // Writes some that wait, the first of them at least.
+  void UpsertWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
+  absl::StatusOr<std::vector<PutResult>> UpsertHeld(
+      absl::Span<const Item> items) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
+
   // Tell the indexes what the store has taken, or has no more.
   absl::Status AddHeld(absl::Span<const Item* const> items)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
@@ -214,6 +227,10 @@ class Collection {
   std::unique_ptr<PartSync> part_sync_ ABSL_GUARDED_BY(write_mutex_);
   // ItemStore::ListExpired()'s: what comes before is in no index.
   std::string hidden_ ABSL_GUARDED_BY(write_mutex_);
+
+  // What `results` of a waiting one become is guarded by the write mutex.
+  mutable absl::Mutex upserts_mutex_ ABSL_ACQUIRED_AFTER(write_mutex_);
+  std::deque<WaitingUpsert*> upserts_ ABSL_GUARDED_BY(upserts_mutex_);
 
   mutable absl::Mutex settings_mutex_ ABSL_ACQUIRED_AFTER(write_mutex_);
   std::shared_ptr<const CollectionSettings> settings_

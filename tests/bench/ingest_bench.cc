@@ -3,7 +3,10 @@
 // time, and when it can be found: an answer means that it is.
 //
 //   ingest_bench [--items N] [--dimension N] [--payload] [--slices N]
-//                [--set KEY=VALUE]...
+//                [--callers N] [--set KEY=VALUE]...
+//
+// --callers: so many streams instead, each of which waits for an item's answer
+// before it sends the next.
 
 #include <algorithm>
 #include <iostream>
@@ -32,13 +35,15 @@ struct Settings {
   int dimension = 512;
   bool payload = false;
   int slices = 1;
+  int callers = 0;  // 0: one stream that does not wait.
 };
 
 // One after the other, so that a run's length does not cost memory: `window`
 // different vectors are enough for what an item costs.
 class Requests {
  public:
-  explicit Requests(const Settings& settings) : settings_(settings) {
+  Requests(const Settings& settings, uint64_t seed)
+      : settings_(settings), random_(seed) {
     std::normal_distribution<float> normal;
     vectors_.resize(kVectors);
     for (std::vector<float>& vector : vectors_) {
@@ -67,7 +72,7 @@ class Requests {
   static constexpr int kVectors = 4096;
 
   const Settings settings_;
-  std::mt19937_64 random_{1};
+  std::mt19937_64 random_;
   std::vector<std::vector<float>> vectors_;
   int number_ = 0;
 };
@@ -82,7 +87,7 @@ struct Slice {
 std::vector<Slice> Ingest(const QuerndProcess& server, const Api& api,
                           const Settings& settings,
                           std::vector<double>& milliseconds) {
-  Requests requests(settings);
+  Requests requests(settings, 1);
   grpc::ClientContext context;
   auto stream = v1::Items::NewStub(api.channel())->Upsert(&context);
   std::vector<absl::Time> sent(settings.items);
@@ -120,6 +125,42 @@ std::vector<Slice> Ingest(const QuerndProcess& server, const Api& api,
   return slices;
 }
 
+// Of all callers: items a second, and the time from a Write() to its answer.
+void CallSideBySide(const Api& api, const Settings& settings) {
+  const int per_caller = settings.items / settings.callers;
+  std::vector<std::vector<double>> milliseconds(settings.callers);
+  std::vector<std::thread> callers;
+  const absl::Time start = absl::Now();
+  for (int caller = 0; caller < settings.callers; ++caller) {
+    callers.emplace_back([&, caller] {
+      Requests requests(settings, caller);
+      grpc::ClientContext context;
+      auto stream = v1::Items::NewStub(api.channel())->Upsert(&context);
+      v1::UpsertResponse response;
+      for (int i = 0; i < per_caller; ++i) {
+        const absl::Time sent = absl::Now();
+        stream->Write(requests.Next());
+        if (!stream->Read(&response) || response.status().code() != 0) break;
+        milliseconds[caller].push_back(
+            absl::ToDoubleMilliseconds(absl::Now() - sent));
+      }
+      stream->WritesDone();
+      Check(stream->Finish());
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
+  std::vector<double> all;
+  for (const std::vector<double>& of_one : milliseconds) {
+    all.insert(all.end(), of_one.begin(), of_one.end());
+  }
+  absl::PrintF(
+      "%d callers, an item at a time: %.0f items/s; median %.2f ms, 99%% %.2f "
+      "ms\n",
+      settings.callers, static_cast<double>(all.size()) / seconds, Median(all),
+      Quantile(all, 0.99));
+}
+
 void Report(const Settings& settings, const std::vector<Slice>& slices,
             const std::vector<double>& milliseconds) {
   const int items = settings.items / static_cast<int>(slices.size());
@@ -151,6 +192,9 @@ int main(int argc, char** argv) {
   app.add_option("--slices", settings.slices,
                  "Lines of the report, one after the other in time")
       ->check(CLI::PositiveNumber);
+  app.add_option("--callers", settings.callers,
+                 "Streams that wait for each answer")
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--set", server_settings, "Settings of the server: key=value");
   CLI11_PARSE(app, argc, argv);
   TemporaryDirectory data;
@@ -161,6 +205,10 @@ int main(int argc, char** argv) {
   const QuerndProcess server(data.File("data"), arguments);
   Api api(server);
   Check(api.CreateCollection("bench", settings.dimension));
+  if (settings.callers > 0) {
+    CallSideBySide(api, settings);
+    return 0;
+  }
   std::vector<double> milliseconds;
   const std::vector<Slice> slices = Ingest(server, api, settings, milliseconds);
   Report(settings, slices, milliseconds);

@@ -1,5 +1,6 @@
 #include "engine/query/collection.h"
 
+#include <atomic>
 #include <cmath>
 #include <filesystem>
 #include <functional>
@@ -119,6 +120,88 @@ TEST_F(CollectionTest,
   EXPECT_TRUE(std::filesystem::exists(directory_.path()));
   collection.reset();
   EXPECT_FALSE(std::filesystem::exists(directory_.path()));
+}
+
+// Counts writes, each of which takes a millisecond.
+class SlowItemStore final : public ForwardingItemStore {
+ public:
+  SlowItemStore(std::shared_ptr<ItemStore> store, std::atomic<int>* puts)
+      : ForwardingItemStore(std::move(store)), puts_(puts) {}
+
+  absl::StatusOr<std::vector<PutResult>> Put(
+      absl::Span<const Item> items) override {
+    ++*puts_;
+    absl::SleepFor(absl::Milliseconds(1));
+    return ForwardingItemStore::Put(items);
+  }
+
+ private:
+  std::atomic<int>* const puts_;
+};
+
+class SlowCollectionTest : public CollectionTest {
+ protected:
+  std::unique_ptr<Collection> OpenSlow() {
+    CollectionFactories factories = disk_.Factories();
+    factories.open_store = [this](const std::string&,
+                                  const v1::Collection& record)
+        -> absl::StatusOr<std::unique_ptr<ItemStore>> {
+      return std::make_unique<SlowItemStore>(
+          std::make_shared<FakeItemStore>(record.dimension()), &puts_);
+    };
+    auto collection =
+        Collection::Open(directory_.path(), Record("c", 2), factories);
+    EXPECT_TRUE(collection.ok()) << collection.status();
+    return *std::move(collection);
+  }
+
+  std::atomic<int> puts_ = 0;
+};
+
+TEST_F(SlowCollectionTest, UpsertsThatWaitAreWrittenTogether) {
+  const auto collection = OpenSlow();
+  constexpr int kCallers = 4;
+  constexpr int kRounds = 50;
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < kCallers; ++caller) {
+    callers.emplace_back([&, caller] {
+      for (int round = 0; round < kRounds; ++round) {
+        // One of them is always wrong, and so is no other one for it.
+        const bool is_wrong = caller == 0;
+        const std::string id = absl::StrCat(caller, "/", round);
+        const auto written = collection->Upsert(
+            {MakeItem(id, {1, 0}), MakeItem(is_wrong ? "" : id, {0, 1})});
+        ASSERT_EQ(written.ok(), !is_wrong);
+        if (is_wrong) continue;
+        ASSERT_EQ(written->size(), 2);
+        EXPECT_TRUE((*written)[0].created);
+        EXPECT_FALSE((*written)[1].created);
+        EXPECT_EQ((*written)[1].sequence, (*written)[0].sequence + 1);
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(collection->index().size(), (kCallers - 1) * kRounds);
+  EXPECT_EQ(collection->store().count(), (kCallers - 1) * kRounds);
+}
+
+TEST_F(SlowCollectionTest, ThoseThatWaitShareAWrite) {
+  const auto collection = OpenSlow();
+  std::atomic<int> done = 0;
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 4; ++caller) {
+    callers.emplace_back([&, caller] {
+      // Who waits for a write of a millisecond and is never joined by another
+      // in a thousand of them has none to share.
+      for (int i = 0; i < 1000 && puts_ >= done; ++i) {
+        EXPECT_TRUE(
+            collection->Upsert({MakeItem(absl::StrCat(caller), {1, 0})}).ok());
+        ++done;
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_LT(puts_, done);
 }
 
 TEST_F(CollectionTest, DescribesItself) {
