@@ -185,6 +185,22 @@ void RowSet::ToBitset(absl::Span<uint64_t> words) const {
   }
 }
 
+RowBits RowSet::Bits() const {
+  RowBits bits;
+  if (empty()) return bits;
+  const roaring_array_t& containers = bitmap_->high_low_container;
+  const auto count = static_cast<size_t>(containers.size);
+  bits.pages_.resize(containers.keys[count - 1] + size_t{1});
+  bits.words_.resize((count + 1) * kContainerWords);
+  for (size_t i = 0; i < count; ++i) {
+    const size_t begin = (i + 1) * kContainerWords;
+    bits.pages_[containers.keys[i]] = static_cast<uint32_t>(begin);
+    CopyContainer(containers.containers[i], containers.typecodes[i],
+                  absl::MakeSpan(bits.words_).subspan(begin, kContainerWords));
+  }
+  return bits;
+}
+
 void RowSet::AppendTo(std::string& bytes) const {
   std::string runs;
   uint64_t count = 0;

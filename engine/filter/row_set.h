@@ -1,9 +1,12 @@
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/string_view.h"
@@ -12,6 +15,8 @@
 struct roaring_bitmap_s;
 
 namespace quern {
+
+class RowBits;
 
 // A set of rows (0 to 2^32 - 1) as a Roaring bitmap (Lemire et al. 2018,
 // "Roaring bitmaps: implementation of an optimized software library"). An empty
@@ -54,6 +59,7 @@ class RowSet {
   // Sets bit `row % 64` of `words[row / 64]` for each row and clears the
   // others. Rows at 64 * words.size() and above are left out.
   void ToBitset(absl::Span<uint64_t> words) const;
+  RowBits Bits() const;
 
   // Runs of rows as varints: their number; of each the rows left out before it
   // * 2, + 1 if it is longer than one row, and then its length - 2.
@@ -70,6 +76,48 @@ class RowSet {
   roaring_bitmap_s& Bitmap();  // Makes one if there is none.
 
   std::unique_ptr<roaring_bitmap_s, Free> bitmap_;  // Null: empty.
+};
+
+// A RowSet to look many rows up in: a bit a row, in pages of 8 KiB, of which
+// those without rows are one and the same. So what it takes depends on how many
+// rows there are and how far apart, not on how high. Immutable.
+class RowBits {
+ public:
+  bool Contains(uint32_t row) const {
+    const size_t page = row / kPageRows;
+    return page < pages_.size() &&
+           (words_[pages_[page] + row % kPageRows / 64] >> (row % 64) & 1) != 0;
+  }
+
+  // From `first` to `last`, both included, in rising order.
+  template <typename Visit>
+  void ForEachBetween(uint32_t first, uint32_t last, const Visit& visit) const {
+    const size_t end = std::min<size_t>(last / kPageRows + 1, pages_.size());
+    for (size_t page = first / kPageRows; page < end; ++page) {
+      if (pages_[page] == 0) continue;
+      for (size_t i = 0; i < kPageWords; ++i) {
+        for (uint64_t bits = words_[pages_[page] + i]; bits != 0;
+             bits &= bits - 1) {
+          const size_t row = page * kPageRows + i * 64 +
+                             static_cast<size_t>(__builtin_ctzll(bits));
+          if (row >= first && row <= last) visit(static_cast<uint32_t>(row));
+        }
+      }
+    }
+  }
+
+  int64_t memory_bytes() const {
+    return static_cast<int64_t>(pages_.size() * sizeof(pages_[0]) +
+                                words_.size() * sizeof(words_[0]));
+  }
+
+ private:
+  friend class RowSet;
+  static constexpr size_t kPageWords = 1024;  // Of a Roaring container.
+  static constexpr size_t kPageRows = kPageWords * 64;
+
+  std::vector<uint32_t> pages_;  // Where each begins in `words_`.
+  std::vector<uint64_t> words_ = std::vector<uint64_t>(kPageWords);  // Page 0.
 };
 
 // The same bytes for a set of one row, without making it. Take: nothing, and

@@ -12,6 +12,7 @@
 #include "absl/types/span.h"
 
 #include "engine/base/request_context.h"
+#include "engine/filter/row_set.h"
 #include "engine/index/delta.h"
 #include "engine/index/error_bound.h"
 #include "engine/index/segment.h"
@@ -58,25 +59,20 @@ struct IndexPart {
   }
 };
 
-// The rows that a filter matches: a bit a row number.
-using MatchingRows = std::vector<uint64_t>;
-
 // A part as one search sees it.
 struct SearchedPart {
   const IndexPart& part;
   uint32_t number = 0;  // Among the index's parts.
   Metric metric = Metric::kCosine;
-  const MatchingRows* matching = nullptr;  // Null: all rows match.
+  // Numbers of the rows that match; null: all do.
+  const RowBits* matching = nullptr;
   // That bounds on errors allow; infinite: they are never exceeded.
   float sigmas = ErrorSigmas(1);
 
   // Whether a search may return a row.
   bool IsWanted(int64_t row) const {
     if (part.IsDead(row)) return false;
-    if (matching == nullptr) return true;
-    const uint32_t row_number = part.row_number(row);
-    return row_number / 64 < matching->size() &&
-           ((*matching)[row_number / 64] >> (row_number % 64) & 1) != 0;
+    return matching == nullptr || matching->Contains(part.row_number(row));
   }
   bool wants_all() const { return matching == nullptr && part.dead == nullptr; }
 };

@@ -62,9 +62,9 @@ SearchRun::SearchRun(const SearchRunOptions& index,
   }
 }
 
-void SearchRun::Restrict(MatchingRows matching, int64_t count) {
-  matching_ = std::move(matching);
-  matched_count_ = count;
+void SearchRun::Restrict(const RowSet& matching) {
+  matching_ = matching.Bits();
+  matched_count_ = matching.size();
 }
 
 absl::StatusOr<std::vector<std::vector<ScoredId>>> SearchRun::Run() {
@@ -204,18 +204,11 @@ std::vector<uint32_t> SearchRun::ListRows(const IndexPart& part) const {
   const uint32_t* numbers = part.segment->row_numbers();
   const uint32_t* const end = numbers + part.rows;
   const uint32_t* at = numbers;
-  const size_t last_word =
-      std::min<size_t>(matching_->size(), end[-1] / 64 + 1);
-  for (size_t word = numbers[0] / 64; word < last_word; ++word) {
-    for (uint64_t bits = (*matching_)[word]; bits != 0; bits &= bits - 1) {
-      const auto number = static_cast<uint32_t>(
-          word * 64 + static_cast<size_t>(__builtin_ctzll(bits)));
-      at = std::lower_bound(at, end, number);
-      if (at == end) return rows;
-      const auto row = static_cast<uint32_t>(at - numbers);
-      if (*at == number && !part.IsDead(row)) rows.push_back(row);
-    }
-  }
+  matching_->ForEachBetween(numbers[0], end[-1], [&](uint32_t number) {
+    at = std::lower_bound(at, end, number);
+    const auto row = static_cast<uint32_t>(at - numbers);
+    if (*at == number && !part.IsDead(row)) rows.push_back(row);
+  });
   return rows;
 }
 

@@ -13,6 +13,7 @@
 #include "engine/base/matrix.h"
 #include "engine/base/request_context.h"
 #include "engine/base/work_crew.h"
+#include "engine/filter/row_set.h"
 #include "engine/index/candidates.h"
 #include "engine/index/device_search.h"
 #include "engine/index/segment.h"
@@ -44,8 +45,8 @@ class SearchRun {
             absl::Span<const IndexPart> parts, const Matrix& queries,
             const VectorSearchOptions& options);
 
-  // Only these rows, of which there are `count`.
-  void Restrict(MatchingRows matching, int64_t count);
+  // Only rows of these numbers.
+  void Restrict(const RowSet& matching);
 
   // One list per query, as VectorIndex::Search() gives it; once.
   absl::StatusOr<std::vector<std::vector<ScoredId>>> Run();
@@ -126,7 +127,7 @@ class SearchRun {
   int64_t live_rows_ = 0;
   int64_t k_ = 1;
   std::vector<EncodedQuery> queries_;
-  std::optional<MatchingRows> matching_;
+  std::optional<RowBits> matching_;
   int64_t matched_count_ = 0;
   std::vector<PartPlan> plans_;
   std::vector<Piece> short_;  // For a second turn.

@@ -33,6 +33,10 @@ constexpr int64_t kMaxDimension = 4096;
 constexpr int64_t kMergeFactor = 2;
 // A segment with a larger share of dead rows is made anew.
 constexpr double kMaxDeadShare = 0.25;
+// Of the row numbers: an index that has given out more is made anew when it is
+// opened next. Most are then of rows long gone, since so many that live have no
+// room in memory.
+constexpr double kUsedRowNumbers = 0.75;
 // Background work leaves the cores to whoever answers calls.
 constexpr int kNiceness = 10;
 constexpr size_t kRealQueries = 256;
@@ -217,10 +221,10 @@ absl::Status ShardedIndex::Upsert(absl::Span<const std::string> ids,
                            PrepareVectors(vectors, options_.metric, "vectors"));
     absl::MutexLock lock(&write_mutex_);
     const std::shared_ptr<const Snapshot> before = snapshot();
-    if (ids.size() > std::numeric_limits<uint32_t>::max() - before->next_row) {
+    if (ids.size() > options_.max_row_numbers - before->next_row) {
       return absl::ResourceExhaustedError(
-          "the index has given out all of its row numbers: restore the "
-          "collection from a snapshot, which numbers them anew");
+          "the index has given out all of its row numbers: restart the server, "
+          "which then makes it anew from the items");
     }
     Edit edit(*before);
     std::vector<uint32_t> removed;
@@ -351,11 +355,7 @@ absl::StatusOr<std::vector<std::vector<ScoredId>>> ShardedIndex::Search(
       absl::ReaderMutexLock lock(&fields_mutex_);
       now = snapshot();
       run.emplace(search_options_, context, now->parts, prepared, options);
-      const RowSet rows =
-          fields_.Match(options.filter.get(), options.modalities);
-      MatchingRows matching((now->next_row + 63) / 64);
-      rows.ToBitset(absl::MakeSpan(matching));
-      run->Restrict(std::move(matching), rows.size());
+      run->Restrict(fields_.Match(options.filter.get(), options.modalities));
     }
     QUERN_ASSIGN_OR_RETURN(Results results, run->Run());
     Describe(*now, run->device_trouble(), stats);
@@ -852,6 +852,10 @@ absl::Status ShardedIndex::Load() {
   if (manifest->sequence < options_.oldest_sequence ||
       manifest->sequence > options_.newest_sequence) {
     return start_anew("the index's files are not of this store's age");
+  }
+  if (manifest->next_row >
+      static_cast<double>(options_.max_row_numbers) * kUsedRowNumbers) {
+    return start_anew("most of the index's row numbers are used up");
   }
   const absl::StatusOr<HugeBuffer> field_bytes = ReadIndexFile(
       FieldsPath(options_.directory, manifest->fields.id), manifest->fields);

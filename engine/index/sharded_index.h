@@ -42,6 +42,8 @@ struct ShardedIndexOptions {
   // are made again.
   uint64_t oldest_sequence = 0;
   uint64_t newest_sequence = ~uint64_t{0};
+  // Each write of an item takes one. Fewer are for tests.
+  uint32_t max_row_numbers = 0xFFFFFFFF;
   // Gives exact vectors for the short lists of compressed segments; null:
   // scores are those of the codes.
   VectorReader reader;

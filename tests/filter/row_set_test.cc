@@ -3,8 +3,10 @@
 #include <random>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace quern {
@@ -117,6 +119,40 @@ TEST(RowSetTest, SetsBits) {
   for (uint32_t row = 0; row < bits.size() * 64; ++row) {
     ASSERT_EQ((bits[row / 64] >> (row % 64)) & 1, row >= 100 && row <= 65700);
   }
+}
+
+TEST(RowSetTest, BitsAreThoseOfItsRows) {
+  for (const Rows& rows : Examples()) {
+    const RowSet set = Of(rows);
+    const RowBits bits = set.Bits();
+    for (const uint32_t row : rows) {
+      EXPECT_TRUE(bits.Contains(row));
+      EXPECT_EQ(bits.Contains(row + 1), set.Contains(row + 1)) << row;
+      EXPECT_EQ(bits.Contains(row - 1), set.Contains(row - 1)) << row;
+    }
+    EXPECT_EQ(bits.Contains(UINT32_MAX), set.Contains(UINT32_MAX));
+    const auto between = [&bits](uint32_t first, uint32_t last) {
+      std::vector<uint32_t> found;
+      bits.ForEachBetween(first, last,
+                          [&](uint32_t row) { found.push_back(row); });
+      return found;
+    };
+    using testing::ElementsAreArray;
+    EXPECT_THAT(between(0, UINT32_MAX), ElementsAreArray(rows));
+    for (const auto& [first, last] :
+         {std::pair<uint32_t, uint32_t>{3, 70'000}, {65'536, 65'536}, {9, 8}}) {
+      const auto begin = rows.lower_bound(first);
+      const auto end = rows.upper_bound(last);
+      EXPECT_THAT(between(first, last),
+                  ElementsAreArray(first > last ? Rows() : Rows(begin, end)));
+    }
+  }
+}
+
+TEST(RowSetTest, BitsOfFewHighRowsAreSmall) {
+  RowSet set;
+  for (uint32_t row = 0; row < 1000; ++row) set.Add(UINT32_MAX - row);
+  EXPECT_LT(set.Bits().memory_bytes(), 1 << 20);
 }
 
 TEST(RowSetTest, ComesBackFromBytes) {

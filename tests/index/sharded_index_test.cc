@@ -677,6 +677,54 @@ class HostileSegmentTest : public ShardedIndexTest {
   }
 };
 
+// In a server that has taken billions of writes.
+TEST_F(ShardedIndexFilesTest, FiltersTakeHighRowNumbers) {
+  MakeFiles();
+  IndexManifest manifest = ValueOrDie(ReadManifest(directory_.File("index")));
+  manifest.next_row = 3'000'000'000;
+  ASSERT_THAT(WriteManifest(directory_.File("index"), manifest), IsOk());
+  const auto index = Create(WithFiles());
+  Write(*index, 10, 100);
+  for (const bool sealed : {false, true}) {
+    if (sealed) Optimize(*index);
+    EXPECT_THAT(PlanOf(*index, "n < 20"),
+                testing::HasSubstr("matches 20 of 4000 items"));
+    const auto filter = ValueOrDie(ParseFilter("n < 20", fields_));
+    EXPECT_EQ(RecallOf(SearchAll(*index, {.filter = filter}), 0, 20), 1);
+  }
+}
+
+TEST_F(ShardedIndexFilesTest, RowNumbersComeBackWhenItIsOpened) {
+  ShardedIndexOptions options = WithFiles();
+  options.max_row_numbers = 2000;
+  {
+    const auto index = Create(options);
+    for (int i = 0; i < 15; ++i) Write(*index, 0, 100);
+    index->MarkApplied(9);
+    Optimize(*index);
+  }
+  {
+    const auto index = Create(options);
+    EXPECT_FALSE(index->incomplete());
+    for (int i = 0; i < 5; ++i) Write(*index, 0, 100);
+    index->MarkApplied(10);
+    const std::vector<float> one(kDimension, 1);
+    EXPECT_THAT(
+        index->Upsert({"x"},
+                      {.data = one.data(), .rows = 1, .columns = kDimension}),
+        StatusIs(absl::StatusCode::kResourceExhausted,
+                 testing::HasSubstr("restart the server")));
+    EXPECT_EQ(index->size(), 100);
+    Optimize(*index);
+  }
+  const auto index = Create(options);
+  EXPECT_TRUE(index->incomplete());
+  EXPECT_EQ(index->applied_sequence(), 0u);
+  EXPECT_THAT(index->shards().at(0).message, testing::HasSubstr("row numbers"));
+  for (int i = 0; i < 20; ++i) Write(*index, 0, 100);
+  EXPECT_EQ(index->size(), 100);
+}
+
 TEST_F(HostileSegmentTest, IsRefusedOrSearchedSafely) {
   const std::string good = MakeSegment(IndexKind::kHnsw);
   ASSERT_THAT(Parse(good), IsOk());
