@@ -29,6 +29,9 @@ constexpr int64_t kEncodeRows = 4096;
 // From 20 on FAISS compares queries with centres by BLAS, whose sums are
 // others: a query would find other lists among many than alone.
 constexpr int64_t kQueriesAtOnce = 16;
+// Compared between two looks at the deadline, by estimate, unless one query
+// takes more: FAISS cannot be stopped, nor given a part of a query's lists.
+constexpr int64_t kCodesPerCheck = 1 << 22;
 constexpr int64_t kTrainRowsPerList = 64;
 constexpr int64_t kMaxLists = 65'536;
 
@@ -253,7 +256,8 @@ absl::StatusOr<std::unique_ptr<const IvfPq>> IvfPq::Parse(
 }
 
 absl::StatusOr<std::vector<std::vector<uint32_t>>> IvfPq::Search(
-    MatrixView queries, int64_t lists, int64_t depth) const {
+    MatrixView queries, int64_t lists, int64_t depth,
+    const std::function<absl::Status()>& check) const {
   using Result = absl::StatusOr<std::vector<std::vector<uint32_t>>>;
   return Guard(kLibrary, [&]() -> Result {
     omp_set_num_threads(1);
@@ -266,11 +270,15 @@ absl::StatusOr<std::vector<std::vector<uint32_t>>> IvfPq::Search(
     depth = std::min<int64_t>(depth, probes[probe]->ntotal);
     std::vector<float> scores(queries.rows * depth);
     std::vector<idx_t> labels(queries.rows * depth, -1);
-    for (int64_t first = 0; first < queries.rows; first += kQueriesAtOnce) {
-      probes[probe]->search(std::min(kQueriesAtOnce, queries.rows - first),
-                            queries.row(first).data(), depth,
-                            scores.data() + first * depth,
-                            labels.data() + first * depth);
+    const auto probed = static_cast<int64_t>(probes[probe]->nprobe);
+    const int64_t codes = probes[probe]->ntotal / state_->lists * probed + 1;
+    const int64_t at_once =
+        std::clamp<int64_t>(kCodesPerCheck / codes, 1, kQueriesAtOnce);
+    for (int64_t first = 0; first < queries.rows; first += at_once) {
+      QUERN_RETURN_IF_ERROR(check());
+      probes[probe]->search(
+          std::min(at_once, queries.rows - first), queries.row(first).data(),
+          depth, scores.data() + first * depth, labels.data() + first * depth);
     }
     std::vector<std::vector<uint32_t>> found(queries.rows);
     for (int64_t i = 0; i < queries.rows; ++i) {

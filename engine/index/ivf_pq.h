@@ -48,9 +48,11 @@ class IvfPq {
   void CopyLists(Matrix* centres, std::vector<uint32_t>* list_of) const;
 
   // For each query the `depth` rows that look best in its `lists` nearest
-  // lists, in any order; fewer when those hold fewer.
+  // lists, in any order; fewer when those hold fewer. `check` runs between
+  // queries, after some milliseconds or one query; its errors end the search.
   absl::StatusOr<std::vector<std::vector<uint32_t>>> Search(
-      MatrixView queries, int64_t lists, int64_t depth) const;
+      MatrixView queries, int64_t lists, int64_t depth,
+      const std::function<absl::Status()>& check) const;
 
   int64_t memory_bytes() const;
 

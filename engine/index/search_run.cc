@@ -445,9 +445,10 @@ absl::Status SearchRun::ProbeLists(Piece& piece,
       .data = matrix_.row(static_cast<int64_t>(piece.first_query)).data(),
       .rows = static_cast<int64_t>(piece.queries),
       .columns = matrix_.columns()};
-  QUERN_ASSIGN_OR_RETURN(
-      const std::vector<std::vector<uint32_t>> lists,
-      searched.part.segment->ivf()->Search(queries, plan.effort, plan.depth));
+  QUERN_ASSIGN_OR_RETURN(const std::vector<std::vector<uint32_t>> lists,
+                         searched.part.segment->ivf()->Search(
+                             queries, plan.effort, plan.depth,
+                             [this] { return context_.Check(kEnd); }));
   const int64_t needed =
       matching_.has_value()
           ? std::min<int64_t>(plan.point->depth / 2, plan.wanted_rows)

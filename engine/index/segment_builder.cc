@@ -377,7 +377,7 @@ class Builder {
             part.segment->ivf()->Search({.data = query.vector().data(),
                                          .rows = 1,
                                          .columns = query.dimension()},
-                                        way.effort, way.depth));
+                                        way.effort, way.depth, check_));
         QUERN_RETURN_IF_ERROR(ScanRows(context_, searched, query,
                                        WantedRows(searched, lists[0]),
                                        candidates));

@@ -98,11 +98,11 @@ void FollowPoint(const IndexPart& part, absl::Span<const float> values,
     AddFound(searched, query, found, candidates);
   }
   if (segment.ivf() != nullptr) {
-    const auto rows =
-        segment.ivf()->Search({.data = values.data(),
-                               .rows = 1,
-                               .columns = static_cast<int64_t>(values.size())},
-                              point.effort, point.depth);
+    const auto rows = segment.ivf()->Search(
+        {.data = values.data(),
+         .rows = 1,
+         .columns = static_cast<int64_t>(values.size())},
+        point.effort, point.depth, [] { return absl::OkStatus(); });
     QUERN_FUZZ_REQUIRE(rows.ok());
     QUERN_FUZZ_REQUIRE(ScanRows(context, searched, query,
                                 WantedRows(searched, rows->front()), candidates)

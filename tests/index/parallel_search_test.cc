@@ -13,6 +13,8 @@
 #include "gtest/gtest.h"
 
 #include "engine/base/clock.h"
+#include "engine/index/index_files.h"
+#include "engine/index/segment.h"
 #include "engine/index/sharded_index.h"
 #include "tests/index/clustered_vectors.h"
 #include "tests/index/same_results.h"
@@ -225,29 +227,49 @@ class LimitedClock final : public Clock {
   mutable std::atomic<int64_t> asked_ = 0;
 };
 
-class ParallelSearchStopTest : public ParallelSearchTest {};
+// Each in its own way, and one by one.
+class ParallelSearchStopTest : public ParallelSearchTest {
+ protected:
+  static std::vector<VectorSearchOptions> Ways() {
+    return {{.k = 10, .explain = true},
+            {.k = 10, .exact = true, .explain = true}};
+  }
+
+  void ExpectWay(const std::string& plan, bool exact) const {
+    const IndexKind kind = exact ? IndexKind::kExact : GetParam().kind;
+    EXPECT_THAT(plan,
+                testing::HasSubstr(kind == IndexKind::kHnsw    ? "graph"
+                                   : kind == IndexKind::kIvfPq ? "lists"
+                                                               : "Compared"));
+  }
+};
 
 TEST_P(ParallelSearchStopTest, PiecesAfterTheDeadlineDoNotBegin) {
   MakeFiles(GetParam());
   const auto crew = std::make_shared<WorkCrew>(WorkCrewOptions{.threads = 3});
   const auto index = Open(GetParam(), crew);
-  const auto looks_within = [&](int64_t looks) {
-    const LimitedClock clock(looks);
-    const RequestContext context(&clock, "test",
-                                 absl::UnixEpoch() + absl::Minutes(1));
-    const auto results =
-        index->Search(context, Queries(1), {.k = 10, .exact = true});
-    EXPECT_EQ(results.ok(), clock.asked() <= looks);
-    if (!results.ok()) {
-      EXPECT_THAT(results, StatusIs(absl::StatusCode::kDeadlineExceeded));
+  for (const VectorSearchOptions& options : Ways()) {
+    const auto looks_within = [&](int64_t looks) {
+      const LimitedClock clock(looks);
+      const RequestContext context(&clock, "test",
+                                   absl::UnixEpoch() + absl::Minutes(1));
+      SearchStats stats;
+      const auto results =
+          index->Search(context, Queries(kQueries), options, &stats);
+      EXPECT_EQ(results.ok(), clock.asked() <= looks);
+      if (results.ok()) {
+        ExpectWay(stats.plan, options.exact);
+      } else {
+        EXPECT_THAT(results, StatusIs(absl::StatusCode::kDeadlineExceeded));
+      }
+      return clock.asked();
+    };
+    const int64_t all = looks_within(1'000'000);
+    EXPECT_GT(all, 20);
+    for (const int64_t looks : {1, 2, 5, 10}) {
+      // Each worker finds out once.
+      EXPECT_LE(looks_within(looks), looks + crew->workers());
     }
-    return clock.asked();
-  };
-  const int64_t all = looks_within(1'000'000);
-  EXPECT_GT(all, 20);
-  for (const int64_t looks : {1, 2, 5, 10}) {
-    // Each worker finds out once.
-    EXPECT_LE(looks_within(looks), looks + crew->workers());
   }
 }
 
@@ -255,28 +277,89 @@ TEST_P(ParallelSearchStopTest, ACancelledSearchStops) {
   MakeFiles(GetParam());
   const auto index = Open(
       GetParam(), std::make_shared<WorkCrew>(WorkCrewOptions{.threads = 1}));
-  RequestContext context(&kClock, "test");
-  absl::Notification searching;
-  std::thread caller([&] {
-    absl::Status status;
-    while (status.ok()) {
-      status =
-          index->Search(context, Queries(kQueries), {.exact = true}).status();
-      if (!searching.HasBeenNotified()) searching.Notify();
-    }
-    EXPECT_THAT(status, StatusIs(absl::StatusCode::kCancelled));
-  });
-  searching.WaitForNotification();
-  context.Cancel();
-  caller.join();
+  for (const VectorSearchOptions& options : Ways()) {
+    RequestContext context(&kClock, "test");
+    absl::Notification searching;
+    std::thread caller([&] {
+      absl::Status status;
+      while (status.ok()) {
+        status = index->Search(context, Queries(kQueries), options).status();
+        if (!searching.HasBeenNotified()) searching.Notify();
+      }
+      EXPECT_THAT(status, StatusIs(absl::StatusCode::kCancelled));
+    });
+    searching.WaitForNotification();
+    context.Cancel();
+    caller.join();
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Forms, ParallelSearchStopTest,
                          testing::Values(Form{"ExactFp32", IndexKind::kExact,
                                               VectorStorage::kFp32, 1},
                                          Form{"HnswInt8", IndexKind::kHnsw,
+                                              VectorStorage::kInt8, 2},
+                                         Form{"IvfPqInt8", IndexKind::kIvfPq,
                                               VectorStorage::kInt8, 2}),
                          [](const auto& info) { return info.param.name; });
+
+// What one thread has begun it leaves in the middle.
+class SearchStopTest : public ParallelSearchTest {
+ protected:
+  // The one segment of an index of such a form.
+  std::shared_ptr<const Segment> MakeSegment(const Form& form) const {
+    MakeFiles(form);
+    const std::string folder = directory_.File("index");
+    const IndexFile file = ValueOrDie(ReadManifest(folder)).segments.at(0).file;
+    return ValueOrDie(Segment::Parse(
+        ValueOrDie(ReadIndexFile(SegmentPath(folder, file.id), file))));
+  }
+};
+
+TEST_F(SearchStopTest, AWalkThroughAGraph) {
+  const auto segment =
+      MakeSegment({"Hnsw", IndexKind::kHnsw, VectorStorage::kFp32, 1});
+  const IndexPart part{.segment = segment, .rows = segment->rows()};
+  const EncodedQuery query(queries_.row(0));
+  std::vector<ScoredRow> found;
+  const auto looks_within = [&](int64_t looks) {
+    const LimitedClock clock(looks);
+    const RequestContext context(&clock, "test",
+                                 absl::UnixEpoch() + absl::Minutes(1));
+    const absl::Status status =
+        SearchGraph(context, {.part = part}, query, 1000, &found);
+    EXPECT_EQ(status.ok(), clock.asked() <= looks) << status;
+    return clock.asked();
+  };
+  EXPECT_GE(looks_within(1'000'000), 5);
+  EXPECT_EQ(found.size(), 1000u);
+  for (const int64_t looks : {0, 1, 3}) {
+    EXPECT_EQ(looks_within(looks), looks + 1);
+  }
+}
+
+TEST_F(SearchStopTest, ALookIntoLists) {
+  const auto segment =
+      MakeSegment({"IvfPq", IndexKind::kIvfPq, VectorStorage::kFp32, 1});
+  int asked = 0;
+  int allowed = 1000;
+  const auto search = [&] {
+    asked = 0;
+    return segment->ivf()
+        ->Search(Queries(kQueries), 8, 100,
+                 [&] {
+                   return ++asked <= allowed ? absl::OkStatus()
+                                             : absl::CancelledError("gone");
+                 })
+        .status();
+  };
+  EXPECT_THAT(search(), IsOk());
+  ASSERT_GE(asked, 2);
+  for (allowed = 0; allowed < 2; ++allowed) {
+    EXPECT_THAT(search(), StatusIs(absl::StatusCode::kCancelled));
+    EXPECT_EQ(asked, allowed + 1);
+  }
+}
 
 }  // namespace
 }  // namespace quern
