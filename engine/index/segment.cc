@@ -79,8 +79,13 @@ absl::Status Segment::Read() {
   std::memcpy(&header_, image_.data(), sizeof(header_));
   const SegmentHeader& h = header_;
   if (std::memcmp(h.magic, SegmentHeader::kMagic, sizeof(h.magic)) != 0 ||
-      h.version != SegmentHeader::kVersion || h.size > image_.size()) {
+      h.size > image_.size()) {
     return Damaged("header");
+  }
+  if (h.version != SegmentHeader::kVersion) {
+    return absl::DataLossError(
+        absl::StrCat("a segment of the index has format ", h.version,
+                     "; this version reads ", SegmentHeader::kVersion));
   }
   if (h.rows < 1 || h.rows >= kMaxRows || h.dimension < 1 ||
       h.dimension > kMaxDimension || h.storage < 1 || h.storage > 3 ||

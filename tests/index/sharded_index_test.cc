@@ -561,6 +561,88 @@ TEST_F(ShardedIndexFilesTest, StartsAnewFromFilesThatAreNotItsOwn) {
   }
 }
 
+TEST_F(ShardedIndexFilesTest, AFlippedByteOfTheManifestOrTheFieldsStartsAnew) {
+  const auto before = MakeFiles();
+  std::mt19937 random(5);
+  for (const std::string& path :
+       {Files("manifest").at(0), Files("fields-").at(0)}) {
+    const std::string good = ValueOrDie(ReadFile(path));
+    for (int i = 0; i < 60; ++i) {
+      const size_t at = i < 30 ? i : random() % good.size();
+      SCOPED_TRACE(absl::StrCat("byte ", at, " of ", path));
+      std::string bad = good;
+      bad[at] = static_cast<char>(bad[at] ^ (1 << (random() % 8)));
+      ASSERT_THAT(WriteFileAtomically(path, bad), IsOk());
+      const auto index = Create(WithFiles());
+      EXPECT_TRUE(index->incomplete());
+      EXPECT_EQ(index->size(), 0);
+      EXPECT_EQ(index->applied_sequence(), 0u);
+    }
+    ASSERT_THAT(WriteFileAtomically(path, good), IsOk());
+  }
+  ExpectSameResults(SearchAll(*Create(WithFiles())), before);
+}
+
+// As a later version may write them, with the checksums that they then have.
+TEST_F(ShardedIndexFilesTest, FilesOfAnotherFormatAreRefused) {
+  MakeFiles();
+  const std::string folder = directory_.File("index");
+  const std::string manifest_path = Files("manifest").at(0);
+  const std::string good_manifest = ValueOrDie(ReadFile(manifest_path));
+  const IndexManifest manifest = ValueOrDie(ReadManifest(folder));
+  const auto with_version = [](std::string bytes, size_t at) {
+    const uint32_t version = 2;
+    std::memcpy(bytes.data() + at, &version, sizeof(version));
+    return bytes;
+  };
+  const auto bytes_of = [](const std::string& text) {
+    return absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(text.data()),
+                               text.size());
+  };
+
+  // Behind its magic; its checksum is of what follows.
+  ASSERT_THAT(
+      WriteFileAtomically(manifest_path, with_version(good_manifest, 8)),
+      IsOk());
+  auto index = Create(WithFiles());
+  EXPECT_TRUE(index->incomplete());
+  EXPECT_EQ(index->size(), 0);
+  EXPECT_THAT(index->shards().at(0).message,
+              testing::HasSubstr("has format 2; this version reads 1"));
+
+  const std::string fields_path = Files("fields-").at(0);
+  const std::string good_fields = ValueOrDie(ReadFile(fields_path));
+  std::string fields = with_version(good_fields, 4);
+  const size_t checked = fields.size() - sizeof(uint32_t);
+  const uint32_t checksum = Checksum(bytes_of(fields).first(checked));
+  std::memcpy(fields.data() + checked, &checksum, sizeof(checksum));
+  IndexManifest other = manifest;
+  other.fields = ValueOrDie(
+      WriteIndexFile(fields_path, manifest.fields.id, bytes_of(fields)));
+  ASSERT_THAT(WriteManifest(folder, other), IsOk());
+  index = Create(WithFiles());
+  EXPECT_TRUE(index->incomplete());
+  EXPECT_EQ(index->size(), 0);
+  EXPECT_THAT(index->shards().at(0).message,
+              testing::HasSubstr("format version is 2"));
+  ASSERT_THAT(WriteFileAtomically(fields_path, good_fields), IsOk());
+
+  // Costs its shard alone.
+  other = manifest;
+  IndexManifest::Segment& entry = other.segments.at(0);
+  const std::string segment_path = SegmentPath(folder, entry.file.id);
+  const std::string segment =
+      with_version(ValueOrDie(ReadFile(segment_path)), 8);
+  entry.file = ValueOrDie(
+      WriteIndexFile(segment_path, entry.file.id, bytes_of(segment)));
+  ASSERT_THAT(WriteManifest(folder, other), IsOk());
+  index = Create(WithFiles());
+  EXPECT_FALSE(index->shards().at(entry.shard).available);
+  EXPECT_TRUE(index->shards().at(1 - entry.shard).available);
+  EXPECT_THAT(index->shards().at(entry.shard).message,
+              testing::HasSubstr("has format 2; this version reads 1"));
+}
+
 TEST_F(ShardedIndexFilesTest, ASegmentOfAnEarlierGenerationIsRefused) {
   MakeFiles();
   const std::string mine = Files("segment-").at(0);
@@ -597,6 +679,54 @@ TEST_F(ShardedIndexFilesTest, DeadRowsThatASegmentDoesNotHaveAreRefused) {
   EXPECT_TRUE(Create(WithFiles())->incomplete());
 }
 
+// In a server that has taken billions of writes.
+TEST_F(ShardedIndexFilesTest, FiltersTakeHighRowNumbers) {
+  MakeFiles();
+  IndexManifest manifest = ValueOrDie(ReadManifest(directory_.File("index")));
+  manifest.next_row = 3'000'000'000;
+  ASSERT_THAT(WriteManifest(directory_.File("index"), manifest), IsOk());
+  const auto index = Create(WithFiles());
+  Write(*index, 10, 100);
+  for (const bool sealed : {false, true}) {
+    if (sealed) Optimize(*index);
+    EXPECT_THAT(PlanOf(*index, "n < 20"),
+                testing::HasSubstr("matches 20 of 4000 items"));
+    const auto filter = ValueOrDie(ParseFilter("n < 20", fields_));
+    EXPECT_EQ(RecallOf(SearchAll(*index, {.filter = filter}), 0, 20), 1);
+  }
+}
+
+TEST_F(ShardedIndexFilesTest, RowNumbersComeBackWhenItIsOpened) {
+  ShardedIndexOptions options = WithFiles();
+  options.max_row_numbers = 2000;
+  {
+    const auto index = Create(options);
+    for (int i = 0; i < 15; ++i) Write(*index, 0, 100);
+    index->MarkApplied(9);
+    Optimize(*index);
+  }
+  {
+    const auto index = Create(options);
+    EXPECT_FALSE(index->incomplete());
+    for (int i = 0; i < 5; ++i) Write(*index, 0, 100);
+    index->MarkApplied(10);
+    const std::vector<float> one(kDimension, 1);
+    EXPECT_THAT(
+        index->Upsert({"x"},
+                      {.data = one.data(), .rows = 1, .columns = kDimension}),
+        StatusIs(absl::StatusCode::kResourceExhausted,
+                 testing::HasSubstr("restart the server")));
+    EXPECT_EQ(index->size(), 100);
+    Optimize(*index);
+  }
+  const auto index = Create(options);
+  EXPECT_TRUE(index->incomplete());
+  EXPECT_EQ(index->applied_sequence(), 0u);
+  EXPECT_THAT(index->shards().at(0).message, testing::HasSubstr("row numbers"));
+  for (int i = 0; i < 20; ++i) Write(*index, 0, 100);
+  EXPECT_EQ(index->size(), 100);
+}
+
 TEST_F(ShardedIndexFilesTest, LinkedFilesOpenElsewhere) {
   const auto before = MakeFiles();
   {
@@ -620,6 +750,7 @@ TEST_F(ShardedIndexFilesTest, NothingIsSavedWhileLinkedFilesAreInUse) {
   Write(*index, 0, 10);
   index->MarkApplied(10);
   std::thread saver;
+  const RequestContext context(&kClock, "test");
   ASSERT_THAT(
       index->LinkFiles(directory_.File("copy"),
                        [&] {
@@ -676,54 +807,6 @@ class HostileSegmentTest : public ShardedIndexTest {
     }
   }
 };
-
-// In a server that has taken billions of writes.
-TEST_F(ShardedIndexFilesTest, FiltersTakeHighRowNumbers) {
-  MakeFiles();
-  IndexManifest manifest = ValueOrDie(ReadManifest(directory_.File("index")));
-  manifest.next_row = 3'000'000'000;
-  ASSERT_THAT(WriteManifest(directory_.File("index"), manifest), IsOk());
-  const auto index = Create(WithFiles());
-  Write(*index, 10, 100);
-  for (const bool sealed : {false, true}) {
-    if (sealed) Optimize(*index);
-    EXPECT_THAT(PlanOf(*index, "n < 20"),
-                testing::HasSubstr("matches 20 of 4000 items"));
-    const auto filter = ValueOrDie(ParseFilter("n < 20", fields_));
-    EXPECT_EQ(RecallOf(SearchAll(*index, {.filter = filter}), 0, 20), 1);
-  }
-}
-
-TEST_F(ShardedIndexFilesTest, RowNumbersComeBackWhenItIsOpened) {
-  ShardedIndexOptions options = WithFiles();
-  options.max_row_numbers = 2000;
-  {
-    const auto index = Create(options);
-    for (int i = 0; i < 15; ++i) Write(*index, 0, 100);
-    index->MarkApplied(9);
-    Optimize(*index);
-  }
-  {
-    const auto index = Create(options);
-    EXPECT_FALSE(index->incomplete());
-    for (int i = 0; i < 5; ++i) Write(*index, 0, 100);
-    index->MarkApplied(10);
-    const std::vector<float> one(kDimension, 1);
-    EXPECT_THAT(
-        index->Upsert({"x"},
-                      {.data = one.data(), .rows = 1, .columns = kDimension}),
-        StatusIs(absl::StatusCode::kResourceExhausted,
-                 testing::HasSubstr("restart the server")));
-    EXPECT_EQ(index->size(), 100);
-    Optimize(*index);
-  }
-  const auto index = Create(options);
-  EXPECT_TRUE(index->incomplete());
-  EXPECT_EQ(index->applied_sequence(), 0u);
-  EXPECT_THAT(index->shards().at(0).message, testing::HasSubstr("row numbers"));
-  for (int i = 0; i < 20; ++i) Write(*index, 0, 100);
-  EXPECT_EQ(index->size(), 100);
-}
 
 TEST_F(HostileSegmentTest, IsRefusedOrSearchedSafely) {
   const std::string good = MakeSegment(IndexKind::kHnsw);

@@ -5,7 +5,10 @@
 #include <filesystem>
 #include <functional>
 #include <limits>
+#include <random>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -14,6 +17,7 @@
 #include "google/protobuf/struct.pb.h"
 #include "gtest/gtest.h"
 
+#include "engine/base/file.h"
 #include "engine/index/sharded_index.h"
 #include "engine/query/catalog.h"
 #include "engine/query/expiry_sweep.h"
@@ -420,6 +424,42 @@ TEST_F(IndexedCollectionTest, FilesThatAreMissingOrDamagedAreMadeAgain) {
     ASSERT_TRUE(
         collection->mutable_index().Optimize(context, [](float) {}).ok());
     collection.reset();
+  }
+}
+
+TEST_F(IndexedCollectionTest, AFlippedByteInAnyFileOfTheIndexIsMadeGood) {
+  auto collection = Open();
+  Fill(*collection);
+  collection.reset();
+  std::vector<std::string> all;
+  for (int i = 0; i < kItems; ++i) all.push_back(absl::StrCat("item", i));
+  std::vector<std::string> files;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(directory_.File("index"))) {
+    files.push_back(entry.path().string());
+  }
+  ASSERT_EQ(files.size(), 4u);  // The manifest, the fields, and a segment each.
+  std::mt19937 random(8);
+  for (const std::string& file : files) {
+    const std::string good = *ReadFile(file);
+    for (int i = 0; i < 24; ++i) {
+      // What it begins with, and any byte.
+      const size_t at = i < 12 ? i : random() % good.size();
+      SCOPED_TRACE(absl::StrCat("byte ", at, " of ", file));
+      std::string bad = good;
+      bad[at] = static_cast<char>(bad[at] ^ (1 << (i % 8)));
+      ASSERT_TRUE(WriteFileAtomically(file, bad).ok());
+      collection = Open();
+      while (collection->index().incomplete()) {
+        absl::SleepFor(absl::Milliseconds(1));
+      }
+      EXPECT_THAT(Matching(*collection, "n >= 0"),
+                  testing::UnorderedElementsAreArray(all));
+      EXPECT_THAT(Matching(*collection, "n < 2 OR n > 598"),
+                  ElementsAre("item0", "item1", "item599"));
+      collection.reset();
+    }
+    ASSERT_TRUE(WriteFileAtomically(file, good).ok());
   }
 }
 
