@@ -4,6 +4,7 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -60,26 +61,36 @@ std::string ReplacesPath(const std::string& directory) {
   return absl::StrCat(directory, "/replaces");
 }
 
-// Ends the replacements that a crash left half done.
-absl::Status FinishReplacements(const std::vector<std::string>& directories) {
-  for (const std::string& directory : directories) {
-    absl::StatusOr<std::string> replaced = ReadFile(ReplacesPath(directory));
-    if (absl::IsNotFound(replaced.status())) continue;
-    QUERN_RETURN_IF_ERROR(replaced.status());
-    std::error_code ignored;
+// Ends the replacements that a crash left half done. Folders of which that
+// cannot be done now come first in `directories`: of their collections they
+// are the ones that count.
+void FinishReplacements(std::vector<std::string>& directories) {
+  const auto is_pending = [&](const std::string& directory) {
+    const absl::StatusOr<std::string> replaced =
+        ReadFile(ReplacesPath(directory));
+    if (absl::IsNotFound(replaced.status())) return false;
+    const absl::Status record = ReadRecord(directory).status();
     // Without a record it has replaced nothing.
-    if (!fs::exists(RecordPath(directory), ignored)) continue;
-    const std::string old_directory =
-        (fs::path(directory).parent_path() / fs::path(*replaced).filename())
-            .string();
-    if (old_directory != directory) {
+    if (absl::IsNotFound(record)) return false;
+    if (!record.ok() || !replaced.ok()) return true;
+    const std::string old_directory = absl::StrCat(
+        fs::path(directory).parent_path().string(), "/", *replaced);
+    // Whatever else it says, damaged, is not to be removed.
+    if (!replaced->empty() && old_directory != directory &&
+        absl::c_linear_search(directories, old_directory)) {
       const absl::Status removed = RemoveFileDurably(RecordPath(old_directory));
-      if (!absl::IsNotFound(removed)) QUERN_RETURN_IF_ERROR(removed);
+      if (!removed.ok() && !absl::IsNotFound(removed)) return true;
       RemoveDirectory(old_directory);
     }
-    QUERN_RETURN_IF_ERROR(RemoveFileDurably(ReplacesPath(directory)));
+    return !RemoveFileDurably(ReplacesPath(directory)).ok();
+  };
+  std::vector<std::string> pending;
+  std::vector<std::string> others;
+  for (const std::string& directory : directories) {
+    (is_pending(directory) ? pending : others).push_back(directory);
   }
-  return absl::OkStatus();
+  pending.insert(pending.end(), others.begin(), others.end());
+  directories = std::move(pending);
 }
 
 }  // namespace
@@ -128,22 +139,49 @@ void Catalog::Put(std::shared_ptr<Collection> collection, std::string origin) {
 }
 
 absl::Status Catalog::LoadAll() {
-  QUERN_ASSIGN_OR_RETURN(const std::vector<std::string> directories,
+  QUERN_ASSIGN_OR_RETURN(std::vector<std::string> directories,
                          Subdirectories(CollectionsPath(options_.path)));
-  QUERN_RETURN_IF_ERROR(FinishReplacements(directories));
-  for (const std::string& directory : directories) {
-    absl::StatusOr<v1::Collection> record = ReadRecord(directory);
-    if (absl::IsNotFound(record.status())) {
-      RemoveDirectory(directory);
-      continue;
-    }
-    QUERN_RETURN_IF_ERROR(record.status());
-    std::string name = record->name();
-    Entry entry = LoadEntry(directory, *std::move(record));
-    absl::MutexLock lock(&mutex_);
-    entries_.emplace(std::move(name), std::move(entry));
-  }
+  FinishReplacements(directories);
+  for (const std::string& directory : directories) LoadFolder(directory);
   return absl::OkStatus();
+}
+
+void Catalog::LoadFolder(const std::string& directory) {
+  absl::StatusOr<v1::Collection> record = ReadRecord(directory);
+  if (absl::IsNotFound(record.status())) return RemoveDirectory(directory);
+  if (record.ok() && !CheckCollectionName(record->name()).ok()) {
+    record = absl::DataLossError(absl::StrCat(RecordPath(directory),
+                                              " is damaged: its name is ",
+                                              Quoted(record->name())));
+  }
+  if (!record.ok()) {
+    absl::MutexLock lock(&mutex_);
+    return KeepFailed(directory, NameInRecord(directory), record.status());
+  }
+  std::string name = record->name();
+  {
+    absl::MutexLock lock(&mutex_);
+    if (const auto same = entries_.find(name); same != entries_.end()) {
+      return KeepFailed(
+          directory, "",
+          absl::FailedPreconditionError(absl::StrCat(
+              "the folders ", directory, " and ", same->second.directory,
+              " both have the collection ", Quoted(name))));
+    }
+  }
+  Entry entry = LoadEntry(directory, *std::move(record));
+  absl::MutexLock lock(&mutex_);
+  entries_.emplace(std::move(name), std::move(entry));
+}
+
+void Catalog::KeepFailed(const std::string& directory, std::string name,
+                         absl::Status error) {
+  if (!CheckCollectionName(name).ok() || entries_.contains(name)) {
+    name = fs::path(directory).filename().string();
+  }
+  Entry entry{.directory = directory, .error = std::move(error)};
+  entry.record.set_name(name);
+  entries_.emplace(std::move(name), std::move(entry));
 }
 
 Catalog::Entry Catalog::LoadEntry(const std::string& directory,

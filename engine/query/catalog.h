@@ -46,7 +46,8 @@ class Catalog {
   using Fill = std::function<absl::Status(const std::string& directory)>;
 
   // Locks the folder and opens every collection. One that cannot be opened is
-  // kept with its error; the others work.
+  // kept with its error; the others work. Where its record does not tell its
+  // name, or the name is taken, it goes by that of its folder.
   // Errors:
   //   kFailedPrecondition  another server has the folder
   //   kPermissionDenied    it cannot be written
@@ -120,6 +121,10 @@ class Catalog {
   Catalog(CatalogOptions options, std::unique_ptr<DirectoryLock> lock);
 
   absl::Status LoadAll();
+  void LoadFolder(const std::string& directory);
+  // Puts the entry of a folder that cannot be opened.
+  void KeepFailed(const std::string& directory, std::string name,
+                  absl::Status error) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Puts `entry`, whose folder is complete but for the record, in the place of
   // the one that was opened from `old_directory`.
   absl::Status PublishInPlaceOf(const std::string& old_directory,

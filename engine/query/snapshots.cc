@@ -141,6 +141,7 @@ absl::StatusOr<SnapshotInfo> Snapshots::Import(const RequestContext& context,
         absl::StrCat("the file is not an intact snapshot: ", why.message()));
   };
   const absl::StatusOr<v1::Collection> record = ReadRecord(draft->directory());
+  if (absl::IsFailedPrecondition(record.status())) return record.status();
   if (!record.ok()) return refused(record.status());
   const absl::StatusOr<int64_t> count = CountItems(draft->directory(), *record);
   if (!count.ok()) return refused(count.status());

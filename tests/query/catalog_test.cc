@@ -15,10 +15,12 @@ namespace quern {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
+using ::testing::UnorderedElementsAre;
 
 class CatalogTest : public ::testing::Test {
  protected:
@@ -224,16 +226,106 @@ TEST_F(CatalogTest, ACollectionThatCannotBeOpenedSaysSoAndTheOthersWork) {
   EXPECT_THAT(Names(*catalog), ElementsAre("good"));
 }
 
-TEST_F(CatalogTest, ADamagedRecordStopsTheStartAndIsNotDeleted) {
+TEST_F(CatalogTest, ADamagedRecordIsShownAndTheOthersWork) {
+  auto catalog = Open();
+  ASSERT_TRUE(catalog->Create(Record("a", 2)).ok());
+  const fs::path folder = Folders().front();
+  const std::string uid = folder.filename().string();
+  const std::string record = (folder / "collection.json").string();
+  ASSERT_TRUE(catalog->Create(Record("good", 2)).ok());
+  for (const char* bytes : {"{", "", "[]", "{}", R"({"name": "../a"})",
+                            R"({"nam": "a", "dimension": 2})"}) {
+    catalog.reset();
+    std::ofstream(record) << bytes;
+    catalog = Open();
+    EXPECT_THAT(Names(*catalog), UnorderedElementsAre(uid, "good")) << bytes;
+    EXPECT_TRUE(catalog->Get("good").ok()) << bytes;
+    EXPECT_EQ(catalog->Get(uid).status().code(), absl::StatusCode::kDataLoss);
+    const v1::CollectionStatus status = catalog->Describe(uid)->status();
+    EXPECT_EQ(status.state(), v1::CollectionStatus::STATE_FAILED);
+    EXPECT_THAT(status.message(), HasSubstr(record)) << bytes;
+    EXPECT_TRUE(fs::exists(record)) << bytes;
+  }
+}
+
+TEST_F(CatalogTest, ADamagedRecordKeepsItsNameWhereThatCanBeRead) {
+  auto catalog = Open();
+  ASSERT_TRUE(catalog->Create(Record("a", 2)).ok());
+  catalog.reset();
+  const fs::path folder = Folders().front();
+  std::ofstream(folder / "collection.json")
+      << R"({"name": "a", "dimension": "two"})";
+  catalog = Open();
+  EXPECT_THAT(Names(*catalog), ElementsAre("a"));
+  const absl::Status status = catalog->Get("a").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(folder.string()));
+  EXPECT_EQ(catalog->Create(Record("a", 2)).status().code(),
+            absl::StatusCode::kAlreadyExists);
+  EXPECT_TRUE(catalog->Delete("a").ok());
+  EXPECT_THAT(Folders(), IsEmpty());
+}
+
+TEST_F(CatalogTest, ARecordOfANewerVersionIsRefusedByName) {
   auto catalog = Open();
   ASSERT_TRUE(catalog->Create(Record("a", 2)).ok());
   catalog.reset();
   const std::string record = (Folders().front() / "collection.json").string();
-  std::ofstream(record) << "{";
-  const auto reopened = Catalog::Open(Options());
-  EXPECT_EQ(reopened.status().code(), absl::StatusCode::kDataLoss);
-  EXPECT_THAT(std::string(reopened.status().message()), HasSubstr(record));
-  EXPECT_TRUE(fs::exists(record));
+  std::ofstream(record)
+      << R"({"format_version": 2, "name": "a", "whatever": {"comes": 1}})";
+  catalog = Open();
+  const absl::Status status = catalog->Get("a").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr(record), HasSubstr("newer version of Quern"),
+                    HasSubstr("run that version")));
+}
+
+TEST_F(CatalogTest, ARecordWithoutAVersionIsReadAndGetsOne) {
+  auto catalog = Open();
+  ASSERT_TRUE(catalog->Create(Record("a", 2)).ok());
+  catalog.reset();
+  const std::string record = (Folders().front() / "collection.json").string();
+  EXPECT_THAT(*ReadFile(record), HasSubstr("\"format_version\": 1"));
+  std::ofstream(record) << R"({"name": "a", "model": "none", "dimension": 2})";
+  catalog = Open();
+  ASSERT_TRUE(catalog->Get("a").ok()) << catalog->Get("a").status();
+  ASSERT_TRUE(catalog
+                  ->Update("a",
+                           [](v1::Collection& changed) {
+                             changed.set_description("new");
+                             return absl::OkStatus();
+                           })
+                  .ok());
+  EXPECT_THAT(*ReadFile(record), HasSubstr("\"format_version\": 1"));
+}
+
+// Whatever is in `replaces`, nothing else is removed because of it.
+TEST_F(CatalogTest, ADamagedReplacementRemovesNothing) {
+  auto catalog = Open();
+  ASSERT_TRUE(catalog->Create(Record("a", 2)).ok());
+  ASSERT_TRUE(catalog->Create(Record("b", 2)).ok());
+  catalog.reset();
+  const fs::path folder = Folders().front();
+  for (const char* name : {"", ".", "..", "none", "../collections"}) {
+    std::ofstream(folder / "replaces") << name;
+    catalog = Open();
+    EXPECT_THAT(Names(*catalog), ElementsAre("a", "b")) << name;
+    EXPECT_EQ(catalog->Opened().size(), 2u);
+    catalog.reset();
+  }
+}
+
+TEST_F(CatalogTest, OfTwoFoldersOfOneNameOneIsRefused) {
+  auto catalog = Open();
+  ASSERT_TRUE(catalog->Create(Record("a", 2)).ok());
+  catalog.reset();
+  fs::copy(Folders().front(), directory_.path() + "/data/collections/twin",
+           fs::copy_options::recursive);
+  catalog = Open();
+  EXPECT_EQ(catalog->Opened().size(), 1u);
+  EXPECT_TRUE(catalog->Get("a").ok());
+  EXPECT_EQ(catalog->List("", 100).size(), 2u);
 }
 
 TEST_F(CatalogTest, ASecondCatalogOnTheFolderIsRefused) {
