@@ -207,7 +207,6 @@ absl::Status VerifyFiles(const std::string& directory,
                          const SnapshotManifest& manifest,
                          const RequestContext& context) {
   for (const SnapshotFile& file : manifest.files) {
-    QUERN_RETURN_IF_ERROR(context.Check("verify"));
     const std::string path = absl::StrCat(directory, "/", file.path);
     const auto damaged = [&path](absl::string_view what) {
       return absl::DataLossError(absl::StrCat(
@@ -221,8 +220,22 @@ absl::Status VerifyFiles(const std::string& directory,
       return damaged(
           absl::StrCat("has ", found->bytes, " bytes, not ", file.bytes));
     }
-    QUERN_ASSIGN_OR_RETURN(const std::string sha256, Sha256HexOfFile(path));
+    QUERN_ASSIGN_OR_RETURN(const std::string sha256, HashFile(path, context));
     if (sha256 != file.sha256) return damaged("does not fit its checksum");
+  }
+  // RocksDB would replay a log that does not belong there.
+  QUERN_ASSIGN_OR_RETURN(const std::vector<std::string> paths,
+                         ListFiles(directory));
+  auto file = manifest.files.begin();  // Both are in order.
+  for (const std::string& path : paths) {
+    if (path == kSnapshotManifestFile) continue;
+    if (file != manifest.files.end() && file->path == path) {
+      ++file;
+      continue;
+    }
+    return absl::DataLossError(absl::StrCat(
+        "the snapshot is damaged: ", directory, "/", path,
+        " is not one of its files: remove it, or use another snapshot"));
   }
   return absl::OkStatus();
 }

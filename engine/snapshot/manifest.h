@@ -59,8 +59,9 @@ absl::StatusOr<SnapshotManifest> ReadSnapshotManifest(
 // name below "items" or "index".
 absl::Status CheckFilePath(absl::string_view path);
 
-// Whether the files in `directory` are those of the manifest, byte for byte.
-// Errors: kDataLoss naming the first that is not; those of the context.
+// Whether the files in `directory` are those of the manifest, byte for byte,
+// and no others. Errors: kDataLoss naming the first that is not; those of the
+// context.
 absl::Status VerifyFiles(const std::string& directory,
                          const SnapshotManifest& manifest,
                          const RequestContext& context);

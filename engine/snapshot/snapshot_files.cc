@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "engine/base/file.h"
+#include "engine/base/sha256.h"
 #include "engine/base/status_macros.h"
 
 namespace quern {
@@ -106,6 +107,23 @@ absl::StatusOr<std::vector<std::string>> ListFolders(
   }
   std::sort(names.begin(), names.end());
   return names;
+}
+
+absl::StatusOr<std::string> HashFile(const std::string& path,
+                                     const RequestContext& context) {
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  if (file < 0) return SystemError("open", path);
+  const absl::Cleanup close_file = [file] { ::close(file); };
+  Sha256 hash;
+  std::vector<char> buffer(kCopyBytes);
+  while (true) {
+    QUERN_RETURN_IF_ERROR(context.Check("checksum"));
+    const ssize_t bytes = ::read(file, buffer.data(), buffer.size());
+    if (bytes < 0 && errno == EINTR) continue;
+    if (bytes < 0) return SystemError("read", path);
+    if (bytes == 0) return hash.Hex();
+    hash.Update({buffer.data(), static_cast<size_t>(bytes)});
+  }
 }
 
 absl::Status CopyFile(const std::string& from, const std::string& to,

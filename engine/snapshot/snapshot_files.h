@@ -38,6 +38,11 @@ absl::StatusOr<std::vector<std::string>> ListFiles(
 absl::StatusOr<std::vector<std::string>> ListFolders(
     const std::string& directory);
 
+// Its SHA-256 in lower-case hexadecimal. Errors: also those of the context,
+// which is asked between pieces.
+absl::StatusOr<std::string> HashFile(const std::string& path,
+                                     const RequestContext& context);
+
 // A new file of its own with the same bytes, synced. `to` must not exist.
 absl::Status CopyFile(const std::string& from, const std::string& to,
                       const RequestContext& context);

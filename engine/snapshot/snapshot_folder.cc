@@ -251,7 +251,6 @@ absl::StatusOr<SnapshotManifest> SnapshotFolder::Draft::Describe(
   QUERN_ASSIGN_OR_RETURN(const std::vector<std::string> paths,
                          ListFiles(directory_));
   for (const std::string& path : paths) {
-    QUERN_RETURN_IF_ERROR(context.Check("checksum"));
     QUERN_RETURN_IF_ERROR(CheckFilePath(path));
     const std::string whole = absl::StrCat(directory_, "/", path);
     QUERN_ASSIGN_OR_RETURN(const FileIdentity identity, IdentifyFile(whole));
@@ -262,7 +261,7 @@ absl::StatusOr<SnapshotManifest> SnapshotFolder::Draft::Describe(
     if (same != known.end()) {
       file.sha256 = same->second;
     } else {
-      QUERN_ASSIGN_OR_RETURN(file.sha256, Sha256HexOfFile(whole));
+      QUERN_ASSIGN_OR_RETURN(file.sha256, HashFile(whole, context));
     }
     manifest.files.push_back(std::move(file));
   }

@@ -10,6 +10,8 @@
 #include "gtest/gtest.h"
 
 #include "engine/base/clock.h"
+#include "engine/base/sha256.h"
+#include "engine/snapshot/snapshot_files.h"
 #include "tests/snapshot/snapshot_writer.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_directory.h"
@@ -191,6 +193,32 @@ TEST_F(SnapshotFolderTest, ADamagedManifestIsNamedAndCanBeDeleted) {
       folder->Open("photos", "bad").status(),
       StatusIs(absl::StatusCode::kDataLoss, HasSubstr("bad/snapshot.json")));
   EXPECT_THAT(folder->Delete("photos", "bad"), IsOk());
+}
+
+TEST_F(SnapshotFolderTest, AFileThatTheManifestDoesNotNameIsRefused) {
+  const auto folder = Open();
+  Make(*folder, "photos", "x");
+  const auto use = ValueOrDie(folder->Open("photos", "x"));
+  for (const char* stray : {"items/000099.log", "items/0.sst", "zzz"}) {
+    const std::string path = use->directory() + "/" + stray;
+    WriteFile(path, "stray");
+    EXPECT_THAT(VerifyFiles(use->directory(), use->manifest(), context_),
+                StatusIs(absl::StatusCode::kDataLoss, HasSubstr(path)));
+    fs::remove(path);
+  }
+  EXPECT_THAT(VerifyFiles(use->directory(), use->manifest(), context_), IsOk());
+}
+
+// Hashing a file of many gigabytes must end with its caller.
+TEST_F(SnapshotFolderTest, HashingAsksItsContextAllAlong) {
+  const std::string path = directory_.File("large");
+  WriteFile(path, std::string(5 << 20, 'x'));
+  EXPECT_EQ(ValueOrDie(HashFile(path, context_)),
+            Sha256Hex(std::string(5 << 20, 'x')));
+  int asked = 0;
+  RequestContext context(&clock_, "test");
+  context.AskCaller([&asked] { return ++asked == 3; });
+  EXPECT_THAT(HashFile(path, context), StatusIs(absl::StatusCode::kCancelled));
 }
 
 // The second snapshot shares a file with the first, and has a new one.
