@@ -21,7 +21,8 @@
 namespace quern {
 
 // One way to search a segment, and the recall@10 that it reached on the
-// queries of calibration.
+// queries of calibration, less a standard error; or on those held out, where it
+// reached less than the target on these.
 struct OperatingPoint {
   uint32_t effort = 0;  // HNSW: width of the beam. IVF: lists probed.
   uint32_t depth = 0;   // IVF: rows whose codes are compared after the lists.
@@ -36,7 +37,7 @@ inline constexpr uint32_t kMaxDepth = 1 << 20;
 // What is known of a segment's searches. Plain data: it is stored as it lies.
 struct SegmentCalibration {
   float target_recall = 0;
-  // On queries that calibration did not see; 1 for kExact.
+  // On queries held out; never below the target. 1 for kExact.
   float measured_recall = 1;
   // The target was not met, so that every vector is compared.
   uint32_t fell_to_exact = 0;

@@ -19,7 +19,7 @@ namespace {
 constexpr int64_t kRecallAt = 10;
 constexpr int64_t kSampleQueries = 256;  // Half to calibrate, half to measure.
 constexpr int64_t kRowsPerSampleQuery = 20;
-constexpr int64_t kMinRealQueries = 20;  // Fewer say nothing.
+constexpr size_t kMinRealQueries = 20;  // Fewer say nothing.
 // So much is done between two checks, which a caller may use to let others
 // have the core: part of a millisecond.
 constexpr int64_t kRowsPerCheck = 256;
@@ -360,13 +360,22 @@ class Builder {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<float> RecallAt(const IndexPart& part,
-                                 const Questions& questions,
-                                 const OperatingPoint& way) {
+  struct Recall {
+    float mean = 1;
+    float error = 0;  // Standard, over queries: a query's answers are alike.
+
+    // The queries are a sample.
+    float Cautious() const { return mean - error; }
+  };
+
+  absl::StatusOr<Recall> RecallAt(const IndexPart& part,
+                                  const Questions& questions,
+                                  const OperatingPoint& way) {
     const SearchedPart searched{.part = part, .metric = options_.metric};
     std::vector<ScoredRow> rows;
-    int64_t found = 0;
-    int64_t wanted = 0;
+    const auto queries = static_cast<double>(questions.queries.size());
+    double sum = 0;
+    double squares = 0;
     for (size_t q = 0; q < questions.queries.size(); ++q) {
       QUERN_RETURN_IF_ERROR(check_());
       Candidates candidates(kRecallAt, {&part, 1});
@@ -388,19 +397,20 @@ class Builder {
       }
       QUERN_ASSIGN_OR_RETURN(const std::vector<ScoredId> hits,
                              candidates.Take(query, options_.metric, reader_));
-      for (const ScoredId& hit : hits) {
-        found += questions.truth[q].contains(hit.id) ? 1 : 0;
-      }
-      wanted += static_cast<int64_t>(questions.truth[q].size());
+      const auto& truth = questions.truth[q];
+      const auto found = static_cast<double>(std::count_if(
+          hits.begin(), hits.end(),
+          [&](const ScoredId& hit) { return truth.contains(hit.id); }));
+      const double recall =
+          truth.empty() ? 1 : found / static_cast<double>(truth.size());
+      sum += recall;
+      squares += recall * recall;
     }
-    return wanted == 0 ? 1.0F
-                       : static_cast<float>(found) / static_cast<float>(wanted);
-  }
-
-  // Below the recall measured by a standard error: the queries are a sample.
-  static float Cautious(float recall, size_t queries) {
-    const auto answers = static_cast<float>(queries * kRecallAt);
-    return recall - std::sqrt(recall * (1 - recall) / std::max(answers, 1.0F));
+    const double mean = sum / queries;
+    const double variance = std::max(0.0, squares / queries - mean * mean);
+    return Recall{
+        static_cast<float>(mean),
+        static_cast<float>(std::sqrt(variance / std::max(queries - 1, 1.0)))};
   }
 
   // The worse of the recalls on stored and on real queries.
@@ -410,11 +420,22 @@ class Builder {
     float worst = 1;
     for (const Questions& questions : sets) {
       if (questions.queries.empty()) continue;
-      QUERN_ASSIGN_OR_RETURN(float recall, RecallAt(part, questions, way));
-      if (cautious) recall = Cautious(recall, questions.queries.size());
-      worst = std::min(worst, recall);
+      QUERN_ASSIGN_OR_RETURN(const Recall recall,
+                             RecallAt(part, questions, way));
+      worst = std::min(worst, cautious ? recall.Cautious() : recall.mean);
     }
     return worst;
+  }
+
+  // A query asked again must not be in both halves.
+  std::vector<absl::Span<const float>> DistinctRealQueries() const {
+    std::vector<absl::Span<const float>> distinct;
+    absl::flat_hash_set<absl::Span<const float>> seen;
+    for (int64_t i = 0; i < real_queries_.rows; ++i) {
+      const absl::Span<const float> query = real_queries_.row(i);
+      if (seen.insert(query).second) distinct.push_back(query);
+    }
+    return distinct;
   }
 
   absl::Status Calibrate(absl::Span<const OperatingPoint> ways) {
@@ -445,10 +466,10 @@ class Builder {
       DecodeRow(segment->codes(), sample_[i], absl::MakeSpan(vector));
       (i % 2 == 0 ? calibrate : measure)[0].queries.emplace_back(vector);
     }
-    if (real_queries_.rows >= kMinRealQueries) {
-      for (int64_t i = 0; i < real_queries_.rows; ++i) {
-        (i % 2 == 0 ? calibrate : measure)[1].queries.emplace_back(
-            real_queries_.row(i));
+    const std::vector<absl::Span<const float>> real = DistinctRealQueries();
+    if (real.size() >= kMinRealQueries) {
+      for (size_t i = 0; i < real.size(); ++i) {
+        (i % 2 == 0 ? calibrate : measure)[1].queries.emplace_back(real[i]);
       }
     }
     for (int set = 0; set < 2; ++set) {
@@ -461,34 +482,44 @@ class Builder {
                                                 measure[1].queries.size());
     float best = -1;
     uint32_t too_little = 0;  // Effort, before the target is reached.
-    for (OperatingPoint way : ways) {
-      QUERN_ASSIGN_OR_RETURN(
-          way.recall, WorstRecall(part, calibrate, way, /*cautious=*/true));
-      if (best < result.target_recall && way.recall >= result.target_recall &&
-          header_.kind == static_cast<uint32_t>(IndexKind::kHnsw)) {
-        QUERN_ASSIGN_OR_RETURN(const OperatingPoint least,
-                               LeastBeam(part, calibrate, too_little, way));
-        if (least.effort < way.effort) {
-          result.point[result.points++] = least;
-          best = least.recall;
+    bool reached = false;     // On the queries of calibration.
+    bool met = false;         // On the others, too.
+    const auto keep = [&](OperatingPoint way) -> absl::Status {
+      if (!met && way.recall >= result.target_recall) {
+        QUERN_ASSIGN_OR_RETURN(
+            const float measured,
+            WorstRecall(part, measure, way, /*cautious=*/false));
+        met = measured >= result.target_recall;
+        if (met) {
+          result.measured_recall = measured;
+        } else {
+          way.recall = measured;
         }
       }
-      too_little = way.effort;
       // A dearer way that finds no more is of no use.
-      if (way.recall <= best) continue;
+      if (way.recall <= best) return absl::OkStatus();
       best = way.recall;
       // Where there is no more room the dearest gives way.
       if (result.points == std::size(result.point)) --result.points;
       result.point[result.points++] = way;
-      if (best >= std::max(kPerfect, result.target_recall)) break;
-    }
-    for (uint32_t i = 0; i < result.points; ++i) {
-      if (result.point[i].recall < result.target_recall) continue;
-      QUERN_ASSIGN_OR_RETURN(
-          result.measured_recall,
-          WorstRecall(part, measure, result.point[i], /*cautious=*/false));
       return absl::OkStatus();
+    };
+    for (OperatingPoint way : ways) {
+      QUERN_ASSIGN_OR_RETURN(
+          way.recall, WorstRecall(part, calibrate, way, /*cautious=*/true));
+      if (!reached && way.recall >= result.target_recall) {
+        reached = true;
+        if (header_.kind == static_cast<uint32_t>(IndexKind::kHnsw)) {
+          QUERN_ASSIGN_OR_RETURN(const OperatingPoint least,
+                                 LeastBeam(part, calibrate, too_little, way));
+          if (least.effort < way.effort) QUERN_RETURN_IF_ERROR(keep(least));
+        }
+      }
+      too_little = way.effort;
+      QUERN_RETURN_IF_ERROR(keep(way));
+      if (met && best >= std::max(kPerfect, result.target_recall)) break;
     }
+    if (met) return absl::OkStatus();
     result.fell_to_exact = 1;
     result.points = 0;
     header_.kind = static_cast<uint32_t>(IndexKind::kExact);

@@ -31,9 +31,10 @@ struct SegmentOptions {
 //
 // A graph or lists are calibrated: `stored_queries` rows that it has not seen
 // yet, and `real_queries` (normalised for kCosine; may be empty), are searched
-// exactly and at each operating point. One half picks the points, the other
-// half is what the recall is measured on. Where no point reaches the target the
-// segment is made kExact.
+// exactly and at each operating point, queries that are equal to the bit once.
+// One half picks the points, the other half is what the recall is measured on:
+// a point that is below the target there gives way to the next dearer one.
+// Where no point reaches the target on both the segment is made kExact.
 //
 // Errors: kInvalidArgument when no row lives; kResourceExhausted; those of
 // `reader` and of `check`, which runs now and then on any thread.

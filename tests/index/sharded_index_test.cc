@@ -14,6 +14,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -258,6 +259,27 @@ TEST_F(ShardedIndexTest, EachKindMeetsItsTargetAndReportsWhatItMeasured) {
       EXPECT_EQ(RecallOf(SearchAll(*index, {.exact = true}), 0, kRows), 1);
     }
   }
+}
+
+// What users ask may be less like the rows than these are like each other.
+TEST_F(ShardedIndexTest, QueriesThatWereAskedWidenTheBeam) {
+  const Matrix asked = ClusteredVectors(kQueries, kDimension, 100, 4, 5);
+  const RequestContext context(&kClock, "test");
+  const auto beam = [&](bool ask) {
+    const auto index = Create(Options(IndexKind::kHnsw, VectorStorage::kFp32));
+    Write(*index, 0, kRows);
+    if (ask) {
+      EXPECT_THAT(index->Search(context, asked.view(), {}), IsOk());
+    }
+    Optimize(*index);
+    SearchStats stats;
+    EXPECT_THAT(index->Search(context, asked.view(), {.explain = true}, &stats),
+                IsOk());
+    const std::vector<std::string> words =
+        absl::StrSplit(stats.plan, "a beam of ");
+    return words.size() < 2 ? 0 : std::stoi(words[1]);
+  };
+  EXPECT_GT(beam(true), beam(false));
 }
 
 TEST_F(ShardedIndexTest, ScoresAreThoseOfTheVectorsWhateverIsKeptOfThem) {
