@@ -19,6 +19,10 @@ constexpr absl::string_view kEnd = "the end of the search";
 // Neighbours of a row that a graph's search has not met yet, on average: what
 // a step costs beside comparing one listed row.
 constexpr int64_t kRowsPerStep = 24;
+// Width of a beam at which keeping it in order, by moving what is worse than
+// each new row, takes as long as the steps themselves (512 int8 values; it was
+// measured from 1,000 to 50,000).
+constexpr double kWidthOfTwice = 32'768;
 // Reading rows in order costs a part of jumping between them.
 constexpr int64_t kSequentialGain = 2;
 // Binary codes take a small part of what comparing a listed row does.
@@ -37,6 +41,12 @@ constexpr double kCostOfBits = 2;
 constexpr size_t kTakenTogether = 4;
 
 double Product(int64_t a, double b) { return static_cast<double>(a) * b; }
+
+// Of a graph with a beam of `width`, in listed rows that are compared.
+double CostOfWalk(int64_t width) {
+  return Product(width * kRowsPerStep,
+                 1 + static_cast<double>(width) / kWidthOfTwice);
+}
 
 }  // namespace
 
@@ -183,7 +193,9 @@ void SearchRun::PlanGraph(uint32_t p, double share) {
   plan.effort = static_cast<int64_t>(
       std::ceil(static_cast<double>(WidthFor(plan.point->effort)) / share));
   plan.way = Way::kGraph;
-  if (plan.effort * kRowsPerStep > plan.scan_rows) PlanScan(p);
+  if (CostOfWalk(plan.effort) > static_cast<double>(plan.scan_rows)) {
+    PlanScan(p);
+  }
 }
 
 void SearchRun::PlanLists(uint32_t p, double share) {
@@ -278,7 +290,7 @@ double SearchRun::CostOf(const Piece& piece) const {
     case Way::kList:
       return Product(piece.end - piece.begin, row_bytes) * queries;
     case Way::kGraph:
-      return Product(plan.effort * kRowsPerStep, row_bytes) * queries;
+      return CostOfWalk(plan.effort) * row_bytes * queries;
     case Way::kLists: {
       // Four bits for each two values.
       const double code_bytes = static_cast<double>(matrix_.columns()) / 4;
@@ -427,7 +439,7 @@ absl::Status SearchRun::WalkGraph(Piece& piece,
         break;
       }
       wide *= 2;
-      if (wide * kRowsPerStep > plan.scan_rows) {
+      if (CostOfWalk(wide) > static_cast<double>(plan.scan_rows)) {
         piece.short_of.push_back(q);
         break;
       }

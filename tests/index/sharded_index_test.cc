@@ -120,6 +120,12 @@ class ShardedIndexTest : public testing::Test {
   const TemporaryDirectory directory_;
 };
 
+// Width of the beam of a graph; 0: none was walked.
+int BeamOf(const std::string& plan) {
+  const std::vector<std::string> words = absl::StrSplit(plan, "a beam of ");
+  return words.size() < 2 ? 0 : std::stoi(words[1]);
+}
+
 // Sampling noise of a hundred queries.
 constexpr double kNoise = 0.03;
 
@@ -275,9 +281,7 @@ TEST_F(ShardedIndexTest, QueriesThatWereAskedWidenTheBeam) {
     SearchStats stats;
     EXPECT_THAT(index->Search(context, asked.view(), {.explain = true}, &stats),
                 IsOk());
-    const std::vector<std::string> words =
-        absl::StrSplit(stats.plan, "a beam of ");
-    return words.size() < 2 ? 0 : std::stoi(words[1]);
+    return BeamOf(stats.plan);
   };
   EXPECT_GT(beam(true), beam(false));
 }
@@ -347,6 +351,32 @@ TEST_F(ShardedIndexTest, ManyResultsComeWhole) {
                                  }));
     }
   }
+}
+
+// A walk of n rows' graph with a beam of n / 48 would cost as much as comparing
+// them, if steps did not cost more, the wider a beam is.
+TEST_F(ShardedIndexTest, ComparesOneByOneWhereAWideBeamIsDearer) {
+  constexpr int64_t kMany = 20'000;
+  const Matrix vectors = ClusteredVectors(kMany, 8, 200, 2);
+  const auto index = Create({.dimension = 8, .kind = IndexKind::kHnsw});
+  std::vector<std::string> ids(kMany);
+  for (int64_t i = 0; i < kMany; ++i) ids[i] = absl::StrCat(i);
+  ASSERT_THAT(index->Upsert(ids, vectors.view()), IsOk());
+  Optimize(*index);
+  const RequestContext context(&kClock, "test");
+  const auto plan = [&](int64_t k) {
+    SearchStats stats;
+    EXPECT_THAT(index->Search(context,
+                              {.data = vectors.data(), .rows = 1, .columns = 8},
+                              {.k = k, .explain = true}, &stats),
+                IsOk());
+    return stats.plan;
+  };
+  const int beam = BeamOf(plan(10));
+  ASSERT_GT(beam, 0);
+  const int64_t k = 10 + (kMany / 48 - beam) / 2;
+  EXPECT_GT(BeamOf(plan(k - 10)), 0);
+  EXPECT_EQ(BeamOf(plan(k)), 0) << plan(k);
 }
 
 class ShardedIndexFilesTest : public ShardedIndexTest {
