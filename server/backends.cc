@@ -173,7 +173,8 @@ ShardedIndexOptions IndexOptions(const v1::Collection& record,
                                  const std::string& directory, ItemStore* store,
                                  std::shared_ptr<const DevicePool> devices,
                                  std::shared_ptr<WorkCrew> crew,
-                                 std::shared_ptr<ThreadPool> background) {
+                                 std::shared_ptr<ThreadPool> background,
+                                 const v1::IndexingConfig& limits) {
   const v1::IndexConfig& config = record.index();
   ShardedIndexOptions options{.dimension = record.dimension(),
                               .metric = MetricOf(record),
@@ -188,13 +189,17 @@ ShardedIndexOptions IndexOptions(const v1::Collection& record,
                               .reader = ReaderOf(store),
                               .devices = std::move(devices),
                               .crew = std::move(crew),
-                              .background = std::move(background)};
+                              .background = std::move(background),
+                              .build_threads = limits.build_threads(),
+                              .unsealed_bytes = limits.unsealed_bytes()};
   if (config.has_target_recall()) {
     options.target_recall = config.target_recall();
   }
   if (config.has_shards()) options.shards = config.shards();
-  options.build_threads =
-      std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / 2);
+  if (options.build_threads == 0) {
+    options.build_threads =
+        std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / 2);
+  }
   options.saved = [store](uint64_t sequence) {
     // A log that is too long costs space alone; the next save tries again.
     const absl::Status ignored = store->TrimChanges(sequence);
@@ -203,6 +208,7 @@ ShardedIndexOptions IndexOptions(const v1::Collection& record,
 }
 
 CollectionFactories StoreAndIndex(const v1::StorageConfig& config,
+                                  const v1::IndexingConfig& limits,
                                   const Clock* clock,
                                   std::shared_ptr<const DevicePool> devices) {
   CollectionFactories factories;
@@ -240,11 +246,11 @@ CollectionFactories StoreAndIndex(const v1::StorageConfig& config,
           0, static_cast<int>(std::thread::hardware_concurrency()) - 1)});
   factories.crew = crew;
   factories.create_index =
-      [background, crew, devices = std::move(devices)](
+      [background, crew, devices = std::move(devices), limits](
           const v1::Collection& record, const std::string& directory,
           ItemStore* store) -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
-    return ShardedIndex::Create(
-        IndexOptions(record, directory, store, devices, crew, background));
+    return ShardedIndex::Create(IndexOptions(record, directory, store, devices,
+                                             crew, background, limits));
   };
   return factories;
 }
@@ -281,7 +287,8 @@ absl::StatusOr<Backends> CreateBackends(const v1::Config& config) {
   QUERN_ASSIGN_OR_RETURN(std::shared_ptr<const DevicePool> devices,
                          OpenDevices(config.index()));
   backends.collections =
-      StoreAndIndex(config.storage(), backends.clock.get(), std::move(devices));
+      StoreAndIndex(config.storage(), config.index(), backends.clock.get(),
+                    std::move(devices));
   return backends;
 }
 

@@ -55,6 +55,8 @@ constexpr IntegerRange kIntegerRanges[] = {
     {"scoring.threads", 1, 1024},
     {"scoring.max_queued", 1, 1'000'000},
     {"index.gpu_memory_bytes", 0, kNoLimit},
+    {"index.build_threads", 0, 1024},
+    {"index.unsealed_bytes", 0, kNoLimit},
     {"limits.max_text_bytes", 1, kNoLimit},
     {"limits.max_page_size", 1, 10'000},
     {"limits.max_inputs", 1, 100'000},
@@ -247,8 +249,11 @@ v1::Config DefaultConfig() {
   scoring.mutable_timeout()->set_seconds(10);
   scoring.set_threads(16);
   scoring.set_max_queued(256);
-  config.mutable_index()->set_gpu_memory_bytes(0);
-  config.mutable_index()->set_gpu_storage(v1::IndexingConfig::GPU_STORAGE_FP16);
+  v1::IndexingConfig& index = *config.mutable_index();
+  index.set_gpu_memory_bytes(0);
+  index.set_gpu_storage(v1::IndexingConfig::GPU_STORAGE_FP16);
+  index.set_build_threads(0);
+  index.set_unsealed_bytes(1024 * kMiB);
   v1::LimitsConfig& limits = *config.mutable_limits();
   limits.set_max_text_bytes(64 * kKiB);
   limits.set_max_page_size(10'000);

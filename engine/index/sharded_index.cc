@@ -39,6 +39,8 @@ constexpr double kMaxDeadShare = 0.25;
 constexpr double kUsedRowNumbers = 0.75;
 // Background work leaves the cores to whoever answers calls.
 constexpr int kNiceness = 10;
+// Of `seal_rows`: what may always wait to be sealed.
+constexpr int64_t kSealsAhead = 4;
 constexpr size_t kRealQueries = 256;
 constexpr size_t kLoadThreads = 8;
 constexpr absl::Duration kLockPoll = absl::Milliseconds(5);
@@ -503,17 +505,31 @@ absl::Status ShardedIndex::CheckStopping() const {
                    : absl::OkStatus();
 }
 
-bool ShardedIndex::NeedsWork(const Snapshot& now) const {
-  int64_t unsealed = 0;
+int64_t ShardedIndex::UnsealedRows(const Snapshot& now) {
+  int64_t rows = 0;
   for (const IndexPart& part : now.parts) {
-    if (part.segment == nullptr) {
-      unsealed += part.rows;
-    } else if (static_cast<double>(part.dead_rows) >
-               kMaxDeadShare * static_cast<double>(part.rows)) {
+    if (part.segment == nullptr) rows += part.rows;
+  }
+  return rows;
+}
+
+bool ShardedIndex::is_full() const {
+  if (!scheduled_ && optimizing_ == 0) return false;
+  const int64_t rows = UnsealedRows(*snapshot());
+  const auto row_bytes =
+      static_cast<int64_t>(sizeof(float)) * options_.dimension;
+  return rows > kSealsAhead * options_.seal_rows &&
+         rows > options_.unsealed_bytes / row_bytes;
+}
+
+bool ShardedIndex::NeedsWork(const Snapshot& now) const {
+  for (const IndexPart& part : now.parts) {
+    if (static_cast<double>(part.dead_rows) >
+        kMaxDeadShare * static_cast<double>(part.rows)) {
       return true;
     }
   }
-  return unsealed >= options_.seal_rows;
+  return UnsealedRows(now) >= options_.seal_rows;
 }
 
 void ShardedIndex::ScheduleWork() {

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -64,6 +65,9 @@ struct ShardedIndexOptions {
   int64_t seal_rows = 16'384;     // Rows of all deltas that are then sealed.
   int64_t min_ann_rows = 20'000;  // See SegmentOptions.
   int build_threads = 1;          // That build one graph.
+  // Of vectors in deltas, as FP32: beyond it, and beyond four times
+  // `seal_rows`, the index is_full() while somebody is sealing.
+  int64_t unsealed_bytes = std::numeric_limits<int64_t>::max();
 };
 
 // Nearest neighbours over shards by hash of the id. A shard is a list of
@@ -111,6 +115,7 @@ class ShardedIndex final : public VectorIndex {
   bool incomplete() const override;
   void MarkIncomplete(const std::string& why) override;
   void MarkComplete() override;
+  bool is_full() const override;
   bool Contains(const std::string& id) const override;
   absl::Status LinkFiles(
       const std::string& directory,
@@ -164,6 +169,7 @@ class ShardedIndex final : public VectorIndex {
   absl::StatusOr<std::shared_ptr<const Segment>> LoadSegment(
       const IndexManifest& manifest, const IndexManifest::Segment& entry) const;
 
+  static int64_t UnsealedRows(const Snapshot& now);
   bool NeedsWork(const Snapshot& snapshot) const;
   void ScheduleWork();
   absl::Status MaintainInBackground() ABSL_LOCKS_EXCLUDED(work_mutex_);

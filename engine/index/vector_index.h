@@ -123,6 +123,9 @@ class VectorIndex {
   virtual bool incomplete() const { return false; }
   virtual void MarkIncomplete(const std::string& /*why*/) {}
   virtual void MarkComplete() {}
+  // More vectors wait in memory for their best form than the index may hold:
+  // writers are to wait. Never for ever.
+  virtual bool is_full() const { return false; }
   // Whether a search can return `id`.
   virtual bool Contains(const std::string& id) const = 0;
 

@@ -21,6 +21,7 @@ constexpr size_t kRepairRows = 256;
 // More items are filled in while searches go on.
 constexpr int64_t kFillAtOnce = 50'000;
 constexpr absl::Duration kRetryAfter = absl::Seconds(1);
+constexpr absl::Duration kPoll = absl::Milliseconds(5);
 
 }  // namespace
 
@@ -207,6 +208,7 @@ absl::Status IndexSync::Repair() {
       if (!is_writing_) index_.MarkApplied(store_.last_sequence());
       return absl::OkStatus();
     }
+    while (index_.is_full() && !stopping_) absl::SleepFor(kPoll);
     // Read again: it may have been written or deleted since it was scanned.
     absl::MutexLock lock(&write_mutex_);
     QUERN_RETURN_IF_ERROR(Refresh(missing));

@@ -4,6 +4,8 @@
 #include <variant>
 
 #include "absl/memory/memory.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 
 #include "engine/base/status_macros.h"
 
@@ -13,6 +15,8 @@ namespace {
 // Items written together at most: bounds the time until the first of them is
 // acknowledged.
 constexpr size_t kMaxCommitItems = 256;
+
+constexpr absl::Duration kPoll = absl::Milliseconds(5);
 
 }  // namespace
 
@@ -174,7 +178,10 @@ std::optional<std::vector<UpsertResult>> UpsertSession::Commit(
   }
   const absl::Time start = context_->clock().Now();
   absl::StatusOr<std::vector<PutResult>> written = std::vector<PutResult>();
-  if (collection != nullptr) written = collection->Upsert(items);
+  if (collection != nullptr) {
+    const absl::Status room = AwaitRoom(*collection);
+    written = room.ok() ? collection->Upsert(items) : room;
+  }
   if (Collection::MustWait(written.status())) {
     collection->AwaitUpserts(
         [self = shared_from_this(), batch = std::move(batch)]() mutable {
@@ -201,6 +208,14 @@ std::optional<std::vector<UpsertResult>> UpsertSession::Commit(
     }
   }
   return results;
+}
+
+absl::Status UpsertSession::AwaitRoom(const Collection& collection) const {
+  while (collection.index().is_full()) {
+    QUERN_RETURN_IF_ERROR(context_->Check("the index to keep up"));
+    absl::SleepFor(kPoll);
+  }
+  return absl::OkStatus();
 }
 
 void UpsertSession::PrepareAgain(std::vector<Prepared> batch) {

@@ -93,6 +93,9 @@ class UpsertSession : public std::enable_shared_from_this<UpsertSession> {
   std::vector<Prepared> TakeReady() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Null: the batch is dealt with by PrepareAgain(), by and by.
   std::optional<std::vector<UpsertResult>> Commit(std::vector<Prepared> batch);
+  // Waits while the index is_full(), so that the stream is read from no further
+  // and its memory is bounded. Errors: those of the context.
+  absl::Status AwaitRoom(const Collection& collection) const;
   void PrepareAgain(std::vector<Prepared> batch);
 
   const Engine* const engine_;

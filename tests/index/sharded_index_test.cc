@@ -485,6 +485,25 @@ TEST_F(ShardedIndexFilesTest, WhatIsNotSealedIsAskedForAgain) {
   }
 }
 
+TEST_F(ShardedIndexFilesTest, IsFullWhileTooManyRowsWaitForTheirSealing) {
+  ShardedIndexOptions options = WithFiles();
+  const auto background = std::make_shared<ThreadPool>(
+      ThreadPoolOptions{.name = "index", .threads = 1});
+  options.background = background;
+  options.seal_rows = 100;
+  options.unsealed_bytes = 0;
+  absl::Notification open;
+  ASSERT_THAT(background->Submit([&] { open.WaitForNotification(); }), IsOk());
+  const auto index = Create(std::move(options));
+  Write(*index, 0, 400);
+  EXPECT_FALSE(index->is_full());
+  Write(*index, 400, 401);
+  EXPECT_TRUE(index->is_full());
+  open.Notify();
+  background->Shutdown();  // Runs what is queued.
+  EXPECT_FALSE(index->is_full());
+}
+
 TEST_F(ShardedIndexFilesTest, AFlippedByteAnywhereCostsOneShardAtMost) {
   MakeFiles();
   const std::string path = Files("segment-").at(0);

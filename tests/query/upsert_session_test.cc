@@ -44,10 +44,27 @@ class CountingItemStore final : public ForwardingItemStore {
   Gate* const gate_;
 };
 
+// Says that it is full while it is told to.
+class FullVectorIndex final : public FakeVectorIndex {
+ public:
+  FullVectorIndex(int64_t dimension, const std::atomic<bool>* full)
+      : FakeVectorIndex(dimension), full_(full) {}
+
+  bool is_full() const override { return *full_; }
+
+ private:
+  const std::atomic<bool>* const full_;
+};
+
 class UpsertSessionTest : public ::testing::Test {
  protected:
   UpsertSessionTest() {
     CollectionFactories factories = disk_.Factories();
+    factories.create_index =
+        [this](const v1::Collection& record, const std::string&,
+               ItemStore*) -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
+      return std::make_unique<FullVectorIndex>(record.dimension(), &full_);
+    };
     factories.open_store = [this](const std::string&, const v1::Collection&)
         -> absl::StatusOr<std::unique_ptr<ItemStore>> {
       return std::make_unique<CountingItemStore>(
@@ -82,6 +99,7 @@ class UpsertSessionTest : public ::testing::Test {
   TemporaryDirectory directory_;
   FakeDisk disk_;
   CountingItemStore::Gate gate_;
+  std::atomic<bool> full_ = false;
   std::shared_ptr<Collection> collection_;
   std::unique_ptr<ThreadPool> pool_ =
       std::make_unique<ThreadPool>(ThreadPoolOptions{.threads = 4});
@@ -132,6 +150,30 @@ TEST_F(UpsertSessionTest, OfEqualIdsTheLaterOneWins) {
   const auto items =
       ValueOrDie(collection_->store().Get({"same"}, {.embedding = true}));
   EXPECT_THAT(items[0]->embedding, ElementsAre(0, 1));
+}
+
+TEST_F(UpsertSessionTest, WaitsWhileTheIndexIsFull) {
+  gate_.open.Notify();
+  full_ = true;
+  Add("a");
+  EXPECT_FALSE(
+      gate_.entered.WaitForNotificationWithTimeout(absl::Milliseconds(100)));
+  full_ = false;
+  gate_.entered.WaitForNotification();
+  const std::vector<UpsertResult> results = WaitForResults();
+  ASSERT_EQ(results.size(), 1);
+  EXPECT_THAT(results[0].status, IsOk());
+}
+
+TEST_F(UpsertSessionTest, WhoHasGoneWaitsForNoIndex) {
+  gate_.open.Notify();
+  full_ = true;
+  Add("a");
+  context_.Cancel();
+  const std::vector<UpsertResult> results = WaitForResults();
+  ASSERT_EQ(results.size(), 1);
+  EXPECT_THAT(results[0].status, StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_EQ(gate_.writes, 0);
 }
 
 TEST_F(UpsertSessionTest, RefusedMessagesKeepTheirPlace) {
