@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "engine/base/status_macros.h"
@@ -141,8 +142,51 @@ absl::Status Candidates::MakeExact(const EncodedQuery& query, Metric metric,
   return absl::OkStatus();
 }
 
+// Whether two rows' vectors cannot be told apart by what segments keep.
+bool Candidates::AreTwins(const Entry& a, const Entry& b) const {
+  if (a.score != b.score || a.error != b.error || a.error == 0) return false;
+  const CodeRows& in_a = parts_[a.part].segment->codes();
+  const CodeRows& in_b = parts_[b.part].segment->codes();
+  return in_a.storage == in_b.storage &&
+         in_a.scales[a.row].scale == in_b.scales[b.row].scale &&
+         in_a.scales[a.row].error == in_b.scales[b.row].error &&
+         std::memcmp(in_a.row(a.row), in_b.row(b.row), in_a.row_bytes) == 0;
+}
+
+size_t Candidates::GatherTwins(size_t begin, size_t count) {
+  const auto first = entries_.begin() + static_cast<int64_t>(begin);
+  const auto end = std::find_if(first, entries_.end(), [&](const Entry& entry) {
+    return entry.highest() != first->highest();
+  });
+  if (static_cast<size_t>(end - first) <= count) return begin;
+  const auto twins_end =
+      std::partition(first, end, [this, twin = *first](const Entry& entry) {
+        return AreTwins(entry, twin);
+      });
+  if (static_cast<size_t>(twins_end - first) > count) {
+    std::partial_sort(first, first + static_cast<int64_t>(count), twins_end,
+                      [this](const Entry& a, const Entry& b) {
+                        return parts_[a.part].id(a.row) <
+                               parts_[b.part].id(b.row);
+                      });
+  }
+  return static_cast<size_t>(twins_end - entries_.begin());
+}
+
+bool Candidates::ShareScore(size_t begin, size_t end) const {
+  std::vector<float> scores;
+  scores.reserve(end - begin);
+  for (size_t i = begin; i < end; ++i) scores.push_back(entries_[i].score);
+  std::sort(scores.begin(), scores.end());
+  for (size_t i = static_cast<size_t>(k_) - 1; i < scores.size(); ++i) {
+    if (scores[i] == scores[i + 1 - static_cast<size_t>(k_)]) return true;
+  }
+  return false;
+}
+
 absl::StatusOr<std::vector<ScoredId>> Candidates::Take(
-    const EncodedQuery& query, Metric metric, const VectorReader& reader) {
+    const EncodedQuery& query, Metric metric, const VectorReader& reader,
+    float sigmas) {
   Prune();
   std::sort(entries_.begin(), entries_.end(),
             [](const Entry& a, const Entry& b) {
@@ -155,14 +199,26 @@ absl::StatusOr<std::vector<ScoredId>> Candidates::Take(
   size_t done = 0;
   while (done < entries_.size() && entries_[done].highest() >= threshold_) {
     const auto left = static_cast<int64_t>(entries_.size() - done);
-    const int64_t next =
+    int64_t next =
         done == 0
             ? std::min(left,
                        std::min(k_, left) + static_cast<int64_t>(kReadAhead))
             : std::min<int64_t>(
                   left, std::max(static_cast<int64_t>(done) / 4, int64_t{16}));
-    QUERN_RETURN_IF_ERROR(MakeExact(query, metric, reader, done, done + next));
-    for (int64_t i = 0; i < next; ++i) RaiseThreshold(entries_[done++].score);
+    size_t twins_end = done;
+    if (std::isfinite(sigmas)) {
+      const int64_t twins = std::max(next, std::min(k_, left));
+      twins_end = GatherTwins(done, static_cast<size_t>(twins));
+      if (twins_end > done + static_cast<size_t>(twins)) next = twins;
+    }
+    const size_t end = done + static_cast<size_t>(next);
+    QUERN_RETURN_IF_ERROR(MakeExact(query, metric, reader, done, end));
+    // Those left of them would come behind k.
+    if (twins_end > end && ShareScore(done, end)) {
+      entries_.erase(entries_.begin() + static_cast<int64_t>(end),
+                     entries_.begin() + static_cast<int64_t>(twins_end));
+    }
+    while (done < end) RaiseThreshold(entries_[done++].score);
   }
   entries_.resize(done);
   struct Result {

@@ -103,9 +103,16 @@ class Candidates {
   // The best, in order. Rows with an error get the score of the vector that
   // `reader` gives (null: they keep theirs), as long as it may change who is
   // among the best. The object is spent.
+  //
+  // Unless `sigmas` (see SearchedPart) is infinite, rows whose codes, scales
+  // and norms of errors are equal to the bit count as one vector once k of
+  // those with the least ids turned out to have the same score: of many copies
+  // some 2 k are read. Otherwise, and of vectors that nearly are copies, all
+  // that the errors let be among the best are read.
   absl::StatusOr<std::vector<ScoredId>> Take(const EncodedQuery& query,
                                              Metric metric,
-                                             const VectorReader& reader);
+                                             const VectorReader& reader,
+                                             float sigmas);
 
  private:
   struct Entry {
@@ -120,6 +127,12 @@ class Candidates {
   void RaiseThreshold(float lowest);
   absl::Status MakeExact(const EncodedQuery& query, Metric metric,
                          const VectorReader& reader, size_t begin, size_t end);
+  bool AreTwins(const Entry& a, const Entry& b) const;
+  // Moves the twins of the entry at `begin` to it, those of the `count` least
+  // ids first, and returns where they end. Entries are in order of highest().
+  size_t GatherTwins(size_t begin, size_t count);
+  // Whether k of these entries have one score.
+  bool ShareScore(size_t begin, size_t end) const;
 
   const int64_t k_;
   const absl::Span<const IndexPart> parts_;

@@ -379,6 +379,74 @@ TEST_F(ShardedIndexTest, ComparesOneByOneWhereAWideBeamIsDearer) {
   EXPECT_EQ(BeamOf(plan(k)), 0) << plan(k);
 }
 
+// Placeholders that many items have, and a few rows that are even nearer.
+TEST_F(ShardedIndexTest, FewOfManyCopiesAreRead) {
+  constexpr int64_t kFirstCopy = 5;
+  for (const VectorStorage storage :
+       {VectorStorage::kFp16, VectorStorage::kInt8}) {
+    SCOPED_TRACE(static_cast<int>(storage));
+    Matrix vectors = vectors_;
+    for (int64_t i = kFirstCopy; i < kRows; ++i) {
+      std::copy_n(vectors_.row(0).data(), kDimension, vectors.row(i).data());
+      vectors.row(i)[0] -= 0.01F;
+    }
+    int64_t reads = 0;
+    bool replaced = false;  // A copy, since it was indexed.
+    ShardedIndexOptions options = Options(IndexKind::kExact, storage);
+    options.reader =
+        [&](absl::Span<const std::string> ids,
+            const std::function<void(size_t, absl::Span<const float>)>& visit) {
+          for (size_t i = 0; i < ids.size(); ++i) {
+            const int64_t row = std::stoll(ids[i]);
+            visit(i,
+                  replaced && row == 1000 ? vectors_.row(1) : vectors.row(row));
+          }
+          reads += static_cast<int64_t>(ids.size());
+          return absl::OkStatus();
+        };
+    options.shards = 2;
+    const auto index = Create(options);
+    std::vector<std::string> ids(kRows);
+    for (int64_t i = 0; i < kRows; ++i) ids[i] = absl::StrCat(i);
+    // Copies in segments of several ages, and among the new.
+    for (const int64_t first : {int64_t{0}, kRows / 2}) {
+      ASSERT_THAT(
+          index->Upsert(absl::MakeConstSpan(ids).subspan(first, kRows / 2),
+                        {.data = vectors.row(first).data(),
+                         .rows = kRows / 2,
+                         .columns = kDimension}),
+          IsOk());
+      if (first == 0) Optimize(*index);
+    }
+    std::vector<std::string> expected(ids.begin() + kFirstCopy, ids.end());
+    std::sort(expected.begin(), expected.end());
+    expected.insert(expected.begin(), "0");
+    const RequestContext context(&kClock, "test");
+    const MatrixView query{
+        .data = vectors.data(), .rows = 1, .columns = kDimension};
+    for (const bool all_sealed : {false, true}) {
+      if (all_sealed) Optimize(*index);
+      for (const int64_t k : {1, 2, 10, 100}) {
+        SCOPED_TRACE(k);
+        for (const bool exact : {true, false}) {
+          reads = 0;
+          const auto found = ValueOrDie(
+              index->Search(context, query, {.k = k, .exact = exact}));
+          ASSERT_EQ(found[0].size(), static_cast<size_t>(k));
+          for (int64_t i = 0; i < k; ++i) {
+            EXPECT_EQ(found[0][i].id, expected[i]);
+          }
+        }
+        EXPECT_LE(reads, 3 * k + 40);
+      }
+    }
+    replaced = true;
+    reads = 0;
+    ValueOrDie(index->Search(context, query, {}));
+    EXPECT_LE(reads, 100);
+  }
+}
+
 class ShardedIndexFilesTest : public ShardedIndexTest {
  protected:
   ShardedIndexOptions WithFiles(uint64_t newest_sequence = 100) {
@@ -907,7 +975,9 @@ TEST_F(HostileSegmentTest, IsRefusedOrSearchedSafely) {
       EXPECT_THAT(SearchGraph(context, searched, query, 50, &found), IsOk());
       AddFound(searched, query, found, candidates);
     }
-    EXPECT_THAT(candidates.Take(query, Metric::kCosine, nullptr), IsOk());
+    EXPECT_THAT(
+        candidates.Take(query, Metric::kCosine, nullptr, ErrorSigmas(0.9F)),
+        IsOk());
     (void)(*segment)->Find("17");
     (void)(*segment)->PointFor(0.9F);
   }
