@@ -683,6 +683,10 @@ void EncodeUpsert(const UpsertResult& result, v1::UpsertResponse* response) {
 void EncodeSnapshot(const SnapshotInfo& snapshot, v1::Snapshot* out) {
   out->set_name(snapshot.name);
   out->set_collection(snapshot.collection);
+  if (!snapshot.error.ok()) {
+    out->set_error(std::string(snapshot.error.message()));
+    return;
+  }
   out->set_item_count(snapshot.item_count);
   out->set_size_bytes(snapshot.size_bytes);
   *out->mutable_create_time() = EncodeTime(snapshot.create_time);

@@ -67,7 +67,14 @@ std::string FormatSnapshots(const std::vector<v1::Snapshot>& snapshots,
                {"items", Table::Align::kRight},
                {"size", Table::Align::kRight},
                {"made"}});
+  std::string errors;
   for (const v1::Snapshot& snapshot : snapshots) {
+    if (!snapshot.error().empty()) {
+      table.AddRow({snapshot.collection(), snapshot.name(), "", "", "damaged"});
+      absl::StrAppend(&errors, Shown(snapshot.collection(), snapshot.name()),
+                      ": ", snapshot.error(), "\n");
+      continue;
+    }
     google::protobuf::Timestamp time = snapshot.create_time();
     time.set_nanos(0);
     table.AddRow({snapshot.collection(), snapshot.name(),
@@ -75,7 +82,7 @@ std::string FormatSnapshots(const std::vector<v1::Snapshot>& snapshots,
                   FormatBytes(snapshot.size_bytes()),
                   google::protobuf::util::TimeUtil::ToString(time)});
   }
-  return table.Format(width);
+  return absl::StrCat(table.Format(width), errors);
 }
 
 absl::StatusOr<ExitCode> List(const SnapshotsOptions& options, Client& client,

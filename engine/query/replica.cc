@@ -75,12 +75,25 @@ void Replica::Follow() {
   // The folder may be out of reach for a while.
   if (!found.ok()) return;
   std::map<std::string, std::vector<SnapshotInfo>> by_collection;
+  std::vector<SnapshotInfo> damaged;
   for (const SnapshotInfo& snapshot : *found) {
-    by_collection[snapshot.collection].push_back(snapshot);
+    (snapshot.error.ok() ? by_collection[snapshot.collection] : damaged)
+        .push_back(snapshot);
   }
+  TellOfDamaged(damaged);
   for (const auto& [collection, newest_first] : by_collection) {
     FollowCollection(newest_first);
   }
+}
+
+void Replica::TellOfDamaged(const std::vector<SnapshotInfo>& damaged) {
+  std::set<std::pair<std::string, std::string>> keys;
+  for (const SnapshotInfo& snapshot : damaged) {
+    const auto key = keys.emplace(snapshot.collection, snapshot.name).first;
+    if (damaged_.contains(*key) || options_.on_open == nullptr) continue;
+    options_.on_open(snapshot.collection, snapshot.name, snapshot.error);
+  }
+  damaged_ = std::move(keys);
 }
 
 void Replica::FollowCollection(const std::vector<SnapshotInfo>& newest_first) {

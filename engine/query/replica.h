@@ -3,8 +3,11 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -26,8 +29,8 @@ struct ReplicaOptions {
   const Clock* clock = nullptr;  // Must outlive the replica.
   // Between two looks at the folder; > 0.
   absl::Duration interval = absl::Seconds(1);
-  // Told of every snapshot that was opened, or could not be. On the replica's
-  // thread. Null: nobody.
+  // Told of every snapshot that was opened, or could not be; once of one whose
+  // manifest cannot be read. On the replica's thread. Null: nobody.
   std::function<void(const std::string& collection, const std::string& snapshot,
                      const absl::Status& status)>
       on_open;
@@ -69,6 +72,9 @@ class Replica {
   void Run();
   void FollowCollection(const std::vector<SnapshotInfo>& newest_first)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(follow_mutex_);
+  // Tells of `damaged`, those without a readable manifest, that are new.
+  void TellOfDamaged(const std::vector<SnapshotInfo>& damaged)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(follow_mutex_);
   absl::Status OpenSnapshot(const SnapshotInfo& snapshot);
 
   const ReplicaOptions options_;
@@ -78,6 +84,9 @@ class Replica {
 
   absl::Mutex follow_mutex_;  // Held over a look at the folder.
   std::map<std::string, Served> served_ ABSL_GUARDED_BY(follow_mutex_);
+  // Collection and name of those that were told of as damaged.
+  std::set<std::pair<std::string, std::string>> damaged_
+      ABSL_GUARDED_BY(follow_mutex_);
 
   absl::Mutex stop_mutex_;
   bool stopping_ ABSL_GUARDED_BY(stop_mutex_) = false;

@@ -137,7 +137,14 @@ absl::StatusOr<std::vector<SnapshotInfo>> SnapshotFolder::List(
       if (!CheckKey(owner, name).ok()) continue;
       const absl::StatusOr<SnapshotManifest> manifest =
           ReadSnapshotManifest(PathOf({owner, name}));
-      if (manifest.ok()) found.push_back(InfoOf(*manifest, owner, name));
+      if (manifest.ok()) {
+        found.push_back(InfoOf(*manifest, owner, name));
+      } else if (Exists(PathOf({owner, name}))) {  // Not deleted meanwhile.
+        found.push_back({.collection = owner,
+                         .name = name,
+                         .create_time = absl::UnixEpoch(),
+                         .error = manifest.status()});
+      }
     }
   }
   std::sort(found.begin(), found.end(),

@@ -28,6 +28,9 @@ struct SnapshotInfo {
   int64_t size_bytes = 0;
   absl::Time create_time;
   std::string model_fingerprint;
+  // Why its manifest cannot be read, as ReadSnapshotManifest() says; of such a
+  // one only the names are known.
+  absl::Status error;
 };
 
 struct SnapshotFolderOptions {
@@ -55,8 +58,7 @@ class SnapshotFolder {
       SnapshotFolderOptions options);
 
   // Newest first; those of equal times in byte order of collection and name.
-  // Of all collections for "". A folder without a readable manifest is left
-  // out.
+  // Of all collections for "". Those without a readable manifest come last.
   absl::StatusOr<std::vector<SnapshotInfo>> List(
       absl::string_view collection) const;
 

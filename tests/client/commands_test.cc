@@ -668,6 +668,19 @@ TEST_F(CommandsTest, ManagesSnapshots) {
             ExitCode::kError);
 }
 
+TEST_F(CommandsTest, ShowsADamagedSnapshot) {
+  WriteThreePictures();
+  ASSERT_EQ(Index(), ExitCode::kOk);
+  ASSERT_EQ(Run({"snapshots", "create", "photos", "damaged"}), ExitCode::kOk);
+  ASSERT_EQ(Run({"snapshots", "create", "photos", "good"}), ExitCode::kOk);
+  EXPECT_EQ(Run({"snapshots", "list"}), ExitCode::kOk);
+  EXPECT_THAT(out_.str(),
+              HasSubstr("\"photos/damaged\": its snapshot.json is damaged\n"));
+  EXPECT_THAT(out_.str(), Not(HasSubstr("1970")));
+  EXPECT_EQ(Run({"snapshots", "delete", "photos", "damaged", "--yes"}),
+            ExitCode::kOk);
+}
+
 TEST_F(CommandsTest, ExportsAndImportsASnapshot) {
   WriteThreePictures();
   ASSERT_EQ(Index(), ExitCode::kOk);

@@ -346,7 +346,7 @@ class FakeServer {
       return grpc::Status::OK;
     }
 
-    // One snapshot a page.
+    // One snapshot a page. One of the name "damaged" is.
     grpc::Status ListSnapshots(grpc::ServerContext*,
                                const v1::ListSnapshotsRequest* request,
                                v1::ListSnapshotsResponse* response) override {
@@ -359,6 +359,12 @@ class FakeServer {
           continue;
         }
         Describe(key.first, key.second, tar, found.emplace_back());
+        if (key.second == "damaged") {
+          found.back().clear_item_count();
+          found.back().clear_size_bytes();
+          found.back().clear_create_time();
+          found.back().set_error("its snapshot.json is damaged");
+        }
       }
       if (at < found.size()) *response->add_snapshots() = found[at++];
       if (at < found.size()) {

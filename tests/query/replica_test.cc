@@ -186,6 +186,25 @@ TEST_F(ReplicaTest, StartsWithAnOlderOneWhereTheNewestIsDamaged) {
   EXPECT_EQ(CountServed("a"), 1);
 }
 
+TEST_F(ReplicaTest, TellsOnceOfASnapshotWithoutAReadableManifest) {
+  Snapshot("a", "one", 1);
+  Snapshot("a", "two", 2);
+  const std::string manifest = path_ + "/a/two/snapshot.json";
+  const std::string whole = ValueOrDie(ReadFile(manifest));
+  WriteFile(manifest, "{");
+  Start();
+  EXPECT_EQ(CountServed("a"), 1);
+  replica_->Follow();
+  EXPECT_THAT(opened_, testing::ElementsAre("a/two failed", "a/one ok"));
+  WriteFile(manifest, whole);
+  replica_->Follow();
+  EXPECT_EQ(CountServed("a"), 2);
+  WriteFile(path_ + "/a/three/note", "");
+  replica_->Follow();
+  EXPECT_THAT(opened_, testing::ElementsAre("a/two failed", "a/one ok",
+                                            "a/two ok", "a/three failed"));
+}
+
 TEST_F(ReplicaTest, GoesBackWhenTheNewestIsDeletedAndKeepsTheLast) {
   Snapshot("a", "one", 1);
   Snapshot("a", "two", 2);

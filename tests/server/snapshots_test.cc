@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -342,6 +343,32 @@ TEST_F(SnapshotCallsTest,
     status = DeleteSnapshot("photos", "s");
   } while (status.error_code() == grpc::StatusCode::FAILED_PRECONDITION);
   EXPECT_TRUE(status.ok()) << status.error_message();
+}
+
+TEST_F(SnapshotCallsTest, ADamagedSnapshotIsListedAndCanBeDeleted) {
+  ASSERT_TRUE(CreateSnapshot("photos", "bad").ok());
+  ASSERT_TRUE(CreateSnapshot("photos", "good").ok());
+  const std::string manifest =
+      data_.path() + "/snapshots/photos/bad/snapshot.json";
+  std::ofstream(manifest) << "{";
+  v1::ListSnapshotsRequest request;
+  request.set_page_size(1);
+  std::vector<v1::Snapshot> listed;
+  do {
+    v1::ListSnapshotsResponse page;
+    ASSERT_TRUE(ListSnapshots(request, &page).ok());
+    listed.insert(listed.end(), page.snapshots().begin(),
+                  page.snapshots().end());
+    request.set_page_token(page.next_page_token());
+  } while (!request.page_token().empty());
+  ASSERT_EQ(listed.size(), 2u);
+  EXPECT_EQ(listed[0].name(), "good");
+  EXPECT_EQ(listed[0].error(), "");
+  EXPECT_EQ(listed[1].name(), "bad");
+  EXPECT_EQ(listed[1].collection(), "photos");
+  EXPECT_THAT(listed[1].error(), HasSubstr(manifest));
+  EXPECT_FALSE(listed[1].has_create_time());
+  EXPECT_TRUE(DeleteSnapshot("photos", "bad").ok());
 }
 
 // A second server follows the first one's snapshots.

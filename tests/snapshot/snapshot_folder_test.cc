@@ -188,10 +188,24 @@ TEST_F(SnapshotFolderTest, ADamagedManifestIsNamedAndCanBeDeleted) {
   Make(*folder, "photos", "bad");
   Make(*folder, "photos", "good");
   WriteFile(directory_.File("s/photos/bad/snapshot.json"), "{");
+  const auto is_damaged =
+      StatusIs(absl::StatusCode::kDataLoss, HasSubstr("bad/snapshot.json"));
+  const std::vector<SnapshotInfo> listed = ValueOrDie(folder->List("photos"));
+  EXPECT_THAT(Names(listed), ElementsAre("photos/good", "photos/bad"));
+  EXPECT_THAT(listed[0].error, IsOk());
+  EXPECT_THAT(listed[1].error, is_damaged);
+  EXPECT_THAT(folder->Open("photos", "bad").status(), is_damaged);
+  EXPECT_THAT(folder->Delete("photos", "bad"), IsOk());
   EXPECT_THAT(Names(ValueOrDie(folder->List(""))), ElementsAre("photos/good"));
-  EXPECT_THAT(
-      folder->Open("photos", "bad").status(),
-      StatusIs(absl::StatusCode::kDataLoss, HasSubstr("bad/snapshot.json")));
+}
+
+TEST_F(SnapshotFolderTest, ASnapshotWithoutAManifestIsListedAndCanBeDeleted) {
+  const auto folder = Open();
+  Make(*folder, "photos", "bad");
+  fs::remove(directory_.File("s/photos/bad/snapshot.json"));
+  const std::vector<SnapshotInfo> listed = ValueOrDie(folder->List(""));
+  EXPECT_THAT(Names(listed), ElementsAre("photos/bad"));
+  EXPECT_THAT(listed[0].error, StatusIs(absl::StatusCode::kNotFound));
   EXPECT_THAT(folder->Delete("photos", "bad"), IsOk());
 }
 
