@@ -257,9 +257,15 @@ absl::Status LinkIndexFiles(const std::string& from, const std::string& to) {
         absl::StrCat(to, "/", fs::path(path).filename().string());
     std::error_code error;
     fs::create_hard_link(path, copy, error);
+    // Some file systems have no links, or no more of this file.
+    if (error == std::errc::operation_not_permitted ||
+        error == std::errc::operation_not_supported ||
+        error == std::errc::too_many_links) {
+      fs::copy_file(path, copy, error);
+    }
     if (error) {
-      return absl::InternalError(absl::StrCat("cannot link ", path, " to ",
-                                              copy, ": ", error.message()));
+      return absl::ErrnoToStatus(
+          error.value(), absl::StrCat("cannot link ", path, " to ", copy));
     }
   }
   return absl::OkStatus();

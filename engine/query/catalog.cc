@@ -417,7 +417,16 @@ absl::StatusOr<int64_t> Catalog::Delete(absl::string_view name) {
     entry = it->second;
   }
   // Without its record the collection is gone, whatever happens to the rest.
-  QUERN_RETURN_IF_ERROR(RemoveFileDurably(RecordPath(entry.directory)));
+  if (absl::Status removed = RemoveFileDurably(RecordPath(entry.directory));
+      !removed.ok()) {
+    // Who goes on writing must find it at the next start.
+    std::error_code ignored;
+    if (entry.collection != nullptr &&
+        !fs::exists(RecordPath(entry.directory), ignored)) {
+      removed.Update(WriteRecord(entry.directory, entry.record));
+    }
+    return removed;
+  }
   {
     absl::MutexLock lock(&mutex_);
     entries_.erase(entries_.find(name));

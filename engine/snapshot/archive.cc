@@ -357,9 +357,10 @@ class Unpacker {
     max_bytes_ =
         received_ + manifest_.size_bytes() + kMaxTailBytes +
         kMaxEntryOverheadBytes * static_cast<int64_t>(manifest_.files.size());
-    return WriteNewFile(
-        std::string(kSnapshotManifestFile),
-        [&text](int descriptor) { return WriteAll(descriptor, text); });
+    return WriteNewFile(std::string(kSnapshotManifestFile),
+                        [&text](int descriptor, const std::string& path) {
+                          return WriteAll(descriptor, text, path);
+                        });
   }
 
   absl::Status CheckRoom() const {
@@ -392,13 +393,14 @@ class Unpacker {
     }
     Sha256 hash;
     int64_t bytes = 0;
-    QUERN_RETURN_IF_ERROR(WriteNewFile(file.path, [&](int descriptor) {
-      return ReadData([&](absl::string_view piece) {
-        hash.Update(piece);
-        bytes += static_cast<int64_t>(piece.size());
-        return WriteAll(descriptor, piece);
-      });
-    }));
+    QUERN_RETURN_IF_ERROR(
+        WriteNewFile(file.path, [&](int descriptor, const std::string& path) {
+          return ReadData([&](absl::string_view piece) {
+            hash.Update(piece);
+            bytes += static_cast<int64_t>(piece.size());
+            return WriteAll(descriptor, piece, path);
+          });
+        }));
     if (bytes != file.bytes || hash.Hex() != file.sha256) {
       return Refused(absl::StrCat(file.path, " does not fit its checksum"));
     }
@@ -419,11 +421,14 @@ class Unpacker {
     }
   }
 
-  static absl::Status WriteAll(int descriptor, absl::string_view bytes) {
+  static absl::Status WriteAll(int descriptor, absl::string_view bytes,
+                               const std::string& path) {
     while (!bytes.empty()) {
       const ssize_t written = ::write(descriptor, bytes.data(), bytes.size());
       if (written < 0 && errno == EINTR) continue;
-      if (written < 0) return absl::ErrnoToStatus(errno, "cannot write");
+      if (written < 0) {
+        return absl::ErrnoToStatus(errno, absl::StrCat("cannot write ", path));
+      }
       bytes.remove_prefix(static_cast<size_t>(written));
     }
     return absl::OkStatus();
@@ -438,7 +443,7 @@ class Unpacker {
       return absl::ErrnoToStatus(errno, absl::StrCat("cannot create ", path));
     }
     const absl::Cleanup close = [descriptor] { ::close(descriptor); };
-    QUERN_RETURN_IF_ERROR(fill(descriptor));
+    QUERN_RETURN_IF_ERROR(fill(descriptor, path));
     return ::fsync(descriptor) == 0
                ? absl::OkStatus()
                : absl::ErrnoToStatus(errno, absl::StrCat("cannot sync ", path));

@@ -229,7 +229,14 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"WriteFull", Site::kWrite, ENOSPC},
                     Case{"ShortWrite", Site::kShortWrite, ENOSPC},
                     Case{"FsyncBroken", Site::kFsync, EIO},
-                    Case{"RenameBroken", Site::kRename, EIO}),
+                    Case{"RenameBroken", Site::kRename, EIO},
+                    Case{"RenameFolderBroken", Site::kRenameFolder, EIO},
+                    Case{"LinkBroken", Site::kLink, EIO},
+                    Case{"LinkFull", Site::kLink, ENOSPC},
+                    // As on a file system without links.
+                    Case{"LinkRefused", Site::kLink, EPERM},
+                    Case{"UnlinkBroken", Site::kUnlink, EIO},
+                    Case{"MkdirFull", Site::kMkdir, ENOSPC}),
     [](const auto& info) { return info.param.name; });
 
 // Half a write is no error: the rest follows.

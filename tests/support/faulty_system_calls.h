@@ -4,13 +4,15 @@
 #include <cerrno>
 #include <cstdarg>
 #include <cstdint>
+#include <filesystem>
+#include <system_error>
 
 #include <fcntl.h>
 #include <sys/types.h>
 
 // System calls that fail when a test says so, for code that is linked into it
-// statically. Include it in one file of a binary that is linked with
-// -Wl,--wrap=open,--wrap=write,--wrap=fsync,--wrap=rename.
+// statically. Include it in one file of a binary that is linked with --wrap of
+// each of the wrappers below, as in tests/query/CMakeLists.txt.
 
 namespace quern {
 
@@ -22,7 +24,11 @@ class FaultySystemCalls {
     kShortWrite,    // Half is written, and the next call fails.
     kPartialWrite,  // Half is written, which is no error.
     kFsync,
-    kRename
+    kRename,
+    kRenameFolder,  // renameat2()
+    kLink,
+    kUnlink,
+    kMkdir
   };
 
   // The nth call (from 1) fails, once, with `error`.
@@ -67,10 +73,28 @@ ssize_t __real_write(int file, const void* data, size_t bytes);
 int __real_fsync(int file);
 int __real_rename(const char* from, const char* to);
 
+int __real_renameat2(int from_folder, const char* from, int to_folder,
+                     const char* to, unsigned flags);
+int __real_link(const char* from, const char* to);
+int __real_unlink(const char* path);
+int __real_mkdir(const char* path, mode_t mode);
+// std::filesystem::create_hard_link(), which is in a shared library.
+void __real__ZNSt10filesystem16create_hard_linkERKNS_7__cxx114pathES3_RSt10error_code(
+    const std::filesystem::path& from, const std::filesystem::path& to,
+    std::error_code& error);
+
 int __wrap_open(const char* path, int flags, ...);
 ssize_t __wrap_write(int file, const void* data, size_t bytes);
 int __wrap_fsync(int file);
 int __wrap_rename(const char* from, const char* to);
+int __wrap_renameat2(int from_folder, const char* from, int to_folder,
+                     const char* to, unsigned flags);
+int __wrap_link(const char* from, const char* to);
+int __wrap_unlink(const char* path);
+int __wrap_mkdir(const char* path, mode_t mode);
+void __wrap__ZNSt10filesystem16create_hard_linkERKNS_7__cxx114pathES3_RSt10error_code(
+    const std::filesystem::path& from, const std::filesystem::path& to,
+    std::error_code& error);
 
 int __wrap_open(const char* path, int flags, ...) {
   using quern::FaultySystemCalls;
@@ -105,6 +129,45 @@ int __wrap_rename(const char* from, const char* to) {
   using quern::FaultySystemCalls;
   if (FaultySystemCalls::Fails(FaultySystemCalls::Site::kRename)) return -1;
   return __real_rename(from, to);
+}
+
+int __wrap_renameat2(int from_folder, const char* from, int to_folder,
+                     const char* to, unsigned flags) {
+  using quern::FaultySystemCalls;
+  if (FaultySystemCalls::Fails(FaultySystemCalls::Site::kRenameFolder)) {
+    return -1;
+  }
+  return __real_renameat2(from_folder, from, to_folder, to, flags);
+}
+
+int __wrap_link(const char* from, const char* to) {
+  using quern::FaultySystemCalls;
+  if (FaultySystemCalls::Fails(FaultySystemCalls::Site::kLink)) return -1;
+  return __real_link(from, to);
+}
+
+int __wrap_unlink(const char* path) {
+  using quern::FaultySystemCalls;
+  if (FaultySystemCalls::Fails(FaultySystemCalls::Site::kUnlink)) return -1;
+  return __real_unlink(path);
+}
+
+int __wrap_mkdir(const char* path, mode_t mode) {
+  using quern::FaultySystemCalls;
+  if (FaultySystemCalls::Fails(FaultySystemCalls::Site::kMkdir)) return -1;
+  return __real_mkdir(path, mode);
+}
+
+void __wrap__ZNSt10filesystem16create_hard_linkERKNS_7__cxx114pathES3_RSt10error_code(
+    const std::filesystem::path& from, const std::filesystem::path& to,
+    std::error_code& error) {
+  using quern::FaultySystemCalls;
+  if (FaultySystemCalls::Fails(FaultySystemCalls::Site::kLink)) {
+    error = std::error_code(errno, std::system_category());
+    return;
+  }
+  __real__ZNSt10filesystem16create_hard_linkERKNS_7__cxx114pathES3_RSt10error_code(
+      from, to, error);
 }
 
 }  // extern "C"
