@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 
 #include "engine/base/clock.h"
 #include "engine/media/image.h"
@@ -22,6 +23,7 @@ struct Backends {
   std::unique_ptr<ModelRegistry> models;
   ModelLoader load_model;
   CollectionFactories collections;
+  absl::Duration stall_timeout = absl::Minutes(1);  // As RpcEnvironment's.
 };
 
 // The real ones: libvips, LibTorch, RocksDB and FAISS. Models come back loaded,

@@ -27,6 +27,8 @@ struct RpcEnvironment {
   Metrics* metrics = nullptr;
   ActiveCalls* calls = nullptr;
   int64_t max_message_bytes = 0;
+  // How long a caller may keep the stream of a snapshot standing still.
+  absl::Duration stall_timeout = absl::Minutes(1);
 };
 
 // One call from its arrival to its answer, unary or stream: its context, and

@@ -142,7 +142,8 @@ absl::Status Server::Start() {
                   .slots = slots_,
                   .metrics = metrics_.get(),
                   .calls = &calls_,
-                  .max_message_bytes = config_.server().max_message_bytes()};
+                  .max_message_bytes = config_.server().max_message_bytes(),
+                  .stall_timeout = backends_.stall_timeout};
   AddServices();
   return Listen();
 }

@@ -4,6 +4,9 @@
 #include <utility>
 
 #include "absl/memory/memory.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 
 #include "engine/base/status_macros.h"
 #include "quern/v1/collections.pb.h"
@@ -37,6 +40,7 @@ SnapshotExportCall::SnapshotExportCall(
     : environment_(environment),
       snapshots_(snapshots),
       workers_(workers),
+      server_context_(server_context),
       scope_(environment, method, server_context, Lane::kBulk) {}
 
 void SnapshotExportCall::OnReadDone(bool ok) {
@@ -79,11 +83,43 @@ absl::StatusOr<bool> SnapshotExportCall::TryWriteNext() {
   QUERN_RETURN_IF_ERROR(
       SerializeMessage(chunk, environment_.max_message_bytes, &piece_));
   scope_.AddSentBytes(static_cast<int64_t>(piece_.Length()));
+  int64_t piece = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    piece = ++pieces_;
+    writing_ = true;
+  }
+  // Another one each time: one whose time is over may still call.
+  alarm_ = std::make_unique<grpc::Alarm>();
+  alarm_->Set(absl::ToChronoTime(absl::Now() + environment_.stall_timeout),
+              [call = weak_from_this(), piece](bool is_over) {
+                const auto self = call.lock();
+                if (is_over && self != nullptr) self->CutOff(piece);
+              });
   StartWrite(&piece_);
   return true;
 }
 
+void SnapshotExportCall::CutOff(int64_t piece) {
+  absl::MutexLock lock(&mutex_);
+  if (!writing_ || pieces_ != piece) return;
+  cut_off_ = true;
+  server_context_->TryCancel();
+}
+
 void SnapshotExportCall::OnWriteDone(bool ok) {
+  alarm_ = nullptr;
+  bool cut_off = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    writing_ = false;
+    cut_off = cut_off_;
+  }
+  if (cut_off) {
+    return End(absl::DeadlineExceededError(
+        absl::StrCat("the caller has taken nothing for ",
+                     absl::FormatDuration(environment_.stall_timeout))));
+  }
   if (!ok) return End(absl::CancelledError("the caller has gone"));
   workers_->Resume([self = shared_from_this()] { self->WriteNext(); });
 }

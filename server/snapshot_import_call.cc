@@ -15,7 +15,6 @@ namespace quern {
 namespace {
 
 constexpr size_t kMaxQueuedMessages = 4;
-constexpr absl::Duration kStallTimeout = absl::Minutes(1);
 constexpr absl::Duration kRetryDelay = absl::Seconds(10);
 
 }  // namespace
@@ -164,10 +163,10 @@ SnapshotImportCall::NextMessage() {
     const auto has_news = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
       return !messages_.empty() || read_all_ || cancelled_;
     };
-    if (!mutex_.AwaitWithTimeout(absl::Condition(&has_news), kStallTimeout)) {
-      return absl::DeadlineExceededError(
-          absl::StrCat("the caller has sent nothing for ",
-                       absl::FormatDuration(kStallTimeout)));
+    const absl::Duration timeout = environment_.stall_timeout;
+    if (!mutex_.AwaitWithTimeout(absl::Condition(&has_news), timeout)) {
+      return absl::DeadlineExceededError(absl::StrCat(
+          "the caller has sent nothing for ", absl::FormatDuration(timeout)));
     }
     if (cancelled_) return absl::CancelledError("the caller has gone");
     if (messages_.empty()) return std::nullopt;

@@ -345,6 +345,33 @@ TEST_F(SnapshotCallsTest,
   EXPECT_TRUE(status.ok()) << status.error_message();
 }
 
+TEST_F(SnapshotCallsTest, AnExportThatNobodyReadsIsCutOffWithoutADeadline) {
+  Backends backends = MakeBackends();
+  backends.stall_timeout = absl::Milliseconds(300);
+  server_ = nullptr;  // It holds the folder.
+  server_ = ValueOrDie(Server::Create(config_, std::move(backends)));
+  channel_ = grpc::CreateChannel(server_->address(),
+                                 grpc::InsecureChannelCredentials());
+  Fill(200, 60'000);
+  ASSERT_TRUE(CreateSnapshot("photos", "s").ok());
+  v1::ExportSnapshotRequest request;
+  request.set_collection("photos");
+  request.set_name("s");
+  grpc::ClientContext context;
+  const auto stream =
+      v1::Collections::NewStub(channel_)->ExportSnapshot(&context, request);
+  v1::SnapshotChunk chunk;
+  EXPECT_TRUE(stream->Read(&chunk));
+  grpc::Status status;
+  do {
+    status = DeleteSnapshot("photos", "s");
+  } while (status.error_code() == grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  while (stream->Read(&chunk)) {
+  }
+  EXPECT_FALSE(stream->Finish().ok());
+}
+
 TEST_F(SnapshotCallsTest, ADamagedSnapshotIsListedAndCanBeDeleted) {
   ASSERT_TRUE(CreateSnapshot("photos", "bad").ok());
   ASSERT_TRUE(CreateSnapshot("photos", "good").ok());
