@@ -17,9 +17,13 @@ struct FieldValues {
   struct Entry {
     uint32_t field;  // Index in the declarations.
     FieldValue value;
+
+    friend bool operator==(const Entry&, const Entry&) = default;
   };
   std::vector<Entry> entries;  // In the order of `field`.
   int32_t modality = 0;        // A v1::Modality.
+
+  friend bool operator==(const FieldValues&, const FieldValues&) = default;
 };
 
 // The declared fields of `payload`, a serialised google.protobuf.Struct. What

@@ -316,11 +316,16 @@ void ShardedIndex::MarkIncomplete(const std::string& why) {
 }
 
 void ShardedIndex::MarkComplete() {
-  absl::MutexLock lock(&write_mutex_);
-  Edit edit(*snapshot());
-  for (ShardState& shard : edit.next().shards) shard = {};
-  Publish(edit.Take());
-  changed_since_save_ = true;
+  {
+    absl::MutexLock lock(&write_mutex_);
+    Edit edit(*snapshot());
+    for (ShardState& shard : edit.next().shards) shard = {};
+    Publish(edit.Take());
+    changed_since_save_ = true;
+  }
+  // Until it is saved the next start makes the index anew.
+  lacks_save_ = true;
+  ScheduleWork();
 }
 
 // --- search ---
@@ -529,7 +534,7 @@ bool ShardedIndex::NeedsWork(const Snapshot& now) const {
       return true;
     }
   }
-  return UnsealedRows(now) >= options_.seal_rows;
+  return lacks_save_ || UnsealedRows(now) >= options_.seal_rows;
 }
 
 void ShardedIndex::ScheduleWork() {
@@ -618,10 +623,15 @@ absl::Status ShardedIndex::Maintain(
   }
   // Before the save looks: what changes meanwhile is for the next one.
   if (options_.directory.empty() || !changed_since_save_.exchange(false)) {
+    lacks_save_ = false;
     return absl::OkStatus();
   }
+  const bool lacked_save = lacks_save_.exchange(false);
   absl::Status saved = Save();
-  if (!saved.ok()) changed_since_save_ = true;
+  if (!saved.ok()) {
+    changed_since_save_ = true;
+    lacks_save_ = lacks_save_ || lacked_save;
+  }
   return saved;
 }
 

@@ -205,6 +205,7 @@ class ShardedIndex final : public VectorIndex {
   std::atomic<bool> scheduled_ = false;
   std::atomic<int> optimizing_ = 0;  // Calls of Optimize().
   std::atomic<bool> changed_since_save_ = false;
+  std::atomic<bool> lacks_save_ = false;  // That must not wait for more.
 
   // Held by whoever seals, merges or saves.
   mutable absl::Mutex work_mutex_;

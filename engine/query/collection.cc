@@ -282,14 +282,17 @@ absl::StatusOr<Item> Collection::Update(
     const std::string& id, const std::function<absl::Status(Item&)>& change) {
   return Locked([&](Collection& it) -> absl::StatusOr<Item> {
     it.write_mutex_.AssertHeld();
+    bool is_seen = false;
     const auto begin = [&](Item& item) -> absl::Status {
+      const Item before = item;
       QUERN_RETURN_IF_ERROR(change(item));
+      is_seen = it.sync_->SeesChange(before, item);
       it.sync_->BeginWrite();
       return absl::OkStatus();
     };
     QUERN_ASSIGN_OR_RETURN(Item item, it.store_->Update(id, begin));
-    QUERN_RETURN_IF_ERROR(it.sync_->TakePayload(id));
-    if (it.part_sync_ != nullptr) {
+    if (is_seen) QUERN_RETURN_IF_ERROR(it.sync_->TakePayload(id));
+    if (is_seen && it.part_sync_ != nullptr) {
       QUERN_RETURN_IF_ERROR(it.part_sync_->TakePayload(id));
     }
     QUERN_RETURN_IF_ERROR(it.EndWrite());

@@ -174,6 +174,11 @@ absl::Status IndexSync::Refresh(absl::Span<const std::string> ids) {
   return index_.Remove(gone);
 }
 
+bool IndexSync::SeesChange(const Item& before, const Item& after) const {
+  return !fields_.empty() &&
+         FieldValuesOf(before, fields_) != FieldValuesOf(after, fields_);
+}
+
 absl::Status IndexSync::TakePayload(const std::string& id) {
   return fields_.empty() ? absl::OkStatus() : Refresh({id});
 }

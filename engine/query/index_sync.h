@@ -63,6 +63,9 @@ class IndexSync {
 
   // Adds what the store has just taken; of equal ids the last one counts.
   absl::Status Add(absl::Span<const Item* const> items);
+  // Whether an index sees that an item has changed from one to the other, whose
+  // vectors are the same.
+  bool SeesChange(const Item& before, const Item& after) const;
   // Takes over what the store now has, or has no more, of some ids.
   absl::Status Refresh(absl::Span<const std::string> ids);
   // Takes over an item whose payload alone has changed.

@@ -553,6 +553,22 @@ TEST_F(ShardedIndexFilesTest, WhatIsNotSealedIsAskedForAgain) {
   }
 }
 
+TEST_F(ShardedIndexFilesTest, ThatARepairIsDoneIsSavedAtOnce) {
+  MakeFiles();
+  FlipByte(Files("segment-").at(0), 5000);
+  {
+    ShardedIndexOptions options = WithFiles();
+    const auto background = std::make_shared<ThreadPool>(
+        ThreadPoolOptions{.name = "index", .threads = 1});
+    options.background = background;
+    const auto index = Create(std::move(options));
+    ASSERT_TRUE(index->incomplete());
+    index->MarkComplete();
+    background->Shutdown();  // Runs what is queued.
+  }
+  EXPECT_FALSE(Create(WithFiles())->incomplete());
+}
+
 TEST_F(ShardedIndexFilesTest, IsFullWhileTooManyRowsWaitForTheirSealing) {
   ShardedIndexOptions options = WithFiles();
   const auto background = std::make_shared<ThreadPool>(

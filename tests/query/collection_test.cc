@@ -126,6 +126,60 @@ TEST_F(CollectionTest,
   EXPECT_FALSE(std::filesystem::exists(directory_.path()));
 }
 
+class CountingVectorIndex final : public FakeVectorIndex {
+ public:
+  CountingVectorIndex(int64_t dimension, int* upserts)
+      : FakeVectorIndex(dimension), upserts_(upserts) {}
+
+  absl::Status Upsert(absl::Span<const std::string> ids, MatrixView vectors,
+                      absl::Span<const FieldValues> fields) override {
+    ++*upserts_;
+    return FakeVectorIndex::Upsert(ids, vectors, fields);
+  }
+
+ private:
+  int* const upserts_;
+};
+
+std::string Payload(const std::string& shelf, const std::string& note) {
+  google::protobuf::Struct payload;
+  (*payload.mutable_fields())["shelf"].set_string_value(shelf);
+  (*payload.mutable_fields())["note"].set_string_value(note);
+  return payload.SerializeAsString();
+}
+
+TEST_F(CollectionTest, AnUpdateThatNoFilterSeesLeavesTheIndexAlone) {
+  int upserts = 0;
+  CollectionFactories factories = disk_.Factories();
+  factories.create_index =
+      [&upserts](const v1::Collection& record, const std::string&,
+                 ItemStore*) -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
+    return std::make_unique<CountingVectorIndex>(record.dimension(), &upserts);
+  };
+  v1::Collection record = Record("c", 2);
+  v1::PayloadField& field = *record.add_payload_fields();
+  field.set_path("shelf");
+  field.set_type(v1::PayloadField::TYPE_STRING);
+  const auto opened = Collection::Open(directory_.path(), record, factories);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  Collection& collection = **opened;
+  Item item = MakeItem("a", {1, 0});
+  item.payload = Payload("one", "old");
+  ASSERT_TRUE(collection.Upsert({item}).ok());
+  const auto set = [&](const std::string& payload) {
+    const auto updated = collection.Update("a", [&](Item& changed) {
+      changed.payload = payload;
+      return absl::OkStatus();
+    });
+    EXPECT_TRUE(updated.ok()) << updated.status();
+  };
+  upserts = 0;
+  set(Payload("one", "new"));
+  EXPECT_EQ(upserts, 0);
+  set(Payload("two", "new"));
+  EXPECT_EQ(upserts, 1);
+}
+
 // Counts writes, each of which takes a millisecond.
 class SlowItemStore final : public ForwardingItemStore {
  public:
