@@ -51,10 +51,15 @@ void Delta::EncodeBlock(int64_t first) {
   }
 }
 
-std::optional<uint32_t> Delta::Find(absl::string_view id) const {
+std::optional<uint32_t> Delta::Find(absl::string_view id, int64_t rows) const {
   const auto found = last_row_.find(id);
   if (found == last_row_.end()) return std::nullopt;
-  return found->second;
+  if (found->second < rows) return found->second;
+  // Only behind a write that failed.
+  for (int64_t row = rows; row-- > 0;) {
+    if (this->id(row) == id) return static_cast<uint32_t>(row);
+  }
+  return std::nullopt;
 }
 
 int64_t Delta::memory_bytes(int64_t rows) const {

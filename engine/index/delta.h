@@ -39,8 +39,8 @@ class Delta {
   int64_t rows() const { return rows_; }
   void Append(absl::string_view id, uint32_t row_number,
               absl::Span<const float> vector);
-  // The writer's: the last row of `id`, if that has any.
-  std::optional<uint32_t> Find(absl::string_view id) const;
+  // The writer's: the last of the first `rows` rows that is of `id`, if any is.
+  std::optional<uint32_t> Find(absl::string_view id, int64_t rows) const;
 
   absl::string_view id(int64_t row) const {
     return chunk(row).ids[row % kChunkRows];

@@ -126,7 +126,7 @@ class ShardedIndex::Edit {
       const IndexPart& part = next_->parts[p];
       const std::optional<uint32_t> row = part.segment != nullptr
                                               ? part.segment->Find(id)
-                                              : part.delta->Find(id);
+                                              : part.delta->Find(id, part.rows);
       if (row.has_value() && !part.IsDead(*row)) return {{p, *row}};
     }
     return std::nullopt;
@@ -231,6 +231,9 @@ absl::Status ShardedIndex::Upsert(absl::Span<const std::string> ids,
     Edit edit(*before);
     std::vector<uint32_t> removed;
     const uint32_t first_row = before->next_row;
+    // What throws may leave rows in deltas: they then get no more.
+    std::vector<std::shared_ptr<Delta>> deltas(active_.size());
+    deltas.swap(active_);
     for (size_t i = 0; i < ids.size(); ++i) {
       const uint32_t shard = ShardOf(ids[i]);
       if (const auto found = edit.Find(shard, ids[i])) {
@@ -238,7 +241,7 @@ absl::Status ShardedIndex::Upsert(absl::Span<const std::string> ids,
             edit.next().parts[found->first].row_number(found->second));
         edit.Kill(found->first, found->second);
       }
-      std::shared_ptr<Delta>& active = active_[shard];
+      std::shared_ptr<Delta>& active = deltas[shard];
       if (active == nullptr || active->rows() == Delta::kMaxRows) {
         active =
             std::make_shared<Delta>(dimension(), coder_, applied_sequence_);
@@ -260,6 +263,7 @@ absl::Status ShardedIndex::Upsert(absl::Span<const std::string> ids,
     }
     for (const uint32_t row : removed) fields_.Remove(row);
     Publish(edit.Take());
+    active_.swap(deltas);
     return absl::OkStatus();
   });
   if (status.ok()) ScheduleWork();
