@@ -17,6 +17,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "engine/base/copy_file.h"
 #include "engine/base/file.h"
 #include "engine/base/status_macros.h"
 #include "engine/base/work_crew.h"
@@ -247,26 +248,15 @@ void RemoveOtherFiles(const std::string& directory,
   for (const fs::path& path : others) fs::remove(path, ignored);
 }
 
-absl::Status LinkIndexFiles(const std::string& from, const std::string& to) {
+absl::Status LinkIndexFiles(const std::string& from, const std::string& to,
+                            const RequestContext& context) {
   QUERN_RETURN_IF_ERROR(EnsureDirectory(to));
   const absl::StatusOr<IndexManifest> manifest = ReadManifest(from);
   // Without one, or with a damaged one, the index is made anew of the items.
   if (!manifest.ok()) return absl::OkStatus();
   for (const std::string& path : NamedFiles(from, *manifest)) {
-    const std::string copy =
-        absl::StrCat(to, "/", fs::path(path).filename().string());
-    std::error_code error;
-    fs::create_hard_link(path, copy, error);
-    // Some file systems have no links, or no more of this file.
-    if (error == std::errc::operation_not_permitted ||
-        error == std::errc::operation_not_supported ||
-        error == std::errc::too_many_links) {
-      fs::copy_file(path, copy, error);
-    }
-    if (error) {
-      return absl::ErrnoToStatus(
-          error.value(), absl::StrCat("cannot link ", path, " to ", copy));
-    }
+    const std::string name = fs::path(path).filename().string();
+    QUERN_RETURN_IF_ERROR(LinkFile(path, absl::StrCat(to, "/", name), context));
   }
   return absl::OkStatus();
 }

@@ -9,6 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
+#include "engine/base/request_context.h"
 #include "engine/index/huge_buffer.h"
 
 // The files of an index, in a folder of its own. README.md describes them.
@@ -63,7 +64,9 @@ absl::StatusOr<IndexManifest> ReadManifest(const std::string& directory);
 // Removes files in the folder that the manifest does not name.
 void RemoveOtherFiles(const std::string& directory,
                       const IndexManifest& manifest);
-// Hard-links the manifest and its files into a folder that is made new.
-absl::Status LinkIndexFiles(const std::string& from, const std::string& to);
+// Gives the manifest and its files a second name, by LinkFile(), in a folder
+// that is made new.
+absl::Status LinkIndexFiles(const std::string& from, const std::string& to,
+                            const RequestContext& context);
 
 }  // namespace quern

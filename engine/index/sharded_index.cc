@@ -845,14 +845,14 @@ absl::Status ShardedIndex::Save() {
 }
 
 absl::Status ShardedIndex::LinkFiles(
-    const std::string& directory,
+    const RequestContext& context, const std::string& directory,
     const std::function<absl::Status()>& then) const {
   if (options_.directory.empty()) {
     QUERN_RETURN_IF_ERROR(EnsureDirectory(directory));
     return then();
   }
   absl::MutexLock lock(&files_mutex_);
-  QUERN_RETURN_IF_ERROR(LinkIndexFiles(options_.directory, directory));
+  QUERN_RETURN_IF_ERROR(LinkIndexFiles(options_.directory, directory, context));
   return then();
 }
 

@@ -118,7 +118,7 @@ class ShardedIndex final : public VectorIndex {
   bool is_full() const override;
   bool Contains(const std::string& id) const override;
   absl::Status LinkFiles(
-      const std::string& directory,
+      const RequestContext& context, const std::string& directory,
       const std::function<absl::Status()>& then) const override;
   absl::Status Optimize(const RequestContext& context,
                         const std::function<void(float)>& progress) override;

@@ -129,13 +129,14 @@ class VectorIndex {
   // Whether a search can return `id`.
   virtual bool Contains(const std::string& id) const = 0;
 
-  // Hard-links the index's files, as they were saved last, into a new folder;
-  // an index without files makes an empty one. Then calls `then`, before
-  // anything is saved again: the store keeps the changes that these files lack
-  // until a later save, so that a copy of it made by `then` can be opened
-  // beside them without making them again. Errors: also those of `then`.
+  // Hard-links the index's files, as they were saved last, into a new folder,
+  // or copies them where that cannot be done; an index without files makes an
+  // empty one. Then calls `then`, before anything is saved again: the store
+  // keeps the changes that these files lack until a later save, so that a copy
+  // of it made by `then` can be opened beside them without making them again.
+  // Errors: also those of `then` and of the context.
   virtual absl::Status LinkFiles(
-      const std::string& directory,
+      const RequestContext& context, const std::string& directory,
       const std::function<absl::Status()>& then) const = 0;
 
   // Puts everything into its best form now; `progress` gets numbers in [0, 1].

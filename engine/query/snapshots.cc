@@ -69,7 +69,7 @@ absl::StatusOr<SnapshotInfo> Snapshots::Create(const RequestContext& context,
   // The index first: it may be behind the items, which hold what it lacks, but
   // not before them.
   QUERN_RETURN_IF_ERROR(
-      source->index().LinkFiles(absl::StrCat(directory, kIndex), [&] {
+      source->index().LinkFiles(context, absl::StrCat(directory, kIndex), [&] {
         return source->store().Checkpoint(absl::StrCat(directory, kItems));
       }));
   // As it is now: settings may have changed since it was opened.

@@ -6,7 +6,6 @@
 #include <filesystem>
 #include <system_error>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include <fcntl.h>
@@ -14,6 +13,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "engine/base/copy_file.h"
 #include "engine/base/file.h"
 #include "engine/base/sha256.h"
 #include "engine/base/status_macros.h"
@@ -23,8 +23,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr mode_t kFileMode = 0644;
-constexpr size_t kCopyBytes = 1 << 20;
+// Read between two looks at the context.
+constexpr size_t kHashedBytes = 1 << 20;
 
 absl::Status SystemError(absl::string_view action, absl::string_view path,
                          int error = errno) {
@@ -39,25 +39,6 @@ absl::Status NoPlainFile(const std::string& path) {
 bool NamesOthers(const std::string& file_name) {
   return absl::EndsWith(file_name, ".json") ||
          absl::EqualsIgnoreCase(file_name, "manifest");
-}
-
-absl::Status CopyBytes(int from, int to, const std::string& path,
-                       const RequestContext& context) {
-  std::vector<char> buffer(kCopyBytes);
-  while (true) {
-    QUERN_RETURN_IF_ERROR(context.Check("copy"));
-    const ssize_t bytes = ::read(from, buffer.data(), buffer.size());
-    if (bytes < 0 && errno == EINTR) continue;
-    if (bytes < 0) return SystemError("read", path);
-    if (bytes == 0) return absl::OkStatus();
-    for (ssize_t done = 0; done < bytes;) {
-      const ssize_t written =
-          ::write(to, buffer.data() + done, static_cast<size_t>(bytes - done));
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) return SystemError("write", path);
-      done += written;
-    }
-  }
 }
 
 }  // namespace
@@ -115,7 +96,7 @@ absl::StatusOr<std::string> HashFile(const std::string& path,
   if (file < 0) return SystemError("open", path);
   const absl::Cleanup close_file = [file] { ::close(file); };
   Sha256 hash;
-  std::vector<char> buffer(kCopyBytes);
+  std::vector<char> buffer(kHashedBytes);
   while (true) {
     QUERN_RETURN_IF_ERROR(context.Check("checksum"));
     const ssize_t bytes = ::read(file, buffer.data(), buffer.size());
@@ -124,28 +105,6 @@ absl::StatusOr<std::string> HashFile(const std::string& path,
     if (bytes == 0) return hash.Hex();
     hash.Update({buffer.data(), static_cast<size_t>(bytes)});
   }
-}
-
-absl::Status CopyFile(const std::string& from, const std::string& to,
-                      const RequestContext& context) {
-  const int source = ::open(from.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-  if (source < 0) return SystemError("open", from);
-  const absl::Cleanup close_source = [source] { ::close(source); };
-  const int target =
-      ::open(to.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, kFileMode);
-  if (target < 0) return SystemError("create", to);
-  const absl::Cleanup close_target = [target] { ::close(target); };
-  QUERN_RETURN_IF_ERROR(CopyBytes(source, target, to, context));
-  return ::fsync(target) == 0 ? absl::OkStatus() : SystemError("sync", to);
-}
-
-absl::Status LinkFile(const std::string& from, const std::string& to,
-                      const RequestContext& context) {
-  if (::link(from.c_str(), to.c_str()) == 0) return absl::OkStatus();
-  const bool is_impossible = errno == EXDEV || errno == EPERM ||
-                             errno == EOPNOTSUPP || errno == EMLINK;
-  if (!is_impossible) return SystemError("link", to);
-  return CopyFile(from, to, context);
 }
 
 absl::Status CopyFolder(const std::string& from, const std::string& to,

@@ -43,15 +43,6 @@ absl::StatusOr<std::vector<std::string>> ListFolders(
 absl::StatusOr<std::string> HashFile(const std::string& path,
                                      const RequestContext& context);
 
-// A new file of its own with the same bytes, synced. `to` must not exist.
-absl::Status CopyFile(const std::string& from, const std::string& to,
-                      const RequestContext& context);
-
-// A second name for a file that never changes; a copy where the file system
-// does not do that. `to` must not exist.
-absl::Status LinkFile(const std::string& from, const std::string& to,
-                      const RequestContext& context);
-
 // What of a folder's files may get a second name; the rest is copied.
 enum class Linked {
   kSortedFiles,  // Of a RocksDB: it appends to its other files.

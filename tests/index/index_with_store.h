@@ -70,9 +70,9 @@ class IndexWithStore final : public VectorIndex {
     return index_->Contains(id);
   }
   absl::Status LinkFiles(
-      const std::string& directory,
+      const RequestContext& context, const std::string& directory,
       const std::function<absl::Status()>& then) const override {
-    return index_->LinkFiles(directory, then);
+    return index_->LinkFiles(context, directory, then);
   }
   absl::Status Optimize(const RequestContext& context,
                         const std::function<void(float)>& progress) override {

@@ -179,7 +179,8 @@ TEST_F(ShardedIndexTest, FilesAreLinkedWhileItIsOptimized) {
   absl::Status linked = absl::UnknownError("not called");
   EXPECT_THAT(index->Optimize(context,
                               [&](float) {
-                                linked = index->LinkFiles(copy, absl::OkStatus);
+                                linked = index->LinkFiles(context, copy,
+                                                          absl::OkStatus);
                               }),
               IsOk());
   EXPECT_THAT(linked, IsOk());
@@ -555,7 +556,7 @@ TEST_F(ShardedIndexFilesTest, WhatIsNotSealedIsAskedForAgain) {
 
 TEST_F(ShardedIndexFilesTest, ThatARepairIsDoneIsSavedAtOnce) {
   MakeFiles();
-  FlipByte(Files("segment-").at(0), 5000);
+  fs::resize_file(Files("segment-").at(0), 1000);
   {
     ShardedIndexOptions options = WithFiles();
     const auto background = std::make_shared<ThreadPool>(
@@ -886,8 +887,10 @@ TEST_F(ShardedIndexFilesTest, LinkedFilesOpenElsewhere) {
   const auto before = MakeFiles();
   {
     const auto index = Create(WithFiles());
-    ASSERT_THAT(index->LinkFiles(directory_.File("copy"), absl::OkStatus),
-                IsOk());
+    const RequestContext context(&kClock, "test");
+    ASSERT_THAT(
+        index->LinkFiles(context, directory_.File("copy"), absl::OkStatus),
+        IsOk());
     Write(*index, 0, 100);
     Optimize(*index);
   }
@@ -907,7 +910,7 @@ TEST_F(ShardedIndexFilesTest, NothingIsSavedWhileLinkedFilesAreInUse) {
   std::thread saver;
   const RequestContext context(&kClock, "test");
   ASSERT_THAT(
-      index->LinkFiles(directory_.File("copy"),
+      index->LinkFiles(context, directory_.File("copy"),
                        [&] {
                          saver = std::thread([&] { Optimize(*index); });
                          // Long enough for the save to come, if it may.
@@ -1038,6 +1041,7 @@ TEST_F(HostileSegmentTest, WaysToSearchItThatLeadNowhereAreRefused) {
       point.recall = recall;
       EXPECT_THAT(with_point(point), StatusIs(absl::StatusCode::kDataLoss));
       EXPECT_THAT(with([recall](SegmentCalibration& calibration) {
+  const RequestContext context(&kClock, "test");
                     calibration.target_recall = recall;
                   }),
                   StatusIs(absl::StatusCode::kDataLoss));

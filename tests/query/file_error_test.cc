@@ -62,6 +62,7 @@ class FileErrorTest : public testing::TestWithParam<Case> {
     EXPECT_THAT(std::string(status.message()), testing::HasSubstr("cannot "));
     EXPECT_THAT(std::string(status.message()),
                 testing::HasSubstr(directory_.path()));
+    EXPECT_NE(GetParam().error, EXDEV) << status;  // A copy does as well.
     if (GetParam().error == ENOSPC) {
       EXPECT_THAT(status, StatusIs(absl::StatusCode::kResourceExhausted));
     }
@@ -233,8 +234,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"RenameFolderBroken", Site::kRenameFolder, EIO},
                     Case{"LinkBroken", Site::kLink, EIO},
                     Case{"LinkFull", Site::kLink, ENOSPC},
-                    // As on a file system without links.
+                    // As on a file system without links, and between two.
                     Case{"LinkRefused", Site::kLink, EPERM},
+                    Case{"LinkElsewhere", Site::kLink, EXDEV},
                     Case{"UnlinkBroken", Site::kUnlink, EIO},
                     Case{"MkdirFull", Site::kMkdir, ENOSPC}),
     [](const auto& info) { return info.param.name; });

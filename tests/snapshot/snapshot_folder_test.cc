@@ -10,6 +10,7 @@
 #include "gtest/gtest.h"
 
 #include "engine/base/clock.h"
+#include "engine/base/copy_file.h"
 #include "engine/base/sha256.h"
 #include "engine/snapshot/snapshot_files.h"
 #include "tests/snapshot/snapshot_writer.h"

@@ -88,7 +88,7 @@ class FakeVectorIndex : public VectorIndex {
   }
 
   absl::Status LinkFiles(
-      const std::string& /*directory*/,
+      const RequestContext& /*context*/, const std::string& /*directory*/,
       const std::function<absl::Status()>& then) const override {
     return then();
   }

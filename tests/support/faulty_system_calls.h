@@ -4,8 +4,6 @@
 #include <cerrno>
 #include <cstdarg>
 #include <cstdint>
-#include <filesystem>
-#include <system_error>
 
 #include <fcntl.h>
 #include <sys/types.h>
@@ -72,16 +70,11 @@ int __real_open(const char* path, int flags, ...);
 ssize_t __real_write(int file, const void* data, size_t bytes);
 int __real_fsync(int file);
 int __real_rename(const char* from, const char* to);
-
 int __real_renameat2(int from_folder, const char* from, int to_folder,
                      const char* to, unsigned flags);
 int __real_link(const char* from, const char* to);
 int __real_unlink(const char* path);
 int __real_mkdir(const char* path, mode_t mode);
-// std::filesystem::create_hard_link(), which is in a shared library.
-void __real__ZNSt10filesystem16create_hard_linkERKNS_7__cxx114pathES3_RSt10error_code(
-    const std::filesystem::path& from, const std::filesystem::path& to,
-    std::error_code& error);
 
 int __wrap_open(const char* path, int flags, ...);
 ssize_t __wrap_write(int file, const void* data, size_t bytes);
@@ -92,9 +85,6 @@ int __wrap_renameat2(int from_folder, const char* from, int to_folder,
 int __wrap_link(const char* from, const char* to);
 int __wrap_unlink(const char* path);
 int __wrap_mkdir(const char* path, mode_t mode);
-void __wrap__ZNSt10filesystem16create_hard_linkERKNS_7__cxx114pathES3_RSt10error_code(
-    const std::filesystem::path& from, const std::filesystem::path& to,
-    std::error_code& error);
 
 int __wrap_open(const char* path, int flags, ...) {
   using quern::FaultySystemCalls;
@@ -156,18 +146,6 @@ int __wrap_mkdir(const char* path, mode_t mode) {
   using quern::FaultySystemCalls;
   if (FaultySystemCalls::Fails(FaultySystemCalls::Site::kMkdir)) return -1;
   return __real_mkdir(path, mode);
-}
-
-void __wrap__ZNSt10filesystem16create_hard_linkERKNS_7__cxx114pathES3_RSt10error_code(
-    const std::filesystem::path& from, const std::filesystem::path& to,
-    std::error_code& error) {
-  using quern::FaultySystemCalls;
-  if (FaultySystemCalls::Fails(FaultySystemCalls::Site::kLink)) {
-    error = std::error_code(errno, std::system_category());
-    return;
-  }
-  __real__ZNSt10filesystem16create_hard_linkERKNS_7__cxx114pathES3_RSt10error_code(
-      from, to, error);
 }
 
 }  // extern "C"
