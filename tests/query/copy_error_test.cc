@@ -180,7 +180,7 @@ class CopyErrorTest : public testing::TestWithParam<Case> {
     EXPECT_THAT(opened.catalog->Delete("copy"), IsOk());
   }
 
-  const RealClock clock_;
+  RealClock clock_;
   const RequestContext context_{&clock_, "test"};
   TemporaryDirectory directory_;
   const std::string base_ = directory_.File("base");
@@ -236,7 +236,7 @@ TEST_P(CopyErrorTest, DeleteSnapshot) {
 TEST_P(CopyErrorTest, DeleteCollection) {
   FailEach(
       [&](const Opened& opened) {
-        const absl::Status status = opened.catalog->Delete("c").status();
+        absl::Status status = opened.catalog->Delete("c").status();
         if (!status.ok()) {
           // It is still there for those who go on writing.
           EXPECT_THAT(ValueOrDie(opened.catalog->Get("c"))
