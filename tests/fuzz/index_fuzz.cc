@@ -108,7 +108,8 @@ void FollowPoint(const IndexPart& part, absl::Span<const float> values,
                                 WantedRows(searched, rows->front()), candidates)
                            .ok());
   }
-  const auto hits = candidates.Take(query, searched.metric, nullptr);
+  const auto hits =
+      candidates.Take(query, searched.metric, nullptr, searched.sigmas);
   QUERN_FUZZ_REQUIRE(hits.ok());
   QUERN_FUZZ_REQUIRE(hits->size() <= static_cast<size_t>(kHits));
 }
