@@ -72,8 +72,8 @@ absl::StatusOr<std::vector<PutResult>> PartOf(
     const absl::StatusOr<std::vector<PutResult>>& results, size_t begin,
     size_t size) {
   if (!results.ok()) return results.status();
-  return std::vector<PutResult>(results->begin() + begin,
-                                results->begin() + begin + size);
+  const auto part = absl::MakeConstSpan(*results).subspan(begin, size);
+  return std::vector<PutResult>(part.begin(), part.end());
 }
 
 }  // namespace

@@ -121,8 +121,9 @@ absl::Status IndexSync::FillFromScan() {
   absl::Status status;
   const auto flush = [&] {
     std::vector<const Item*> pointers;
+    pointers.reserve(items.size());
     for (const Item& item : items) pointers.push_back(&item);
-    const absl::Status added = Add(pointers);
+    absl::Status added = Add(pointers);
     items.clear();
     return added;
   };
