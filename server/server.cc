@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <limits>
 #include <thread>
 #include <utility>
 
@@ -89,6 +90,18 @@ void LogReplica(const std::string& collection, const std::string& snapshot,
       status.ok() ? "replica" : "replica_failed", fields);
 }
 
+void LogFailed(const Catalog& catalog) {
+  for (const v1::Collection& collection :
+       catalog.List("", std::numeric_limits<int64_t>::max())) {
+    if (collection.status().state() != v1::CollectionStatus::STATE_FAILED) {
+      continue;
+    }
+    Log(LogLevel::kError, "collection_failed",
+        {{"collection", collection.name()},
+         {"error", collection.status().message()}});
+  }
+}
+
 // A service of which this version has no method.
 std::unique_ptr<RpcService> EmptyService(
     const google::protobuf::Descriptor* message, const std::string& name,
@@ -160,6 +173,7 @@ absl::Status Server::OpenCollections() {
                      .factories = backends_.collections,
                      .clock = backends_.clock.get(),
                      .replica_of = config_.storage().replica_of()}));
+  LogFailed(*catalog_);
   QUERN_RETURN_IF_ERROR(OpenSnapshots());
   sweep_ = std::make_unique<ExpirySweep>(catalog_.get());
   return absl::OkStatus();

@@ -99,6 +99,27 @@ TEST(LifecycleTest, ADeletedCollectionStaysDeletedAndItsNameIsFree) {
   EXPECT_EQ(collection.status().item_count(), 0);
 }
 
+TEST(LifecycleTest, ACollectionThatCannotBeOpenedIsNamedAndTheOthersServe) {
+  TemporaryDirectory data;
+  {
+    QuerndProcess server(data.path());
+    ASSERT_TRUE(server.ready()) << server.Log();
+    Api api(server);
+    ASSERT_TRUE(api.CreateCollection("bad", kDimension).ok());
+  }
+  for (const auto& folder : fs::directory_iterator(data.File("collections"))) {
+    std::ofstream(folder.path() / "collection.json") << "{\"name\": \"bad\",";
+  }
+  QuerndProcess server(data.path());
+  ASSERT_TRUE(server.ready()) << server.Log();
+  EXPECT_THAT(server.Log(),
+              AllOf(HasSubstr("collection_failed"), HasSubstr("is damaged")));
+  Api api(server);
+  ASSERT_TRUE(api.CreateCollection("good", kDimension).ok());
+  EXPECT_EQ(
+      api.UpsertOne(EmbeddingUpsert("good", "a", NumberedVector(1))).code(), 0);
+}
+
 // The acknowledged items of a stream are all there after kill -9 in the middle
 // of it; nothing else than what was sent is there.
 TEST(LifecycleTest, KillInTheMiddleOfAnUpsertStreamLosesNothingAcknowledged) {
