@@ -44,9 +44,10 @@ absl::Status EmbedStreamCall::OnMessage(grpc::ByteBuffer message) {
   }
   const int64_t index = next_index_++;
   if (status.ok()) {
-    status = environment().streams->Submit([self = shared_from_this(), this, index,
-                                         request] { Embed(index, request); },
-                                        Lane::kBulk);
+    status =
+        environment().streams->Submit([self = shared_from_this(), this, index,
+                                       request] { Embed(index, request); },
+                                      Lane::kBulk);
   }
   // The last answer may end the call: nothing is touched after it.
   if (!status.ok()) Finish(index, std::move(status));

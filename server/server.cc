@@ -324,8 +324,8 @@ void Server::Shutdown() {
   // Also those whose status was set by name; they cannot be set again.
   grpc_server_->GetHealthCheckService()->Shutdown();
   calls_.Close();
-  if (jobs_ != nullptr)
-    jobs_->Close();  // A call may wait for what a job holds.
+  // A call may wait for what a job holds.
+  if (jobs_ != nullptr) jobs_->Close();
   Log(LogLevel::kInfo, "draining",
       {{"calls", calls_.count()},
        {"timeout_s", absl::ToDoubleSeconds(drain_timeout_)}});

@@ -809,7 +809,8 @@ class Engine::SearchCall final
                (hit.score == after->score && hit.id <= after->id);
       });
     } else {
-      const auto before = std::min<size_t>(query_.offset, chosen_.size());
+      const auto before =
+          std::min(query_.offset, static_cast<int64_t>(chosen_.size()));
       chosen_.erase(chosen_.begin(), chosen_.begin() + before);
     }
     const auto size = static_cast<size_t>(end - query_.offset);

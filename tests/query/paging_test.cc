@@ -60,6 +60,7 @@ class PagingTest : public testing::Test {
     Open();
     ValueOrDie(engine_->CreateCollection(Record("c", kDimension)));
     std::vector<Item> items;
+    items.reserve(kItems);
     for (int i = 0; i < kItems; ++i) {
       items.push_back(MakeItem(absl::StrCat("a/", i), Row(rows_, i)));
     }
