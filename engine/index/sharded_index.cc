@@ -533,8 +533,9 @@ bool ShardedIndex::is_full() const {
 
 bool ShardedIndex::NeedsWork(const Snapshot& now) const {
   for (const IndexPart& part : now.parts) {
-    if (static_cast<double>(part.dead_rows) >
-        kMaxDeadShare * static_cast<double>(part.rows)) {
+    if (part.segment != nullptr &&
+        static_cast<double>(part.dead_rows) >
+            kMaxDeadShare * static_cast<double>(part.rows)) {
       return true;
     }
   }

@@ -554,6 +554,17 @@ TEST_F(ShardedIndexFilesTest, WhatIsNotSealedIsAskedForAgain) {
   }
 }
 
+TEST_F(ShardedIndexFilesTest, FewRowsThatAreWrittenAgainAreNotSealed) {
+  ShardedIndexOptions options = WithFiles();
+  const auto background = std::make_shared<ThreadPool>(
+      ThreadPoolOptions{.name = "index", .threads = 1});
+  options.background = background;
+  const auto index = Create(std::move(options));
+  for (int i = 0; i < 5; ++i) Write(*index, 0, 10);
+  background->Shutdown();  // Runs what is queued.
+  EXPECT_EQ(index->disk_bytes(), 0);
+}
+
 TEST_F(ShardedIndexFilesTest, ThatARepairIsDoneIsSavedAtOnce) {
   MakeFiles();
   fs::resize_file(Files("segment-").at(0), 1000);
