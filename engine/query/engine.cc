@@ -647,7 +647,7 @@ class Engine::SearchCall final
                       " parts of them may be hits.");
     }
     if (!query_.group_by.empty()) QUERN_RETURN_IF_ERROR(GroupParts(parts));
-    TakePage(parts);
+    TakePage(parts, query_.offset);
     return AddPartHits(parts);
   }
 
@@ -801,38 +801,31 @@ class Engine::SearchCall final
   // Leaves in `chosen_`, the best `wanted` hits or all that there are, the page
   // that was asked for: what comes behind the last hit of the page before.
   void TakePageBehind(int64_t wanted) {
-    const int64_t end = PageEnd();
     const bool is_all = static_cast<int64_t>(chosen_.size()) < wanted;
     if (const auto& after = query_.after; after.has_value()) {
       std::erase_if(chosen_, [&after](const ScoredId& hit) {
         return hit.score > after->score ||
                (hit.score == after->score && hit.id <= after->id);
       });
+      TakePage(chosen_, /*before=*/0, !is_all);
     } else {
-      const auto before =
-          std::min(query_.offset, static_cast<int64_t>(chosen_.size()));
-      chosen_.erase(chosen_.begin(), chosen_.begin() + before);
+      TakePage(chosen_, query_.offset, !is_all);
     }
-    const auto size = static_cast<size_t>(end - query_.offset);
-    result_.has_more = end < engine_.limits_.max_page_size &&
-                       (!is_all || chosen_.size() > size);
-    result_.next_offset = end;
-    if (chosen_.size() > size) chosen_.resize(size);
     result_.last = chosen_.empty() ? query_.after : chosen_.back();
   }
 
-  // Leaves what is on the page that was asked for, of all that comes before its
-  // end and, where there is more, at least one behind it.
+  // Leaves what is on the page that was asked for, which begins behind `before`
+  // of those found; `more` than those may be there.
   template <typename Found>
-  void TakePage(std::vector<Found>& found) {
-    const int64_t end = PageEnd();
+  void TakePage(std::vector<Found>& found, int64_t before, bool more = false) {
     const auto count = static_cast<int64_t>(found.size());
-    result_.has_more = count > end && end < engine_.limits_.max_page_size;
-    result_.next_offset = end;
-    found.erase(found.begin() + std::min(end, count), found.end());
-    found.erase(found.begin(),
-                found.begin() + std::min(query_.offset,
-                                         static_cast<int64_t>(found.size())));
+    const int64_t first = std::min(before, count);
+    const int64_t end = std::min(before + PageEnd() - query_.offset, count);
+    result_.has_more =
+        (more || count > end) && PageEnd() < engine_.limits_.max_page_size;
+    result_.next_offset = PageEnd();
+    found.erase(found.begin() + end, found.end());
+    found.erase(found.begin(), found.begin() + first);
   }
 
   PageState CurrentState() const {
