@@ -176,29 +176,33 @@ ShardedIndexOptions IndexOptions(const v1::Collection& record,
                                  std::shared_ptr<ThreadPool> background,
                                  const v1::IndexingConfig& limits) {
   const v1::IndexConfig& config = record.index();
-  ShardedIndexOptions options{.dimension = record.dimension(),
-                              .metric = MetricOf(record),
-                              .kind = KindOf(config.kind()),
-                              .storage = StorageOf(config.storage()),
-                              .fields = FieldsOf(record),
-                              .directory = directory,
-                              // It stays as it is where its store does.
-                              .read_only = !store->write_status().ok(),
-                              .oldest_sequence = store->trimmed_sequence(),
-                              .newest_sequence = store->last_sequence(),
-                              .reader = ReaderOf(store),
-                              .devices = std::move(devices),
-                              .crew = std::move(crew),
-                              .background = std::move(background),
-                              .build_threads = limits.build_threads(),
-                              .unsealed_bytes = limits.unsealed_bytes()};
+  ShardedIndexOptions options{
+      .dimension = record.dimension(),
+      .metric = MetricOf(record),
+      .kind = KindOf(config.kind()),
+      .storage = StorageOf(config.storage()),
+      .fields = FieldsOf(record),
+      .directory = directory,
+      // It stays as it is where its store does; a full disk will have room.
+      .read_only = !store->write_status().ok() &&
+                   !absl::IsResourceExhausted(store->write_status()),
+      .oldest_sequence = store->trimmed_sequence(),
+      .newest_sequence = store->last_sequence(),
+      .reader = ReaderOf(store),
+      .devices = std::move(devices),
+      .crew = std::move(crew),
+      .background = std::move(background),
+      .build_threads = limits.build_threads(),
+      .optimize_threads = limits.build_threads(),
+      .unsealed_bytes = limits.unsealed_bytes()};
   if (config.has_target_recall()) {
     options.target_recall = config.target_recall();
   }
   if (config.has_shards()) options.shards = config.shards();
   if (options.build_threads == 0) {
-    options.build_threads =
-        std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / 2);
+    const auto cores = static_cast<int>(std::thread::hardware_concurrency());
+    options.build_threads = std::max(1, cores / 2);
+    options.optimize_threads = std::max(1, cores);
   }
   options.saved = [store](uint64_t sequence) {
     // A log that is too long costs space alone; the next save tries again.

@@ -321,6 +321,8 @@ class RocksdbItemStore::Database {
   uint64_t last_sequence() const { return numbers_->last(); }
   uint64_t trimmed_sequence() const { return trimmed_; }
   absl::Status write_status() const { return refusal_->status(); }
+  // Refuses writes from now on.
+  void Refuse(const absl::Status& why) { refusal_->Record(why); }
   absl::Status Checkpoint(const std::string& directory) const;
   int64_t count() const { return count_.load(std::memory_order_relaxed); }
   int64_t disk_bytes() const;
@@ -1319,16 +1321,14 @@ std::shared_ptr<rocksdb::Cache> CreateBlockCache(int64_t bytes) {
 
 absl::StatusOr<std::unique_ptr<RocksdbItemStore>> RocksdbItemStore::Open(
     const RocksdbItemStoreOptions& options) {
-  QUERN_ASSIGN_OR_RETURN(
-      std::unique_ptr<Database> database,
-      Guard(kLibrary, [&options] { return Database::Open(options); }));
-  return std::unique_ptr<RocksdbItemStore>(
-      new RocksdbItemStore(options, std::move(database)));
+  std::unique_ptr<RocksdbItemStore> store(new RocksdbItemStore(options));
+  absl::MutexLock lock(&store->mutex_);
+  QUERN_RETURN_IF_ERROR(store->Reopen());
+  return store;
 }
 
-RocksdbItemStore::RocksdbItemStore(const RocksdbItemStoreOptions& options,
-                                   std::unique_ptr<Database> database)
-    : options_(options), database_(std::move(database)) {}
+RocksdbItemStore::RocksdbItemStore(const RocksdbItemStoreOptions& options)
+    : options_(options) {}
 
 RocksdbItemStore::~RocksdbItemStore() = default;
 
@@ -1397,10 +1397,15 @@ absl::Status RocksdbItemStore::RecoverFromFullDisk() {
                       kReopenTimeout);
   }
   database_.reset();
-  absl::StatusOr<std::unique_ptr<Database>> opened = Database::Open(options_);
+  return Reopen();
+}
+
+absl::Status RocksdbItemStore::Reopen() {
+  absl::StatusOr<std::unique_ptr<Database>> opened = OpenDatabase();
   closed_ = opened.status();
-  if (opened.ok()) database_ = *std::move(opened);
-  return closed_;
+  QUERN_RETURN_IF_ERROR(closed_);
+  database_ = *std::move(opened);
+  return absl::OkStatus();
 }
 
 absl::Status RocksdbItemStore::PrepareToWrite() {
@@ -1419,6 +1424,31 @@ auto RocksdbItemStore::Write(Work work)
     // be found in the log at the next start.
     QUERN_RETURN_IF_ERROR(database.write_status());
     return work(database);
+  });
+}
+
+// Opens to be read at least.
+absl::StatusOr<std::unique_ptr<RocksdbItemStore::Database>>
+RocksdbItemStore::OpenDatabase() const {
+  return Guard(kLibrary, [&]() -> absl::StatusOr<std::unique_ptr<Database>> {
+    absl::StatusOr<std::unique_ptr<Database>> opened = Database::Open(options_);
+    // What reading does not help with: wrong options, a newer format, another
+    // server that writes.
+    if (opened.ok() || !options_.read_only.empty() ||
+        absl::IsInvalidArgument(opened.status()) ||
+        absl::IsFailedPrecondition(opened.status())) {
+      return opened;
+    }
+    RocksdbItemStoreOptions options = options_;
+    options.read_only = std::string(opened.status().message());
+    absl::StatusOr<std::unique_ptr<Database>> reading = Database::Open(options);
+    if (!reading.ok()) return opened.status();
+    (*reading)->Refuse(
+        absl::IsResourceExhausted(opened.status()) ||
+                absl::IsDataLoss(opened.status())
+            ? opened.status()
+            : absl::FailedPreconditionError(opened.status().message()));
+    return reading;
   });
 }
 

@@ -70,8 +70,10 @@ class RocksdbItemStore final : public ItemStore {
  public:
   // Opens the store, or creates it where the folder is empty; one of an older
   // format is upgraded in place. The time does not grow with the number of
-  // items.
-  // Errors:
+  // items. One that can be read and not written, because the disk is full or
+  // broken, rights lack, or a file is damaged, is opened to be read:
+  // write_status() says why.
+  // Errors, unless it can be read:
   //   kInvalidArgument     an option out of its range
   //   kFailedPrecondition  another server has it open; it was written by a
   //   newer
@@ -124,8 +126,7 @@ class RocksdbItemStore final : public ItemStore {
  private:
   class Database;
 
-  RocksdbItemStore(const RocksdbItemStoreOptions& options,
-                   std::unique_ptr<Database> database);
+  explicit RocksdbItemStore(const RocksdbItemStoreOptions& options);
 
   // Calls `work` with the open database, which stays open meanwhile; With()
   // reads, Write() opens the folder again where the disk was full.
@@ -142,6 +143,9 @@ class RocksdbItemStore final : public ItemStore {
   // room now. Errors: those of CheckRoom() and Open(); kResourceExhausted when
   // readers do not let go of it.
   absl::Status RecoverFromFullDisk();
+  // Sets `database_`, which may refuse writes, or says in `closed_` why not.
+  absl::Status Reopen() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<std::unique_ptr<Database>> OpenDatabase() const;
 
   const RocksdbItemStoreOptions options_;
   // What came later stays in the change log.

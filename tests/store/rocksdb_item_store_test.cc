@@ -117,6 +117,18 @@ class RocksdbItemStoreTest : public testing::Test {
     }
   }
 
+  // After WriteStore().
+  void ExpectOnlyRead() const {
+    const auto store = Open();
+    EXPECT_TRUE(Has(*store, "a"));
+    EXPECT_EQ(store->count(), 2);
+    const auto refused = StatusIs(
+        absl::StatusCode::kFailedPrecondition,
+        AllOf(HasSubstr(options_.path), HasSubstr("ermission denied")));
+    EXPECT_THAT(store->write_status(), refused);
+    EXPECT_THAT(store->Put({MakeItem("c")}), refused);
+  }
+
   static bool Has(const ItemStore& store, const std::string& id) {
     return ValueOrDie(store.Get({id}, kWhole))[0].has_value();
   }
@@ -459,28 +471,24 @@ TEST_F(RocksdbItemStoreTest, AFileInTheFoldersPlaceIsRefused) {
                AllOf(HasSubstr(options_.path), HasSubstr("not a folder"))));
 }
 
-TEST_F(RocksdbItemStoreTest, AFolderThatIsNotWritableIsNamed) {
+TEST_F(RocksdbItemStoreTest, AFolderThatIsNotWritableIsRead) {
   WriteStore();
   // The path above it may be entered, the folder read and not written to.
   ASSERT_EQ(::chmod(directory_.path().c_str(), 0755), 0);
   ASSERT_EQ(::chmod(options_.path.c_str(), 0555), 0);
   const Unprivileged unprivileged;
   if (!unprivileged.ok()) GTEST_SKIP() << "root cannot give up its rights";
-  EXPECT_THAT(
-      RocksdbItemStore::Open(options_),
-      StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr(options_.path)));
+  ExpectOnlyRead();
 }
 
-TEST_F(RocksdbItemStoreTest, FilesThatAreNotWritableAreNamed) {
+TEST_F(RocksdbItemStoreTest, FilesThatAreNotWritableAreRead) {
   WriteStore();
   ASSERT_EQ(::chmod(directory_.path().c_str(), 0755), 0);
   ASSERT_EQ(::chmod(options_.path.c_str(), 0777), 0);
   ASSERT_EQ(::chmod((options_.path + "/LOCK").c_str(), 0444), 0);
   const Unprivileged unprivileged;
   if (!unprivileged.ok()) GTEST_SKIP() << "root cannot give up its rights";
-  EXPECT_THAT(
-      RocksdbItemStore::Open(options_),
-      StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr(options_.path)));
+  ExpectOnlyRead();
 }
 
 TEST_F(RocksdbItemStoreTest, AFullDiskRefusesWritesUntilThereIsRoom) {
@@ -562,6 +570,41 @@ TEST_F(RocksdbItemStoreTest, OpeningOnAFullDiskSaysSo) {
   EXPECT_THAT(RocksdbItemStore::Open(options_),
               StatusIs(absl::StatusCode::kResourceExhausted,
                        HasSubstr("the disk is full")));
+}
+
+TEST_F(RocksdbItemStoreTest, OpenedOnAFullDiskItReadsUntilThereIsRoom) {
+  ASSERT_THAT(Open()->Put({MakeItem("sorted")}), IsOk());
+  ASSERT_THAT(Open()->Put({MakeItem("logged")}), IsOk());
+  files_->set_fault(FaultyFileSystem::kDiskFull);
+  const auto store = Open();
+  EXPECT_TRUE(Has(*store, "sorted"));
+  EXPECT_TRUE(Has(*store, "logged"));
+  EXPECT_EQ(store->count(), 2);
+  for (int i = 0; i < 2; ++i) {
+    const auto is_full = StatusIs(absl::StatusCode::kResourceExhausted,
+                                  HasSubstr("the disk is full"));
+    EXPECT_THAT(store->write_status(), is_full);
+    EXPECT_THAT(store->Put({MakeItem("during")}), is_full);
+  }
+  files_->set_fault(FaultyFileSystem::kNone);
+  EXPECT_THAT(store->Put({MakeItem("after")}), IsOk());
+  EXPECT_THAT(store->write_status(), IsOk());
+  EXPECT_TRUE(Has(*store, "logged"));
+  EXPECT_FALSE(Has(*store, "during"));
+  EXPECT_EQ(store->count(), 3);
+}
+
+TEST_F(RocksdbItemStoreTest, OpenedOnABrokenDiskItReads) {
+  ASSERT_THAT(Open()->Put({MakeItem("before")}), IsOk());
+  files_->set_fault(FaultyFileSystem::kBroken);
+  const auto store = Open();
+  files_->set_fault(FaultyFileSystem::kNone);
+  EXPECT_TRUE(Has(*store, "before"));
+  EXPECT_THAT(store->Put({MakeItem("after")}),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_THAT(store->write_status(),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr(options_.path)));
 }
 
 TEST_F(RocksdbItemStoreTest, AfterAnIoErrorItReadsAndRefusesWrites) {
