@@ -99,7 +99,7 @@ absl::StatusOr<std::unique_ptr<Collection>> Collection::Open(
   collection->FollowPartsSettings();
   // The sweep comes later, and a replica's first search may come before it.
   absl::StatusOr<bool> more = !collection->store_->write_status().ok();
-  while (more.ok() && *more) more = collection->RemoveExpired();
+  while (more.ok() && *more) more = collection->HideExpired();
   return collection;
 }
 
@@ -383,7 +383,6 @@ absl::StatusOr<bool> Collection::RemoveExpired() {
     it.sync_->BeginWrite();
     const absl::StatusOr<std::vector<std::string>> ids =
         it.store_->RemoveExpired(kRemoveItems);
-    if (!ids.ok() && !it.store_->write_status().ok()) return it.HideExpired();
     QUERN_RETURN_IF_ERROR(ids.status());
     QUERN_RETURN_IF_ERROR(it.RemoveHeld(*ids));
     QUERN_RETURN_IF_ERROR(it.EndWrite());
@@ -393,12 +392,15 @@ absl::StatusOr<bool> Collection::RemoveExpired() {
 }
 
 absl::StatusOr<bool> Collection::HideExpired() {
-  QUERN_ASSIGN_OR_RETURN(const std::vector<std::string> ids,
-                         store_->ListExpired(&hidden_, kRemoveItems));
-  if (ids.empty()) return false;
-  QUERN_RETURN_IF_ERROR(RemoveHeld(ids));
-  CountChange();
-  return ids.size() == kRemoveItems;
+  return Locked([](Collection& it) -> absl::StatusOr<bool> {
+    it.write_mutex_.AssertHeld();
+    QUERN_ASSIGN_OR_RETURN(const std::vector<std::string> ids,
+                           it.store_->ListExpired(&it.hidden_, kRemoveItems));
+    if (ids.empty()) return false;
+    QUERN_RETURN_IF_ERROR(it.RemoveHeld(ids));
+    it.CountChange();
+    return ids.size() == kRemoveItems;
+  });
 }
 
 absl::StatusOr<int64_t> Collection::Delete(absl::Span<const std::string> ids) {

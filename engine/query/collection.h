@@ -105,10 +105,11 @@ class Collection {
   absl::StatusOr<int64_t> DeleteMatching(const RequestContext& context,
                                          const Filter& filter);
 
-  // One bounded step of removing what has expired; true when more is left.
-  // Where the store takes no writes, it goes from the indexes alone, so that
-  // it does not take the place of others among a search's hits. Errors as for
-  // Upsert().
+  // One bounded step of taking what has expired out of the indexes, where it
+  // would take the place of others among a search's hits; true when more is
+  // left. Nothing is written. Errors: those of reading the store.
+  absl::StatusOr<bool> HideExpired();
+  // Likewise of removing it, also from the store. Errors as for Upsert().
   absl::StatusOr<bool> RemoveExpired();
 
   // Of a collection that is made to take another one's place (reindex.h): as
@@ -189,9 +190,6 @@ class Collection {
   absl::Status AddHeld(absl::Span<const Item* const> items)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
   absl::Status RemoveHeld(absl::Span<const std::string> ids)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
-  // RemoveExpired() of a store that takes no writes.
-  absl::StatusOr<bool> HideExpired()
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
 
   // Ends what `sync_->BeginWrite()` began. Errors: those of reading the store,

@@ -34,6 +34,9 @@ void ExpirySweep::Round() {
     // A collection that is dropped or read-only now is tried again next time;
     // its status says what is wrong.
     absl::StatusOr<bool> more = true;
+    // Much quicker than to remove it, and a replica can do no more.
+    while (more.ok() && *more && !closing()) more = collection->HideExpired();
+    more = true;
     while (more.ok() && *more && !closing()) more = collection->RemoveExpired();
   }
 }

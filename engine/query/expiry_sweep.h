@@ -10,7 +10,7 @@
 
 namespace quern {
 
-// Removes the records of expired items in the background, on a thread of its
+// Removes expired items in the background, on a thread of its
 // own. What has expired is invisible before that. Thread-safe.
 class ExpirySweep {
  public:

@@ -328,10 +328,13 @@ TEST_F(CollectionTest, WhatExpiredLeavesStoreAndIndex) {
   ASSERT_TRUE(collection.Upsert(items).ok());
   EXPECT_FALSE(collection.RemoveExpired().value());
   EXPECT_EQ(collection.index().size(), 301);
+  EXPECT_FALSE(collection.HideExpired().value());
   clock.Advance(absl::Seconds(100));
+  EXPECT_TRUE(collection.HideExpired().value()) << "one step is not enough";
+  EXPECT_FALSE(collection.HideExpired().value());
+  EXPECT_EQ(collection.index().size(), 1);
   EXPECT_TRUE(collection.RemoveExpired().value()) << "one step is not enough";
   EXPECT_FALSE(collection.RemoveExpired().value());
-  EXPECT_EQ(collection.index().size(), 1);
   EXPECT_EQ(collection.store().count(), 1);
 }
 
@@ -355,8 +358,8 @@ TEST_F(CollectionTest, TheSweepRemovesWhatExpired) {
   item.expire_time = absl::FromUnixSeconds(200);
   ASSERT_TRUE((*collection)->Upsert({item}).ok());
   clock.Advance(absl::Seconds(100));
-  while ((*collection)->index().size() > 0) std::this_thread::yield();
-  EXPECT_EQ((*collection)->store().count(), 0);
+  while ((*collection)->store().count() > 0) std::this_thread::yield();
+  EXPECT_EQ((*collection)->index().size(), 0);
 }
 
 // With the real index and its files over a store in memory.
