@@ -3,7 +3,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include <linux/mempolicy.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 namespace quern {
 namespace {
@@ -13,6 +16,16 @@ constexpr size_t kHugePageBytes = size_t{2} << 20;
 
 size_t RoundUp(size_t bytes) {
   return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
+}
+
+// Only advice, too: containers often may not.
+void Interleave(void* bytes, size_t size) {
+  unsigned long nodes[16] = {};  // A bit each, as the kernel has them.
+  constexpr unsigned long kBits = sizeof(nodes) * 8;
+  if (syscall(SYS_get_mempolicy, nullptr, nodes, kBits, nullptr,
+              MPOL_F_MEMS_ALLOWED) == 0) {
+    syscall(SYS_mbind, bytes, size, MPOL_INTERLEAVE, nodes, kBits, 0);
+  }
 }
 
 }  // namespace
@@ -31,7 +44,10 @@ absl::StatusOr<HugeBuffer> HugeBuffer::Create(size_t bytes) {
   }
   buffer.data_ = static_cast<uint8_t*>(mapped);
   // Only advice: without huge pages it is slower, not wrong.
-  if (bytes >= kHugePageBytes) madvise(mapped, buffer.mapped_, MADV_HUGEPAGE);
+  if (bytes >= kHugePageBytes) {
+    madvise(mapped, buffer.mapped_, MADV_HUGEPAGE);
+    Interleave(mapped, buffer.mapped_);
+  }
   return buffer;
 }
 

@@ -8,7 +8,9 @@
 namespace quern {
 
 // Bytes in pages of their own, zero at first, page aligned; large ones lie in
-// huge pages where the kernel gives them, which makes random access cheaper.
+// huge pages where the kernel gives them, which makes random access cheaper,
+// taken in turns from the NUMA nodes that the process may use: wherever a
+// search's threads run, it has the bandwidth of all of them.
 // Pages that are never written take no memory. Not thread-safe.
 class HugeBuffer {
  public:
