@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -293,7 +294,10 @@ struct HnswBuilder::State {
         locks(row_count) {
     hnsw.efConstruction = options.beam;
     hnsw.rng = faiss::RandomGenerator(options.seed);
-    hnsw.prepare_level_tab(static_cast<size_t>(rows));
+    for (int64_t row = 0; row < rows; ++row) {
+      hnsw.levels.push_back(hnsw.random_level() + 1);
+    }
+    MakeRoom();
     for (omp_lock_t& lock : locks) omp_init_lock(&lock);
   }
   ~State() {
@@ -301,6 +305,12 @@ struct HnswBuilder::State {
   }
 
   int LevelOf(uint32_t row) const { return hnsw.levels[row] - 1; }
+  // Room for the links of all rows on their levels, and no links.
+  void MakeRoom() {
+    hnsw.offsets.assign(1, 0);
+    hnsw.neighbors.clear();
+    hnsw.prepare_level_tab(static_cast<size_t>(rows), /*preset_levels=*/true);
+  }
 
   const CodeRows codes;
   const int64_t rows;
@@ -309,9 +319,177 @@ struct HnswBuilder::State {
   std::vector<omp_lock_t> locks;
 };
 
+// Links rows as they were linked in another graph.
+class HnswBuilder::Adoption {
+ public:
+  Adoption(const HnswGraph& graph, absl::Span<const uint32_t> row_of,
+           State& state)
+      : graph_(graph), row_of_(row_of), state_(state), hnsw_(state.hnsw) {}
+
+  absl::Status Run(const std::function<absl::Status()>& check) {
+    MakeRoom();
+    std::vector<Worker> workers;
+    WorkCrew crew({.name = "adopt", .threads = state_.options.threads - 1});
+    for (int i = 0; i < crew.workers(); ++i) workers.emplace_back(state_.codes);
+    for (int level = 0; level <= TopLevel(); ++level) {
+      const int64_t nodes = NodesOf(level);
+      const int64_t pieces = (nodes + kNodesPerPiece - 1) / kNodesPerPiece;
+      QUERN_RETURN_IF_ERROR(crew.Run(pieces, [&](int64_t piece, int worker) {
+        return Guard(kLibrary, [&]() -> absl::Status {
+          QUERN_RETURN_IF_ERROR(check());
+          const int64_t begin = piece * kNodesPerPiece;
+          const int64_t end = std::min(begin + kNodesPerPiece, nodes);
+          for (int64_t node = begin; node < end; ++node) {
+            LinkNode(level, static_cast<uint32_t>(node), workers[worker]);
+          }
+          return absl::OkStatus();
+        });
+      }));
+    }
+    ChooseEntry();
+    return absl::OkStatus();
+  }
+
+ private:
+  static constexpr int64_t kNodesPerPiece = 64;
+
+  struct Candidate {
+    float distance;
+    uint32_t row;
+  };
+
+  // What a thread needs.
+  struct Worker {
+    explicit Worker(const CodeRows& codes) : distances(codes) {}
+
+    RowDistances distances;
+    std::vector<uint32_t> rows;
+    std::vector<Candidate> candidates;
+  };
+
+  // Nodes are rows on level 0, and places above.
+  int TopLevel() const { return static_cast<int>(graph_.levels_.size()); }
+  int64_t NodesOf(int level) const {
+    return level == 0 ? graph_.rows_ : graph_.levels_[level - 1].nodes;
+  }
+  uint32_t RowOf(int level, uint32_t node) const {
+    return row_of_[level == 0 ? node : graph_.levels_[level - 1].rows[node]];
+  }
+  absl::Span<const uint32_t> LinksOf(int level, uint32_t node) const {
+    const uint32_t room = level == 0 ? graph_.links0_ : graph_.upper_links_;
+    const uint32_t* const links =
+        (level == 0 ? graph_.level0_ : graph_.levels_[level - 1].links) +
+        size_t{node} * room;
+    return {links,
+            static_cast<size_t>(
+                std::find(links, links + room, HnswGraph::kNoLink) - links)};
+  }
+
+  void MakeRoom() {
+    for (int level = 0; level <= TopLevel(); ++level) {
+      for (int64_t node = 0; node < NodesOf(level); ++node) {
+        const uint32_t row = RowOf(level, static_cast<uint32_t>(node));
+        if (row != HnswGraph::kNoLink) hnsw_.levels[row] = level + 1;
+      }
+    }
+    state_.MakeRoom();
+  }
+
+  void LinkNode(int level, uint32_t node, Worker& worker) {
+    const uint32_t row = RowOf(level, node);
+    if (row == HnswGraph::kNoLink) return;
+    std::vector<uint32_t>& kept = worker.rows;
+    kept.clear();
+    bool lost = false;
+    for (const uint32_t link : LinksOf(level, node)) {
+      const uint32_t neighbour = RowOf(level, link);
+      if (neighbour == HnswGraph::kNoLink) {
+        lost = true;
+      } else {
+        kept.push_back(neighbour);
+      }
+    }
+    size_t begin = 0, end = 0;
+    hnsw_.neighbor_range(row, level, &begin, &end);
+    if (lost) AddOthers(level, node, end - begin, worker);
+    for (const uint32_t neighbour : kept) {
+      hnsw_.neighbors[begin++] = static_cast<int>(neighbour);
+    }
+  }
+
+  // Fills `worker.rows`, the neighbours that are left, up to `room` with
+  // neighbours of those that are gone, the nearest first: those that are
+  // nearer to the node than to any of its neighbours.
+  void AddOthers(int level, uint32_t node, size_t room, Worker& worker) {
+    const uint32_t row = RowOf(level, node);
+    std::vector<uint32_t>& kept = worker.rows;
+    std::vector<Candidate>& candidates = worker.candidates;
+    candidates.clear();
+    for (const uint32_t link : LinksOf(level, node)) {
+      if (RowOf(level, link) != HnswGraph::kNoLink) continue;
+      for (const uint32_t other : LinksOf(level, link)) {
+        const uint32_t other_row = RowOf(level, other);
+        if (other_row == HnswGraph::kNoLink || other_row == row) continue;
+        candidates.push_back({0, other_row});
+      }
+    }
+    worker.distances.SetRow(row);
+    for (Candidate& candidate : candidates) {
+      candidate.distance = worker.distances(candidate.row);
+    }
+    std::sort(candidates.begin(), candidates.end(),
+              [](const Candidate& a, const Candidate& b) {
+                return std::tie(a.distance, a.row) <
+                       std::tie(b.distance, b.row);
+              });
+    for (const Candidate& candidate : candidates) {
+      if (kept.size() == room) break;
+      const bool hidden =
+          std::any_of(kept.begin(), kept.end(), [&](uint32_t neighbour) {
+            return neighbour == candidate.row ||
+                   worker.distances.symmetric_dis(neighbour, candidate.row) <=
+                       candidate.distance;
+          });
+      if (!hidden) kept.push_back(candidate.row);
+    }
+  }
+
+  // On the highest level that has one.
+  void ChooseEntry() {
+    for (int level = TopLevel(); level >= 0; --level) {
+      for (int64_t node = 0; node < NodesOf(level); ++node) {
+        const uint32_t row = RowOf(level, static_cast<uint32_t>(node));
+        if (row == HnswGraph::kNoLink) continue;
+        hnsw_.max_level = level;
+        hnsw_.entry_point = static_cast<int>(row);
+        return;
+      }
+    }
+  }
+
+  const HnswGraph& graph_;
+  const absl::Span<const uint32_t> row_of_;
+  State& state_;
+  faiss::HNSW& hnsw_;
+};
+
 HnswBuilder::HnswBuilder(const CodeRows& codes, int64_t rows,
                          const HnswOptions& options)
     : state_(std::make_unique<State>(codes, rows, options)) {}
+
+bool HnswBuilder::CanAdopt(const HnswGraph& graph, const HnswOptions& options) {
+  const faiss::HNSW hnsw(options.links);
+  return !graph.empty() &&
+         graph.links0_ == static_cast<uint32_t>(hnsw.nb_neighbors(0)) &&
+         graph.upper_links_ == static_cast<uint32_t>(hnsw.nb_neighbors(1)) &&
+         graph.levels_.size() + 2 <= hnsw.cum_nneighbor_per_level.size();
+}
+
+absl::Status HnswBuilder::Adopt(const HnswGraph& graph,
+                                absl::Span<const uint32_t> row_of,
+                                const std::function<absl::Status()>& check) {
+  return Adoption(graph, row_of, *state_).Run(check);
+}
 
 HnswBuilder::~HnswBuilder() = default;
 

@@ -53,6 +53,8 @@ class HnswGraph {
                       std::vector<ScoredRow>* found) const;
 
  private:
+  friend class HnswBuilder;
+
   struct Level {
     uint32_t nodes = 0;
     const uint32_t* rows = nullptr;
@@ -85,6 +87,18 @@ class HnswBuilder {
   HnswBuilder(const CodeRows& codes, int64_t rows, const HnswOptions& options);
   ~HnswBuilder();
 
+  // Whether a graph is of the form that `options` ask for.
+  static bool CanAdopt(const HnswGraph& graph, const HnswOptions& options);
+
+  // Takes over the links of a graph that CanAdopt(), as if its rows were
+  // inserted; before any other row is. `row_of` says what each of them is here,
+  // none twice; kNoLink: it is left out. Whom it leaves is linked to its
+  // neighbours instead, as far as there is room (Singh et al., "FreshDiskANN: A
+  // Fast and Accurate Graph-Based ANN Index for Streaming Similarity Search",
+  // 2021, Algorithm 4). `check` as for Insert().
+  absl::Status Adopt(const HnswGraph& graph, absl::Span<const uint32_t> row_of,
+                     const std::function<absl::Status()>& check);
+
   // Links rows; each at most once. `check` runs now and then, on any thread;
   // its errors end the building.
   absl::Status Insert(absl::Span<const uint32_t> rows,
@@ -98,6 +112,8 @@ class HnswBuilder {
 
  private:
   struct State;
+  class Adoption;
+
   const std::unique_ptr<State> state_;
 };
 
