@@ -22,6 +22,10 @@ constexpr size_t kMinGroupValues = 4096;
 constexpr size_t kGroupShare = 256;
 // From this many rows on a bitmap is smaller than a list.
 constexpr size_t kMaxListRows = 64;
+// Written in one turn: less than a millisecond's work, unless one value has
+// very many rows.
+constexpr int kMaxAppendedValues = 2048;
+constexpr int64_t kMaxAppendedRows = 32'768;
 // Values looked at one by one at the end of a range to estimate it.
 constexpr int kMaxEstimatedValues = 64;
 
@@ -307,20 +311,27 @@ class OrderedColumn : public FieldColumn {
     return kSwept;
   }
 
-  void AppendTo(const RowSet& live, std::string& bytes) const override {
-    std::string values;
-    uint64_t count = 0;
-    for (const auto& [key, posting] : postings_) {
-      const size_t before = values.size();
-      AppendKey(key, values);
-      if (posting.AppendTo(live, values)) {
-        ++count;
+  bool AppendSome(const RowSet& live, std::optional<FieldValue>* after,
+                  uint64_t* count, std::string* bytes) const override {
+    Iterator place = after->has_value()
+                         ? postings_.upper_bound(std::get<Key>(**after))
+                         : postings_.begin();
+    int64_t rows = 0;
+    for (int values = 0; place != postings_.end(); ++place) {
+      const auto& [key, posting] = *place;
+      const size_t before = bytes->size();
+      AppendKey(key, *bytes);
+      if (posting.AppendTo(live, *bytes)) {
+        ++*count;
       } else {
-        values.resize(before);
+        bytes->resize(before);
       }
+      rows += posting.size();
+      if (++values < kMaxAppendedValues && rows < kMaxAppendedRows) continue;
+      *after = FieldValue(key);
+      return true;
     }
-    AppendVarint(count, bytes);
-    bytes += values;
+    return false;
   }
 
   bool Take(absl::string_view& bytes, uint64_t row_limit,

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -40,11 +41,15 @@ class FieldColumn {
   static constexpr size_t kSwept = ~size_t{0};
   virtual size_t Sweep(size_t group, const RowSet& dead) = 0;
 
-  // Writes the values of `live` rows: their number, then each one, rising, and
-  // its rows. Take() reads them off the front of `bytes` into an empty column;
-  // false, with both in any state, if they are not sound, or of rows that are
-  // not in `live`, which has none from `row_limit` on.
-  virtual void AppendTo(const RowSet& live, std::string& bytes) const = 0;
+  // Appends values of `live` rows, rising, each with its rows, from the first
+  // one above `*after` on (null: from the first one on), and adds their number
+  // to `*count`. After some thousand, or tens of thousands of rows, it stops
+  // with the last one in `*after`: true, there may be more.
+  virtual bool AppendSome(const RowSet& live, std::optional<FieldValue>* after,
+                          uint64_t* count, std::string* bytes) const = 0;
+  // Reads a number of values, and as many as that, off the front of `bytes`
+  // into an empty column; false, with both in any state, if they are not sound,
+  // or of rows that are not in `live`, which has none from `row_limit` on.
   virtual bool Take(absl::string_view& bytes, uint64_t row_limit,
                     const RowSet& live) = 0;
 };

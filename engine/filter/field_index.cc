@@ -279,24 +279,42 @@ FieldIndex::Bounds FieldIndex::EstimateNode(const FilterNode& node) const {
   }
 }
 
-void FieldIndex::AppendTo(std::string* bytes) const {
-  const size_t begin = bytes->size();
-  bytes->append(kMagic.data(), kMagic.size());
-  AppendUint32(kFormatVersion, *bytes);
-  AppendVarint(fields_.size(), *bytes);
-  for (const FieldDeclaration& field : fields_) {
-    AppendDeclaration(field, *bytes);
+FieldIndexWriter::FieldIndexWriter(const FieldIndex& index)
+    : index_(index), live_(index.live_), modalities_(index.modalities_) {}
+
+bool FieldIndexWriter::Step() {
+  if (column_ == index_.columns_.size()) return false;
+  if (index_.columns_[column_]->AppendSome(live_, &after_, &count_, &values_)) {
+    return true;
   }
-  live_.AppendTo(*bytes);
-  AppendVarint(modalities_.size(), *bytes);
+  AppendVarint(count_, columns_);
+  columns_ += values_;
+  values_.clear();
+  count_ = 0;
+  after_.reset();
+  return ++column_ < index_.columns_.size();
+}
+
+std::string FieldIndexWriter::Take() {
+  while (Step()) {
+  }
+  std::string bytes(kMagic);
+  AppendUint32(kFormatVersion, bytes);
+  AppendVarint(index_.fields_.size(), bytes);
+  for (const FieldDeclaration& field : index_.fields_) {
+    AppendDeclaration(field, bytes);
+  }
+  live_.AppendTo(bytes);
+  AppendVarint(modalities_.size(), bytes);
   for (const auto& [modality, rows] : modalities_) {
-    AppendVarint(static_cast<uint32_t>(modality), *bytes);
+    AppendVarint(static_cast<uint32_t>(modality), bytes);
     RowSet live = rows;
     live &= live_;
-    live.AppendTo(*bytes);
+    live.AppendTo(bytes);
   }
-  for (const auto& column : columns_) column->AppendTo(live_, *bytes);
-  AppendUint32(Checksum(absl::string_view(*bytes).substr(begin)), *bytes);
+  bytes += std::exchange(columns_, {});
+  AppendUint32(Checksum(bytes), bytes);
+  return bytes;
 }
 
 absl::StatusOr<FieldIndex> FieldIndex::Parse(absl::string_view bytes,

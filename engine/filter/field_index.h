@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -57,10 +58,7 @@ class FieldIndex {
   int64_t Estimate(const Filter* filter,
                    absl::Span<const int32_t> modalities) const;
 
-  // The index without what is left of removed rows, with a format version and
-  // a checksum. The format is described in README.md.
-  void AppendTo(std::string* bytes) const;
-  // Reads the whole of `bytes`.
+  // Reads the whole of what a FieldIndexWriter has written.
   // Errors: kDataLoss: not such an index, another format version, damaged, or
   // with rows at `row_limit` or above. The cure is to make it again from items.
   static absl::StatusOr<FieldIndex> Parse(absl::string_view bytes,
@@ -68,6 +66,8 @@ class FieldIndex {
                                                                << 32);
 
  private:
+  friend class FieldIndexWriter;
+
   struct Bounds {
     int64_t lower;
     int64_t upper;
@@ -92,6 +92,34 @@ class FieldIndex {
   RowSet sweeping_;
   size_t sweep_column_ = 0;
   size_t sweep_group_ = 0;
+};
+
+// Writes down an index as it is at the beginning, in steps between which it may
+// change: rows that come later are not in it, and those that are removed later
+// are, perhaps without their values. Of rows removed before nothing is left.
+// There is a format version and a checksum; README.md describes the format.
+//
+// A const use of the index, which must outlive it; but Take() after the last
+// step is none.
+class FieldIndexWriter {
+ public:
+  explicit FieldIndexWriter(const FieldIndex& index);
+
+  // Up to a millisecond's work. False: that was the last one.
+  bool Step();
+  // All of it, after the steps that are left; the writer is spent.
+  std::string Take();
+
+ private:
+  const FieldIndex& index_;
+  const RowSet live_;
+  const std::map<int32_t, RowSet> modalities_;
+  size_t column_ = 0;
+  // Of the columns before that one, and of that one.
+  std::string columns_;
+  std::string values_;
+  uint64_t count_ = 0;
+  std::optional<FieldValue> after_;
 };
 
 }  // namespace quern

@@ -29,7 +29,9 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr char kMagic[8] = {'Q', 'U', 'E', 'R', 'N', 'I', 'D', 'X'};
-constexpr uint32_t kVersion = 1;
+// Before version 2 there was no file of queries.
+constexpr uint32_t kVersion = 2;
+constexpr uint32_t kOldestVersion = 1;
 constexpr absl::string_view kManifestName = "manifest";
 constexpr size_t kChecksumTurn = size_t{1} << 30;  // zlib takes 32 bits.
 // A file is read in these; fewer are not worth another thread.
@@ -48,8 +50,15 @@ std::string ManifestPath(const std::string& directory) {
   return absl::StrCat(directory, "/", kManifestName);
 }
 
-absl::Span<const uint8_t> BytesOf(absl::string_view text) {
-  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+void AppendFile(const IndexFile& file, std::string* bytes) {
+  AppendValue(file.id, bytes);
+  AppendValue(file.size, bytes);
+  AppendValue(file.checksum, bytes);
+}
+
+bool TakeFile(PlainReader& reader, IndexFile& file) {
+  return reader.Read(&file.id) && reader.Read(&file.size) &&
+         reader.Read(&file.checksum);
 }
 
 absl::Status Damaged(absl::string_view path, absl::string_view why) {
@@ -61,6 +70,9 @@ std::set<std::string> NamedFiles(const std::string& directory,
   std::set<std::string> named = {ManifestPath(directory)};
   if (manifest.fields.id != 0) {
     named.insert(FieldsPath(directory, manifest.fields.id));
+  }
+  if (manifest.queries.id != 0) {
+    named.insert(QueriesPath(directory, manifest.queries.id));
   }
   for (const IndexManifest::Segment& segment : manifest.segments) {
     named.insert(SegmentPath(directory, segment.file.id));
@@ -126,6 +138,10 @@ std::string FieldsPath(const std::string& directory, uint64_t file_id) {
   return absl::StrCat(directory, "/fields-", file_id);
 }
 
+std::string QueriesPath(const std::string& directory, uint64_t file_id) {
+  return absl::StrCat(directory, "/queries-", file_id);
+}
+
 uint32_t Checksum(absl::Span<const uint8_t> bytes) {
   uLong checksum = crc32(0, nullptr, 0);
   while (!bytes.empty()) {
@@ -175,16 +191,13 @@ absl::Status WriteManifest(const std::string& directory,
   AppendValue(manifest.next_row, &body);
   AppendValue(manifest.next_file, &body);
   AppendValue(manifest.sequence, &body);
-  AppendValue(manifest.fields.id, &body);
-  AppendValue(manifest.fields.size, &body);
-  AppendValue(manifest.fields.checksum, &body);
+  AppendFile(manifest.fields, &body);
+  AppendFile(manifest.queries, &body);
   AppendValues(manifest.incomplete.data(), manifest.incomplete.size(), &body);
   AppendValue(static_cast<uint32_t>(manifest.segments.size()), &body);
   for (const IndexManifest::Segment& segment : manifest.segments) {
     AppendValue(segment.shard, &body);
-    AppendValue(segment.file.id, &body);
-    AppendValue(segment.file.size, &body);
-    AppendValue(segment.file.checksum, &body);
+    AppendFile(segment.file, &body);
     AppendValue(static_cast<uint64_t>(segment.dead.size()), &body);
     AppendValues(segment.dead.data(), segment.dead.size(), &body);
   }
@@ -204,9 +217,10 @@ absl::StatusOr<IndexManifest> ReadManifest(const std::string& directory) {
       std::memcmp(head.magic, kMagic, sizeof(kMagic)) != 0) {
     return Damaged(path, "it does not begin like a manifest");
   }
-  if (head.version != kVersion) {
+  if (head.version < kOldestVersion || head.version > kVersion) {
     return absl::DataLossError(absl::StrCat(path, " has format ", head.version,
-                                            "; this version reads ", kVersion));
+                                            "; this version reads ",
+                                            kOldestVersion, " to ", kVersion));
   }
   if (Checksum(BytesOf(bytes).subspan(sizeof(head))) != head.checksum) {
     return Damaged(path, "its checksum is wrong");
@@ -217,18 +231,16 @@ absl::StatusOr<IndexManifest> ReadManifest(const std::string& directory) {
       reader.Read(&manifest.generation) && reader.Read(&manifest.dimension) &&
       reader.Read(&manifest.metric) && reader.Read(&manifest.shards) &&
       reader.Read(&manifest.next_row) && reader.Read(&manifest.next_file) &&
-      reader.Read(&manifest.sequence) && reader.Read(&manifest.fields.id) &&
-      reader.Read(&manifest.fields.size) &&
-      reader.Read(&manifest.fields.checksum) && manifest.shards >= 1 &&
-      manifest.shards <= kMaxShards &&
+      reader.Read(&manifest.sequence) && TakeFile(reader, manifest.fields) &&
+      (head.version < 2 || TakeFile(reader, manifest.queries)) &&
+      manifest.shards >= 1 && manifest.shards <= kMaxShards &&
       reader.Read(manifest.shards, &manifest.incomplete) &&
       reader.Read(&segments);
   for (uint32_t i = 0; good && i < segments; ++i) {
     IndexManifest::Segment segment;
     uint64_t words = 0;
     good = reader.Read(&segment.shard) && segment.shard < manifest.shards &&
-           reader.Read(&segment.file.id) && reader.Read(&segment.file.size) &&
-           reader.Read(&segment.file.checksum) && reader.Read(&words) &&
+           TakeFile(reader, segment.file) && reader.Read(&words) &&
            reader.Read(words, &segment.dead);
     manifest.segments.push_back(std::move(segment));
   }

@@ -38,12 +38,14 @@ struct IndexManifest {
   uint64_t next_file = 1;
   uint64_t sequence = 0;  // Of the store: the files have all up to it.
   IndexFile fields;       // The FieldIndex.
+  IndexFile queries;      // The QuerySample; id 0: none.
   std::vector<uint8_t> incomplete;  // One per shard; 1: ids may lack.
   std::vector<Segment> segments;
 };
 
 std::string SegmentPath(const std::string& directory, uint64_t file_id);
 std::string FieldsPath(const std::string& directory, uint64_t file_id);
+std::string QueriesPath(const std::string& directory, uint64_t file_id);
 
 uint32_t Checksum(absl::Span<const uint8_t> bytes);
 

@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
 // Values one after the other, as they lie in memory (little-endian).
@@ -20,6 +21,10 @@ void AppendValues(const T* values, size_t count, std::string* bytes) {
 template <typename T>
 void AppendValue(const T& value, std::string* bytes) {
   AppendValues(&value, 1, bytes);
+}
+
+inline absl::Span<const uint8_t> BytesOf(absl::string_view text) {
+  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
 }
 
 // Reads what the functions above wrote. Not thread-safe.

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <random>
 #include <string>
-#include <unordered_set>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
@@ -19,7 +19,6 @@ namespace {
 constexpr int64_t kRecallAt = 10;
 constexpr int64_t kSampleQueries = 256;  // Half to calibrate, half to measure.
 constexpr int64_t kRowsPerSampleQuery = 20;
-constexpr size_t kMinRealQueries = 20;  // Fewer say nothing.
 // So much is done between two checks, which a caller may use to let others
 // have the core: part of a millisecond.
 constexpr int64_t kRowsPerCheck = 256;
@@ -31,6 +30,8 @@ constexpr uint32_t kBeams[] = {10,  12,  14,  16,  20,  24,  28,  32,  40,  48,
 // And the least that reaches the target.
 static_assert(std::size(kBeams) + 1 <= kMaxOperatingPoints);
 constexpr float kPerfect = 0.9995F;
+// More dead rows than live ones: a graph is not worth mending.
+constexpr double kMaxDeadOfAdopted = 0.5;
 constexpr uint32_t kMaxProbes = 512;
 // Texts find what looks right far down the lists of pictures.
 constexpr uint32_t kDepths[] = {64, 256, 1024, 4096};
@@ -63,7 +64,7 @@ uint64_t AlignUp(uint64_t bytes) {
 class Builder {
  public:
   Builder(const SegmentOptions& options, absl::Span<const IndexPart> parts,
-          MatrixView real_queries, const VectorReader& reader,
+          absl::Span<const Matrix> real_queries, const VectorReader& reader,
           const std::function<absl::Status()>& check)
       : options_(options),
         parts_(parts),
@@ -271,15 +272,44 @@ class Builder {
     std::shuffle(sample_.begin(), sample_.end(), random);
   }
 
+  // The part with the most rows, if its graph is worth beginning with.
+  std::optional<uint32_t> PartToAdopt(const HnswOptions& hnsw) const {
+    std::optional<uint32_t> best;
+    for (uint32_t p = 0; p < parts_.size(); ++p) {
+      const IndexPart& part = parts_[p];
+      if (part.segment == nullptr ||
+          static_cast<double>(part.dead_rows) >
+              kMaxDeadOfAdopted * static_cast<double>(part.rows) ||
+          !HnswBuilder::CanAdopt(part.segment->graph(), hnsw) ||
+          (best.has_value() && part.live_rows() <= parts_[*best].live_rows())) {
+        continue;
+      }
+      best = p;
+    }
+    return best;
+  }
+
   absl::Status BuildGraph() {
     ChooseSample();
-    HnswBuilder builder(codes(), rows(), {.threads = options_.threads});
     const absl::flat_hash_set<uint32_t> held_out(sample_.begin(),
                                                  sample_.end());
+    const HnswOptions hnsw{.threads = options_.threads};
+    const std::optional<uint32_t> adopted = PartToAdopt(hnsw);
+    std::vector<uint32_t> row_of(
+        adopted.has_value() ? parts_[*adopted].rows : 0, HnswGraph::kNoLink);
     std::vector<uint32_t> first;
-    first.reserve(origins_.size());
     for (uint32_t row = 0; row < origins_.size(); ++row) {
-      if (!held_out.contains(row)) first.push_back(row);
+      if (held_out.contains(row)) continue;
+      if (origins_[row].part == adopted) {
+        row_of[origins_[row].row] = row;
+      } else {
+        first.push_back(row);
+      }
+    }
+    HnswBuilder builder(codes(), rows(), hnsw);
+    if (adopted.has_value()) {
+      QUERN_RETURN_IF_ERROR(
+          builder.Adopt(parts_[*adopted].segment->graph(), row_of, check_));
     }
     QUERN_RETURN_IF_ERROR(builder.Insert(first, check_));
     const auto pack = [&] {
@@ -416,29 +446,17 @@ class Builder {
         static_cast<float>(std::sqrt(variance / std::max(queries - 1, 1.0)))};
   }
 
-  // The worse of the recalls on stored and on real queries.
+  // The worst of the recalls on the sets.
   absl::StatusOr<float> WorstRecall(const IndexPart& part,
                                     absl::Span<const Questions> sets,
                                     const OperatingPoint& way, bool cautious) {
     float worst = 1;
     for (const Questions& questions : sets) {
-      if (questions.queries.empty()) continue;
       QUERN_ASSIGN_OR_RETURN(const Recall recall,
                              RecallAt(part, questions, way));
       worst = std::min(worst, cautious ? recall.Cautious() : recall.mean);
     }
     return worst;
-  }
-
-  // A query asked again must not be in both halves.
-  std::vector<absl::Span<const float>> DistinctRealQueries() const {
-    std::vector<absl::Span<const float>> distinct;
-    absl::flat_hash_set<absl::Span<const float>> seen;
-    for (int64_t i = 0; i < real_queries_.rows; ++i) {
-      const absl::Span<const float> query = real_queries_.row(i);
-      if (seen.insert(query).second) distinct.push_back(query);
-    }
-    return distinct;
   }
 
   absl::Status Calibrate(absl::Span<const OperatingPoint> ways) {
@@ -462,27 +480,30 @@ class Builder {
                          .rows = rows(),
                          .dead = dead,
                          .dead_rows = static_cast<int64_t>(sample_.size())};
-    std::vector<Questions> calibrate(2);  // Stored, real.
-    std::vector<Questions> measure(2);
-    std::vector<float> vector(options_.dimension);
-    for (size_t i = 0; i < sample_.size(); ++i) {
-      DecodeRow(segment->codes(), sample_[i], absl::MakeSpan(vector));
-      (i % 2 == 0 ? calibrate : measure)[0].queries.emplace_back(vector);
-    }
-    const std::vector<absl::Span<const float>> real = DistinctRealQueries();
-    if (real.size() >= kMinRealQueries) {
-      for (size_t i = 0; i < real.size(); ++i) {
-        (i % 2 == 0 ? calibrate : measure)[1].queries.emplace_back(real[i]);
-      }
-    }
-    for (int set = 0; set < 2; ++set) {
-      QUERN_RETURN_IF_ERROR(AskExactly(part, calibrate[set]));
-      QUERN_RETURN_IF_ERROR(AskExactly(part, measure[set]));
-    }
     SegmentCalibration& result = header_.calibration;
+    std::vector<Questions> calibrate;
+    std::vector<Questions> measure;
+    const auto add = [&](const Matrix& queries) -> absl::Status {
+      std::vector<Questions>* halves[] = {&calibrate, &measure};
+      for (std::vector<Questions>* half : halves) half->emplace_back();
+      for (int64_t i = 0; i < queries.rows(); ++i) {
+        halves[i % 2]->back().queries.emplace_back(queries.row(i));
+      }
+      QUERN_RETURN_IF_ERROR(AskExactly(part, calibrate.back()));
+      return AskExactly(part, measure.back());
+    };
+    Matrix stored(static_cast<int64_t>(sample_.size()), options_.dimension);
+    for (size_t i = 0; i < sample_.size(); ++i) {
+      DecodeRow(segment->codes(), sample_[i],
+                stored.row(static_cast<int64_t>(i)));
+    }
+    QUERN_RETURN_IF_ERROR(add(stored));
     result.stored_queries = static_cast<uint32_t>(sample_.size());
-    result.real_queries = static_cast<uint32_t>(calibrate[1].queries.size() +
-                                                measure[1].queries.size());
+    for (const Matrix& queries : real_queries_) {
+      if (queries.rows() < static_cast<int64_t>(kMinRealQueries)) continue;
+      QUERN_RETURN_IF_ERROR(add(queries));
+      result.real_queries += static_cast<uint32_t>(queries.rows());
+    }
     float best = -1;
     uint32_t too_little = 0;  // Effort, before the target is reached.
     bool reached = false;     // On the queries of calibration.
@@ -551,7 +572,7 @@ class Builder {
 
   const SegmentOptions& options_;
   const absl::Span<const IndexPart> parts_;
-  const MatrixView real_queries_;
+  const absl::Span<const Matrix> real_queries_;
   const VectorReader& reader_;
   const std::function<absl::Status()>& check_;
   const RealClock clock_;
@@ -567,7 +588,7 @@ class Builder {
 
 absl::StatusOr<std::shared_ptr<const Segment>> BuildSegment(
     const SegmentOptions& options, absl::Span<const IndexPart> parts,
-    MatrixView real_queries, const VectorReader& reader,
+    absl::Span<const Matrix> real_queries, const VectorReader& reader,
     const std::function<absl::Status()>& check) {
   Builder builder(options, parts, real_queries, reader, check);
   return builder.Build();

@@ -26,21 +26,25 @@ struct SegmentOptions {
   uint64_t file_id = 0;
 };
 
+// Real queries of one source that are fewer say nothing.
+inline constexpr size_t kMinRealQueries = 20;
+
 // Makes one segment of the live rows of `parts`, in the order of their row
 // numbers.
 //
 // A graph or lists are calibrated: `stored_queries` rows that it has not seen
-// yet, and `real_queries` (normalised for kCosine; may be empty), are searched
-// exactly and at each operating point, queries that are equal to the bit once.
-// One half picks the points, the other half is what the recall is measured on:
+// yet, and `real_queries`, a matrix for each source that has any (normalised
+// for kCosine; no two equal to the bit), are searched exactly and at each
+// operating point. What counts is the source that is served worst. One half of
+// each picks the points, the other half is what the recall is measured on:
 // a point that is below the target there gives way to the next dearer one.
-// Where no point reaches the target on both the segment is made kExact.
+// Where no point reaches the target on all the segment is made kExact.
 //
 // Errors: kInvalidArgument when no row lives; kResourceExhausted; those of
 // `reader` and of `check`, which runs now and then on any thread.
 absl::StatusOr<std::shared_ptr<const Segment>> BuildSegment(
     const SegmentOptions& options, absl::Span<const IndexPart> parts,
-    MatrixView real_queries, const VectorReader& reader,
+    absl::Span<const Matrix> real_queries, const VectorReader& reader,
     const std::function<absl::Status()>& check);
 
 }  // namespace quern

@@ -20,6 +20,7 @@
 #include "engine/base/guard.h"
 #include "engine/base/status_macros.h"
 #include "engine/base/work_crew.h"
+#include "engine/index/plain_bytes.h"
 #include "engine/index/search_run.h"
 
 namespace quern {
@@ -41,7 +42,6 @@ constexpr double kUsedRowNumbers = 0.75;
 constexpr int kNiceness = 10;
 // Of `seal_rows`: what may always wait to be sealed.
 constexpr int64_t kSealsAhead = 4;
-constexpr size_t kRealQueries = 256;
 constexpr size_t kLoadThreads = 8;
 constexpr absl::Duration kLockPoll = absl::Milliseconds(5);
 
@@ -163,7 +163,8 @@ ShardedIndex::ShardedIndex(ShardedIndexOptions options)
                       .coder = coder_.get(),
                       .crew = options_.crew.get(),
                       .min_crew_bytes = options_.min_crew_bytes},
-      fields_(options_.fields) {
+      fields_(options_.fields),
+      queries_(options_.dimension) {
   auto empty = std::make_shared<Snapshot>();
   empty->shards.resize(options_.shards);
   {
@@ -223,14 +224,14 @@ absl::Status ShardedIndex::Upsert(absl::Span<const std::string> ids,
                            PrepareVectors(vectors, options_.metric, "vectors"));
     absl::MutexLock lock(&write_mutex_);
     const std::shared_ptr<const Snapshot> before = snapshot();
-    if (ids.size() > options_.max_row_numbers - before->next_row) {
+    if (ids.size() > options_.max_row_numbers - next_row_) {
       return absl::ResourceExhaustedError(
           "the index has given out all of its row numbers: restart the server, "
           "which then makes it anew from the items");
     }
     Edit edit(*before);
     std::vector<uint32_t> removed;
-    const uint32_t first_row = before->next_row;
+    const uint32_t first_row = next_row_;
     // What throws may leave rows in deltas: they then get no more.
     std::vector<std::shared_ptr<Delta>> deltas(active_.size());
     deltas.swap(active_);
@@ -247,7 +248,7 @@ absl::Status ShardedIndex::Upsert(absl::Span<const std::string> ids,
             std::make_shared<Delta>(dimension(), coder_, applied_sequence_);
         edit.AddPart(shard, {.delta = active}, {});
       }
-      active->Append(ids[i], edit.next().next_row++,
+      active->Append(ids[i], next_row_++,
                      prepared.row(static_cast<int64_t>(i)));
       for (size_t p = edit.next().parts.size(); p-- > 0;) {
         IndexPart& part = edit.next().parts[p];
@@ -355,7 +356,7 @@ absl::StatusOr<std::vector<std::vector<ScoredId>>> ShardedIndex::Search(
   return Guard(kLibrary, [&]() -> absl::StatusOr<Results> {
     QUERN_ASSIGN_OR_RETURN(const Matrix prepared,
                            PrepareVectors(queries, options_.metric, "queries"));
-    Remember(prepared);
+    if (options.source.has_value()) queries_.Add(*options.source, prepared);
     std::shared_ptr<const Snapshot> now;
     std::optional<SearchRun> run;
     if (options.filter == nullptr && options.modalities.empty()) {
@@ -405,28 +406,6 @@ std::string ShardedIndex::DeviceTrouble(const Snapshot& now) const {
                    (part.device == nullptr || !part.device->status().ok());
           });
   return missed ? std::string(status.message()) : "";
-}
-
-void ShardedIndex::Remember(const Matrix& queries) const {
-  // A search does not wait for another one's memory.
-  if (!queries_mutex_.TryLock()) return;
-  for (int64_t i = 0; i < queries.rows(); ++i) {
-    if (queries_.size() < kRealQueries) queries_.emplace_back();
-    std::vector<float>& kept = queries_[next_query_ % kRealQueries];
-    kept.assign(queries.row(i).begin(), queries.row(i).end());
-    ++next_query_;
-  }
-  queries_mutex_.Unlock();
-}
-
-Matrix ShardedIndex::RealQueries() const {
-  absl::MutexLock lock(&queries_mutex_);
-  std::vector<float> values;
-  for (const std::vector<float>& query : queries_) {
-    values.insert(values.end(), query.begin(), query.end());
-  }
-  return Matrix(static_cast<int64_t>(queries_.size()), dimension(),
-                std::move(values));
 }
 
 // --- status ---
@@ -563,14 +542,18 @@ void ShardedIndex::ScheduleWork() {
 }
 
 absl::Status ShardedIndex::MaintainInBackground() {
-  // An Optimize() does all of this, and other indexes need the thread.
-  while (!work_mutex_.TryLock()) {
+  // An Optimize() does all of this, with more threads, and other indexes need
+  // this one.
+  const auto check = [this] {
     QUERN_RETURN_IF_ERROR(CheckStopping());
-    if (optimizing_) return absl::UnavailableError("it is being optimized");
+    return optimizing_ == 0 ? absl::OkStatus()
+                            : absl::UnavailableError("it is being optimized");
+  };
+  while (!work_mutex_.TryLock()) {
+    QUERN_RETURN_IF_ERROR(check());
     absl::SleepFor(kLockPoll);
   }
-  absl::Status status = Maintain(
-      /*everything=*/false, [this] { return CheckStopping(); }, [](float) {});
+  absl::Status status = Maintain(/*everything=*/false, check, [](float) {});
   work_mutex_.Unlock();
   return status;
 }
@@ -619,7 +602,9 @@ absl::Status ShardedIndex::Maintain(
         ChooseMerge(*now, static_cast<uint32_t>(shard), everything);
     if (!chosen.empty()) {
       QUERN_RETURN_IF_ERROR(
-          Merge(chosen, *now, static_cast<uint32_t>(shard), check));
+          Merge(chosen, *now, static_cast<uint32_t>(shard),
+                everything ? options_.optimize_threads : options_.build_threads,
+                check));
     }
     now = nullptr;  // What was merged makes room on the devices.
     PlaceSegments();
@@ -676,7 +661,8 @@ std::vector<size_t> ShardedIndex::ChooseMerge(const Snapshot& now,
         part.dead_rows > 0 ||
         part.segment->header().storage !=
             static_cast<uint32_t>(options_.storage) ||
-        part.segment->calibration().target_recall != options_.target_recall;
+        part.segment->calibration().target_recall != options_.target_recall ||
+        LacksRealQueries(*part.segment);
     if (!everything && !many_dead && !joins) continue;
     chosen.push_back(p);
     rows += part.live_rows();
@@ -688,9 +674,17 @@ std::vector<size_t> ShardedIndex::ChooseMerge(const Snapshot& now,
   return chosen;
 }
 
+// Whether there are some by now for a graph or lists that were calibrated by
+// stored vectors alone.
+bool ShardedIndex::LacksRealQueries(const Segment& segment) const {
+  return segment.kind() != IndexKind::kExact &&
+         segment.calibration().real_queries == 0 &&
+         queries_.largest() >= kMinRealQueries;
+}
+
 absl::Status ShardedIndex::Merge(const std::vector<size_t>& chosen,
                                  const Snapshot& now, uint32_t shard,
-                                 const StopCheck& check) {
+                                 int threads, const StopCheck& check) {
   std::vector<IndexPart> parts;
   int64_t live = 0;
   for (const size_t p : chosen) {
@@ -700,20 +694,20 @@ absl::Status ShardedIndex::Merge(const std::vector<size_t>& chosen,
   std::shared_ptr<const Segment> segment;
   IndexFile file;
   if (live > 0) {
-    const Matrix real_queries = RealQueries();
+    const std::vector<Matrix> real_queries = queries_.Queries();
     const SegmentOptions options{.dimension = options_.dimension,
                                  .metric = options_.metric,
                                  .storage = options_.storage,
                                  .kind = options_.kind,
                                  .target_recall = options_.target_recall,
                                  .min_ann_rows = options_.min_ann_rows,
-                                 .threads = options_.build_threads,
+                                 .threads = threads,
                                  .generation = generation_,
                                  .file_id = next_file_++};
     absl::StatusOr<std::shared_ptr<const Segment>> built = Guard(
         kLibrary, [&]() -> absl::StatusOr<std::shared_ptr<const Segment>> {
-          return BuildSegment(options, parts, real_queries.view(),
-                              options_.reader, check);
+          return BuildSegment(options, parts, real_queries, options_.reader,
+                              check);
         });
     QUERN_RETURN_IF_ERROR(built.status());
     segment = *std::move(built);
@@ -806,11 +800,11 @@ absl::Status ShardedIndex::Save() {
   manifest.dimension = static_cast<uint32_t>(options_.dimension);
   manifest.metric = static_cast<uint32_t>(options_.metric);
   manifest.shards = static_cast<uint32_t>(options_.shards);
-  std::string fields;
+  std::optional<FieldIndexWriter> writer;
   {
     absl::MutexLock lock(&write_mutex_);
     const std::shared_ptr<const Snapshot> now = snapshot();
-    manifest.next_row = now->next_row;
+    manifest.next_row = next_row_;
     manifest.sequence = applied_sequence_;
     for (size_t p = 0; p < now->parts.size(); ++p) {
       const IndexPart& part = now->parts[p];
@@ -827,21 +821,39 @@ absl::Status ShardedIndex::Save() {
       manifest.incomplete.push_back(shard.complete ? 0 : 1);
     }
     absl::ReaderMutexLock fields_lock(&fields_mutex_);
-    fields_.AppendTo(&fields);
+    writer.emplace(fields_);
   }
+  // Writers wait for no more than a step. What they change meanwhile has later
+  // sequence numbers than the manifest.
+  for (bool more = true; more;) {
+    absl::ReaderMutexLock fields_lock(&fields_mutex_);
+    more = writer->Step();
+  }
+  const std::string fields = writer->Take();
   const uint64_t fields_id = next_file_++;
-  manifest.next_file = next_file_;
   QUERN_ASSIGN_OR_RETURN(
-      manifest.fields,
-      WriteIndexFile(
-          FieldsPath(options_.directory, fields_id), fields_id,
-          {reinterpret_cast<const uint8_t*>(fields.data()), fields.size()}));
+      manifest.fields, WriteIndexFile(FieldsPath(options_.directory, fields_id),
+                                      fields_id, BytesOf(fields)));
+  QUERN_RETURN_IF_ERROR(SaveQueries());
+  manifest.queries = queries_file_;
+  manifest.next_file = next_file_;
   {
     absl::MutexLock lock(&files_mutex_);
     QUERN_RETURN_IF_ERROR(WriteManifest(options_.directory, manifest));
     RemoveOtherFiles(options_.directory, manifest);
   }
   if (options_.saved != nullptr) options_.saved(manifest.sequence);
+  return absl::OkStatus();
+}
+
+absl::Status ShardedIndex::SaveQueries() {
+  const uint64_t version = queries_.version();
+  if (version == saved_queries_) return absl::OkStatus();
+  const uint64_t id = next_file_++;
+  QUERN_ASSIGN_OR_RETURN(queries_file_,
+                         WriteIndexFile(QueriesPath(options_.directory, id), id,
+                                        BytesOf(queries_.Bytes())));
+  saved_queries_ = version;
   return absl::OkStatus();
 }
 
@@ -910,24 +922,39 @@ absl::Status ShardedIndex::Load() {
     loaded->shards[i] = {false,
                          "it was being built again when the server stopped"};
   }
-  loaded->next_row = manifest->next_row;
   LoadSegments(*manifest, loaded.get());
   // What was in deltas, or is in a segment that cannot be read, comes again
   // under other numbers.
   RowSet live_rows;
   for (const IndexPart& part : loaded->parts) AddLiveRows(part, &live_rows);
+  if (live_rows.size() != loaded->live_rows) {
+    return start_anew("the index's segments share row numbers");
+  }
   fields->KeepOnly(live_rows);
   {
     absl::MutexLock lock(&work_mutex_);
     generation_ = manifest->generation;
     next_file_ = manifest->next_file;
+    LoadQueries(manifest->queries);
   }
   absl::MutexLock lock(&write_mutex_);
   applied_sequence_ = manifest->sequence;
+  next_row_ = manifest->next_row;
   absl::MutexLock fields_lock(&fields_mutex_);
   fields_ = *std::move(fields);
   Publish(std::move(loaded));
   return absl::OkStatus();
+}
+
+// Without them calibration waits for others.
+void ShardedIndex::LoadQueries(const IndexFile& file) {
+  if (file.id == 0) return;
+  const absl::StatusOr<HugeBuffer> bytes =
+      ReadIndexFile(QueriesPath(options_.directory, file.id), file);
+  if (!bytes.ok() || !queries_.Parse({bytes->data(), bytes->size()}).ok()) {
+    return;
+  }
+  queries_file_ = file;
 }
 
 void ShardedIndex::LoadSegments(const IndexManifest& manifest,

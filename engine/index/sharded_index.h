@@ -19,6 +19,7 @@
 #include "engine/index/delta.h"
 #include "engine/index/device_pool.h"
 #include "engine/index/index_files.h"
+#include "engine/index/query_sample.h"
 #include "engine/index/search_run.h"
 #include "engine/index/segment_builder.h"
 #include "engine/index/vector_index.h"
@@ -64,7 +65,8 @@ struct ShardedIndexOptions {
   std::shared_ptr<ThreadPool> background;
   int64_t seal_rows = 16'384;     // Rows of all deltas that are then sealed.
   int64_t min_ann_rows = 20'000;  // See SegmentOptions.
-  int build_threads = 1;          // That build one graph.
+  int build_threads = 1;          // That build one graph,
+  int optimize_threads = 1;       // and in Optimize().
   // Of vectors in deltas, as FP32: beyond it, and beyond four times
   // `seal_rows`, the index is_full() while somebody is sealing.
   int64_t unsealed_bytes = std::numeric_limits<int64_t>::max();
@@ -136,7 +138,6 @@ class ShardedIndex final : public VectorIndex {
     std::vector<IndexFile> file_of;  // Of segments; id 0: none.
     std::vector<ShardState> shards;
     int64_t live_rows = 0;
-    uint32_t next_row = 0;  // Row numbers are below.
   };
   class Edit;
 
@@ -161,8 +162,6 @@ class ShardedIndex final : public VectorIndex {
                 SearchStats* stats) const;
   // Why devices have not got what is theirs; empty: they have.
   std::string DeviceTrouble(const Snapshot& now) const;
-  void Remember(const Matrix& queries) const;
-  Matrix RealQueries() const;
 
   absl::Status Load();
   void LoadSegments(const IndexManifest& manifest, Snapshot* loaded);
@@ -186,8 +185,9 @@ class ShardedIndex final : public VectorIndex {
   // Parts of a shard that are to become one segment; none: nothing to do.
   std::vector<size_t> ChooseMerge(const Snapshot& snapshot, uint32_t shard,
                                   bool everything) const;
+  bool LacksRealQueries(const Segment& segment) const;
   absl::Status Merge(const std::vector<size_t>& chosen,
-                     const Snapshot& snapshot, uint32_t shard,
+                     const Snapshot& snapshot, uint32_t shard, int threads,
                      const StopCheck& check)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(work_mutex_);
   void Swap(const Snapshot& before, const std::vector<size_t>& chosen,
@@ -196,6 +196,9 @@ class ShardedIndex final : public VectorIndex {
   // Puts segments on devices that have room for them now.
   void PlaceSegments() ABSL_LOCKS_EXCLUDED(write_mutex_);
   absl::Status Save() ABSL_EXCLUSIVE_LOCKS_REQUIRED(work_mutex_);
+  absl::Status SaveQueries() ABSL_EXCLUSIVE_LOCKS_REQUIRED(work_mutex_);
+  void LoadQueries(const IndexFile& file)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(work_mutex_);
   absl::Status CheckStopping() const;
 
   const ShardedIndexOptions options_;
@@ -221,6 +224,9 @@ class ShardedIndex final : public VectorIndex {
   // Per shard; null: none. The last part of its delta.
   std::vector<std::shared_ptr<Delta>> active_ ABSL_GUARDED_BY(write_mutex_);
   uint64_t applied_sequence_ ABSL_GUARDED_BY(write_mutex_) = 0;
+  // Row numbers are below, also those of writes that failed halfway: the field
+  // index may have them.
+  uint32_t next_row_ ABSL_GUARDED_BY(write_mutex_) = 0;
 
   // Held while the field index and the snapshot are read together.
   mutable absl::Mutex fields_mutex_ ABSL_ACQUIRED_AFTER(write_mutex_);
@@ -229,11 +235,10 @@ class ShardedIndex final : public VectorIndex {
   mutable absl::Mutex snapshot_mutex_ ABSL_ACQUIRED_AFTER(fields_mutex_);
   std::shared_ptr<const Snapshot> snapshot_ ABSL_GUARDED_BY(snapshot_mutex_);
 
-  // The latest queries, for calibration: a ring.
-  mutable absl::Mutex queries_mutex_;
-  mutable std::vector<std::vector<float>> queries_
-      ABSL_GUARDED_BY(queries_mutex_);
-  mutable size_t next_query_ ABSL_GUARDED_BY(queries_mutex_) = 0;
+  mutable QuerySample queries_;
+  // Their file, and what was in it.
+  IndexFile queries_file_ ABSL_GUARDED_BY(work_mutex_);
+  uint64_t saved_queries_ ABSL_GUARDED_BY(work_mutex_) = 0;
 
   const std::shared_ptr<Tether> tether_ = std::make_shared<Tether>();
 };

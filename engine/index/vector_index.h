@@ -35,6 +35,14 @@ struct ScoredId {
   float score = 0;  // Higher is better.
 };
 
+// What a query was made of.
+enum class QuerySource {
+  kEmbedding,  // The caller's own vector.
+  kText,       // Text, perhaps with something else.
+  kMedia,      // Pictures and videos alone.
+};
+inline constexpr size_t kQuerySources = 3;
+
 struct VectorSearchOptions {
   int64_t k = 10;  // Results per query; >= 1. Fewer come when fewer exist.
   // Recall aimed at, in (0, 1]; null: the index's own.
@@ -44,6 +52,9 @@ struct VectorSearchOptions {
   std::shared_ptr<const Filter> filter = nullptr;
   std::vector<int32_t> modalities = {};  // Only of these; empty: all.
   bool explain = false;                  // SearchStats::plan is wanted.
+  // The index remembers some queries of each to calibrate itself by. Null:
+  // stored vectors, which it knows.
+  std::optional<QuerySource> source = QuerySource::kEmbedding;
 };
 
 // What a search did.

@@ -102,6 +102,22 @@ absl::Status CheckQuery(const SearchQuery& query, int64_t max_page_size) {
   return absl::OkStatus();
 }
 
+template <typename Input>
+bool Has(absl::Span<const QueryPart> parts) {
+  return std::any_of(parts.begin(), parts.end(), [](const QueryPart& part) {
+    return std::holds_alternative<Input>(part.input);
+  });
+}
+
+std::optional<QuerySource> SourceOf(absl::Span<const QueryPart> parts) {
+  if (Has<TextInput>(parts)) return QuerySource::kText;
+  if (Has<ImageInput>(parts) || Has<VideoInput>(parts)) {
+    return QuerySource::kMedia;
+  }
+  if (Has<EmbeddingInput>(parts)) return QuerySource::kEmbedding;
+  return std::nullopt;
+}
+
 double Length(absl::Span<const float> vector) {
   double squares = 0;
   for (float value : vector) squares += static_cast<double>(value) * value;
@@ -222,7 +238,8 @@ class Engine::SearchCall final
             .filter = query_.filter,
             .modalities = options_.modalities,
             .exact = query_.exact,
-            .recall = query_.recall};
+            .recall = query_.recall,
+            .source = options_.source};
   }
 
   const VectorSearchOptions& index_options() override {
@@ -298,7 +315,8 @@ class Engine::SearchCall final
     options_ = {.recall = query_.recall,
                 .exact = query_.exact,
                 .modalities = query_.modalities,
-                .explain = query_.explain};
+                .explain = query_.explain,
+                .source = SourceOf(query_.parts)};
     QUERN_ASSIGN_OR_RETURN(
         options_.filter,
         ParseFilter(query_.filter, collection_->index_fields()));

@@ -29,6 +29,7 @@ struct IndexQuestion {
   absl::Span<const int32_t> modalities;
   bool exact = false;
   std::optional<float> recall;
+  std::optional<QuerySource> source;
 
   friend bool operator==(const IndexQuestion&, const IndexQuestion&) = default;
 };

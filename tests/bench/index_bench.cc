@@ -1,6 +1,7 @@
 // The index alone, in process and on one thread, beside FAISS's own HNSW at the
-// same recall: build time, recall, processor time a query, memory; and how long
-// an exact search takes alone and with a crew.
+// same recall: build time, recall, processor time a query, memory, also after
+// items were written again; and how long an exact search takes alone and with a
+// crew.
 
 #include <algorithm>
 #include <cmath>
@@ -45,6 +46,7 @@ struct Options {
   int64_t queries = 1000;
   int rounds = 3;
   int threads = 2;
+  int churn = 0;
   std::string json;
   std::vector<std::string> kinds = {"exact_int8", "hnsw_fp32", "hnsw_int8",
                                     "ivf_pq_int8"};
@@ -181,7 +183,7 @@ class Bench {
 
   void MeasureKind(const std::string& kind) {
     ShardedIndexOptions options{.dimension = kDimension,
-                                .build_threads = options_.threads};
+                                .optimize_threads = options_.threads};
     options.kind = kind.starts_with("exact")  ? IndexKind::kExact
                    : kind.starts_with("hnsw") ? IndexKind::kHnsw
                                               : IndexKind::kIvfPq;
@@ -211,11 +213,7 @@ class Bench {
                                   .rows = count,
                                   .columns = kDimension}));
     }
-    const RealClock clock;
-    const RequestContext context(&clock, "bench");
-    Add(kind + ": build",
-        SecondsOf([&] { CheckOk(index->Optimize(context, [](float) {})); }),
-        "s");
+    Add(kind + ": build", Optimize(*index), "s");
     const ShardInfo shard = index->shards().at(0);
     if (!shard.message.empty())
       std::cerr << kind << ": " << shard.message << "\n";
@@ -224,10 +222,44 @@ class Bench {
         static_cast<double>(index->memory_bytes()) /
             static_cast<double>(items_.rows() * kDimension * sizeof(float)),
         "of fp32");
+    MeasureTargets(kind, *index);
+    if (options_.churn > 0) MeasureChurn(kind, *index);
+    MeasureCrew(kind, *index, options);
+  }
+
+  // A quarter of the items, chosen at random, is written again and sealed, some
+  // times over.
+  void MeasureChurn(const std::string& kind, ShardedIndex& index) {
+    std::mt19937 random(5);
+    std::vector<double> seconds;
+    for (int round = 0; round < options_.churn; ++round) {
+      for (int64_t i = 0; i < items_.rows(); ++i) {
+        if (random() % 4 != 0) continue;
+        CheckOk(index.Upsert(
+            {absl::StrCat(i)},
+            {.data = items_.row(i).data(), .rows = 1, .columns = kDimension}));
+      }
+      seconds.push_back(Optimize(index));
+    }
+    const std::string name =
+        absl::StrCat(kind, ", a quarter written again ", options_.churn, "x");
+    Add(name + ": seal", Median(seconds), "s");
+    MeasureTargets(name, index);
+  }
+
+  static double Optimize(ShardedIndex& index) {
+    const RealClock clock;
+    const RequestContext context(&clock, "bench");
+    return SecondsOf([&] { CheckOk(index.Optimize(context, [](float) {})); });
+  }
+
+  void MeasureTargets(const std::string& prefix, const ShardedIndex& index) {
+    const RealClock clock;
+    const RequestContext context(&clock, "bench");
     for (const float target : kTargets) {
       Answers found(queries_.rows());
       const auto search = [&](int64_t q) {
-        const auto lists = index->Search(
+        const auto lists = index.Search(
             context,
             {.data = queries_.row(q).data(), .rows = 1, .columns = kDimension},
             {.k = kK, .recall = target});
@@ -237,13 +269,12 @@ class Bench {
         }
       };
       for (int64_t q = 0; q < queries_.rows(); ++q) search(q);
-      const std::string name = absl::StrCat(kind, " at ", target);
+      const std::string name = absl::StrCat(prefix, " at ", target);
       Add(name + ": recall@10", Recall(found, truth_), "");
       Add(name + ": cpu a query", CpuOf(search), "us");
-      Add(name + ": cpu a query in a batch of 64", BatchCpu(*index, target),
+      Add(name + ": cpu a query in a batch of 64", BatchCpu(index, target),
           "us");
     }
-    MeasureCrew(kind, *index, options);
   }
 
   // Exact searches, in turns; times, since it is them that a crew is for.
@@ -339,6 +370,10 @@ int main(int argc, char** argv) {
   app.add_option("--kind", options.kinds, "Leave out the rest; repeatable")
       ->check(CLI::IsMember({"exact_int8", "exact_fp32", "hnsw_fp32",
                              "hnsw_int8", "ivf_pq_int8"}));
+  app.add_option("--churn", options.churn,
+                 "Rounds in which a quarter of the items is written again")
+      ->check(CLI::Range(0, 1000))
+      ->capture_default_str();
   app.add_flag("--skip-faiss", options.skip_faiss, "Leave out FAISS's HNSW");
   app.add_option("--json", options.json, "File to write the rows to");
   CLI11_PARSE(app, argc, argv);

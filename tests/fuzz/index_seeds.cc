@@ -48,8 +48,7 @@ std::string SegmentOf(IndexKind kind, VectorStorage storage, int rows) {
                     // Always reached: the kind stays as it is.
                     .target_recall = 0.01F,
                     .min_ann_rows = 1},
-                   {&part, 1}, {.data = nullptr, .rows = 0, .columns = 4},
-                   nullptr, [] { return absl::OkStatus(); }));
+                   {&part, 1}, {}, nullptr, [] { return absl::OkStatus(); }));
   return {reinterpret_cast<const char*>(segment->image().data()),
           segment->image().size()};
 }

@@ -21,6 +21,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/file.h"
+#include "engine/index/plain_bytes.h"
 #include "tests/index/clustered_vectors.h"
 #include "tests/index/same_results.h"
 #include "tests/support/status_matchers.h"
@@ -758,7 +759,7 @@ TEST_F(ShardedIndexFilesTest, FilesOfAnotherFormatAreRefused) {
   const std::string good_manifest = ValueOrDie(ReadFile(manifest_path));
   const IndexManifest manifest = ValueOrDie(ReadManifest(folder));
   const auto with_version = [](std::string bytes, size_t at) {
-    const uint32_t version = 2;
+    const uint32_t version = 3;
     std::memcpy(bytes.data() + at, &version, sizeof(version));
     return bytes;
   };
@@ -775,7 +776,7 @@ TEST_F(ShardedIndexFilesTest, FilesOfAnotherFormatAreRefused) {
   EXPECT_TRUE(index->incomplete());
   EXPECT_EQ(index->size(), 0);
   EXPECT_THAT(index->shards().at(0).message,
-              testing::HasSubstr("has format 2; this version reads 1"));
+              testing::HasSubstr("has format 3; this version reads 1 to 2"));
 
   const std::string fields_path = Files("fields-").at(0);
   const std::string good_fields = ValueOrDie(ReadFile(fields_path));
@@ -791,7 +792,7 @@ TEST_F(ShardedIndexFilesTest, FilesOfAnotherFormatAreRefused) {
   EXPECT_TRUE(index->incomplete());
   EXPECT_EQ(index->size(), 0);
   EXPECT_THAT(index->shards().at(0).message,
-              testing::HasSubstr("format version is 2"));
+              testing::HasSubstr("format version is 3"));
   ASSERT_THAT(WriteFileAtomically(fields_path, good_fields), IsOk());
 
   // Costs its shard alone.
@@ -807,7 +808,103 @@ TEST_F(ShardedIndexFilesTest, FilesOfAnotherFormatAreRefused) {
   EXPECT_FALSE(index->shards().at(entry.shard).available);
   EXPECT_TRUE(index->shards().at(1 - entry.shard).available);
   EXPECT_THAT(index->shards().at(entry.shard).message,
-              testing::HasSubstr("has format 2; this version reads 1"));
+              testing::HasSubstr("has format 3; this version reads 1"));
+}
+
+// Version 1 names no file of queries.
+TEST_F(ShardedIndexFilesTest, AManifestOfTheFirstFormatIsRead) {
+  const auto before = MakeFiles();
+  const std::string path = Files("manifest").at(0);
+  std::string bytes = ValueOrDie(ReadFile(path));
+  constexpr size_t kHead = 16;
+  constexpr size_t kFile = 20;
+  // Behind the field index's.
+  bytes.erase(kHead + 40 + kFile, kFile);
+  const uint32_t head[] = {1, Checksum(BytesOf(bytes).subspan(kHead))};
+  std::memcpy(bytes.data() + kHead - sizeof(head), head, sizeof(head));
+  ASSERT_THAT(WriteFileAtomically(path, bytes), IsOk());
+  const auto index = Create(WithFiles());
+  EXPECT_FALSE(index->incomplete());
+  ExpectSameResults(SearchAll(*index), before);
+}
+
+TEST_F(ShardedIndexFilesTest, SegmentsThatShareRowsAreRefused) {
+  MakeFiles();
+  const std::string folder = directory_.File("index");
+  IndexManifest manifest = ValueOrDie(ReadManifest(folder));
+  manifest.segments.push_back(manifest.segments.front());
+  ASSERT_THAT(WriteManifest(folder, manifest), IsOk());
+  const auto index = Create(WithFiles());
+  EXPECT_TRUE(index->incomplete());
+  EXPECT_EQ(index->size(), 0);
+}
+
+TEST_F(ShardedIndexFilesTest, GraphsAreCalibratedByQueriesOfBeforeARestart) {
+  // Of each segment.
+  const auto real_queries = [&] {
+    std::vector<uint32_t> counts;
+    for (const std::string& path : Files("segment-")) {
+      SegmentHeader header;
+      const std::string bytes = ValueOrDie(ReadFile(path));
+      std::memcpy(&header, bytes.data(), sizeof(header));
+      counts.push_back(header.calibration.real_queries);
+    }
+    return counts;
+  };
+  using testing::Each;
+  MakeFiles();
+  EXPECT_THAT(real_queries(), Each(0u));
+  EXPECT_THAT(Files("queries-"), testing::IsEmpty());
+  {
+    const auto index = Create(WithFiles());
+    SearchAll(*index, {.source = std::nullopt});  // Vectors that it knows.
+    Optimize(*index);
+    EXPECT_THAT(real_queries(), Each(0u));
+    SearchAll(*index, {.source = QuerySource::kText});
+    Write(*index, 0, 100);
+    index->MarkApplied(10);
+    Optimize(*index);
+    EXPECT_THAT(real_queries(), Each(static_cast<uint32_t>(kQueries)));
+    const std::vector<std::string> segments = Files("segment-");
+    SearchAll(*index, {.source = QuerySource::kMedia});
+    Optimize(*index);  // Once is enough.
+    EXPECT_EQ(Files("segment-"), segments);
+  }
+  const std::vector<std::string> queries = Files("queries-");
+  ASSERT_EQ(queries.size(), 1u);
+  {
+    const auto index = Create(WithFiles());
+    Write(*index, 0, 100);
+    index->MarkApplied(11);
+    Optimize(*index);
+    EXPECT_THAT(real_queries(), Each(static_cast<uint32_t>(kQueries)));
+    EXPECT_EQ(Files("queries-"), queries);
+  }
+  // Damage costs the queries alone.
+  std::string bytes = ValueOrDie(ReadFile(queries.front()));
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  ASSERT_THAT(WriteFileAtomically(queries.front(), bytes), IsOk());
+  const auto index = Create(WithFiles());
+  EXPECT_FALSE(index->incomplete());
+  EXPECT_EQ(index->size(), kRows);
+  Write(*index, 0, 100);
+  index->MarkApplied(12);
+  Optimize(*index);
+  EXPECT_THAT(real_queries(), Each(0u));
+}
+
+// A graph from before there were queries is made again for them, as asked.
+TEST_F(ShardedIndexFilesTest, OptimizeCalibratesForTheQueriesThatCame) {
+  MakeFiles();
+  const std::vector<std::string> segments = Files("segment-");
+  const auto index = Create(WithFiles());
+  Optimize(*index);
+  EXPECT_EQ(Files("segment-"), segments);
+  SearchAll(*index);
+  Optimize(*index);
+  for (const std::string& path : Files("segment-")) {
+    EXPECT_THAT(segments, testing::Not(testing::Contains(path)));
+  }
 }
 
 TEST_F(ShardedIndexFilesTest, ASegmentOfAnEarlierGenerationIsRefused) {
@@ -1052,7 +1149,7 @@ TEST_F(HostileSegmentTest, WaysToSearchItThatLeadNowhereAreRefused) {
       point.recall = recall;
       EXPECT_THAT(with_point(point), StatusIs(absl::StatusCode::kDataLoss));
       EXPECT_THAT(with([recall](SegmentCalibration& calibration) {
-  const RequestContext context(&kClock, "test");
+                    const RequestContext context(&kClock, "test");
                     calibration.target_recall = recall;
                   }),
                   StatusIs(absl::StatusCode::kDataLoss));
