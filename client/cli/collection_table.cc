@@ -8,6 +8,7 @@
 #include "absl/strings/strip.h"
 
 #include "client/cli/table.h"
+#include "client/cli/text.h"
 
 namespace quern::cli {
 
@@ -27,7 +28,13 @@ std::string FormatCollections(const std::vector<v1::Collection>& collections,
                   FormatBytes(status.disk_bytes()),
                   FormatState(status.state())});
   }
-  return table.Format(width);
+  std::string text = table.Format(width);
+  for (const v1::Collection& collection : collections) {
+    if (collection.status().message().empty()) continue;
+    absl::StrAppend(&text, "\n", TerminalSafe(collection.name()), ": ",
+                    TerminalSafe(collection.status().message()), "\n");
+  }
+  return text;
 }
 
 std::string FormatBytes(int64_t bytes) {

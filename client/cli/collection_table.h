@@ -8,8 +8,8 @@
 
 namespace quern::cli {
 
-// A table of collections, or a sentence when there are none. `width` as in
-// Table::Format().
+// A table of collections, and below it what is to be known of their states; or
+// a sentence when there are none. `width` as in Table::Format().
 std::string FormatCollections(const std::vector<v1::Collection>& collections,
                               int width);
 

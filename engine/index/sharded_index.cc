@@ -31,7 +31,7 @@ constexpr char kCpu[] = "cpu";
 constexpr int32_t kMaxShards = 64;
 constexpr int64_t kMaxDimension = 4096;
 // A segment that is at most so many times what is merged joins in.
-constexpr int64_t kMergeFactor = 2;
+constexpr int64_t kMergeFactor = 4;
 // A segment with a larger share of dead rows is made anew.
 constexpr double kMaxDeadShare = 0.25;
 // Of the row numbers: an index that has given out more is made anew when it is

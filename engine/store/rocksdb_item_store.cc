@@ -49,7 +49,6 @@ constexpr double kBloomBitsPerId = 10;
 constexpr size_t kScanReadaheadBytes = 2 << 20;
 // Records of VisitParts(), which are held in memory meanwhile.
 constexpr size_t kVisitedAtOnce = 64;
-constexpr size_t kMaxInfoLogBytes = 1 << 20;
 
 // Written to find out whether a disk that was full has room.
 constexpr size_t kProbeBytes = 1 << 20;
@@ -165,7 +164,8 @@ class FailureListener final : public rocksdb::EventListener {
   const std::shared_ptr<Refusal> refusal_;
 };
 
-// RocksDB writes its own log into the store's folder unless it is given one.
+// Without one RocksDB writes a log into the store's folder, and its second line
+// that finds the disk full ends the process (an assertion in Debian's library).
 class NoLog final : public rocksdb::Logger {
  public:
   using Logger::Logv;
@@ -179,11 +179,8 @@ rocksdb::DBOptions DatabaseOptions(const RocksdbItemStoreOptions& options) {
   database.db_write_buffer_size = options.write_buffer_bytes;
   database.max_total_wal_size = 2 * options.write_buffer_bytes;
   database.max_background_jobs = 2;
-  database.info_log_level = rocksdb::WARN_LEVEL;
-  database.max_log_file_size = kMaxInfoLogBytes;
-  database.keep_log_file_num = 2;
+  database.info_log = std::make_shared<NoLog>();
   if (options.env != nullptr) database.env = options.env;
-  if (!options.read_only.empty()) database.info_log = std::make_shared<NoLog>();
   return database;
 }
 

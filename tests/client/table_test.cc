@@ -1,8 +1,10 @@
 #include "client/cli/table.h"
 
 #include "absl/strings/str_split.h"
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "client/cli/collection_table.h"
 #include "client/cli/text.h"
 
 namespace quern::cli {
@@ -38,6 +40,19 @@ TEST(TableTest, CellsCannotBreakTheTable) {
   EXPECT_EQ(table.Format(0),
             "n  text\n"
             "1  two lines\\u{1b}[2J\n");
+}
+
+TEST(CollectionTableTest, SaysWhyACollectionIsNotAsItShouldBe) {
+  std::vector<v1::Collection> collections(2);
+  collections[0].set_name("cars");
+  collections[1].set_name("photos");
+  collections[1].mutable_status()->set_state(
+      v1::CollectionStatus::STATE_READ_ONLY);
+  collections[1].mutable_status()->set_message("the disk is full\x1b[1m");
+  const std::string text = FormatCollections(collections, 0);
+  EXPECT_THAT(text, testing::HasSubstr("read_only"));
+  EXPECT_THAT(text, testing::EndsWith("\n\nphotos: the disk is full" +
+                                      TerminalSafe("\x1b[1m") + "\n"));
 }
 
 }  // namespace
