@@ -13,6 +13,7 @@
 #include "absl/strings/strip.h"
 
 #include "engine/base/error.h"
+#include "engine/base/memory_limit.h"
 #include "engine/base/status_macros.h"
 #include "engine/base/work_crew.h"
 #include "engine/index/device_pool.h"
@@ -199,6 +200,7 @@ ShardedIndexOptions IndexOptions(const v1::Collection& record,
     options.target_recall = config.target_recall();
   }
   if (config.has_shards()) options.shards = config.shards();
+  if (options.unsealed_bytes == 0) options.unsealed_bytes = MemoryLimit() / 8;
   if (options.build_threads == 0) {
     const auto cores = static_cast<int>(std::thread::hardware_concurrency());
     options.build_threads = std::max(1, cores / 2);

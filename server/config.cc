@@ -253,7 +253,7 @@ v1::Config DefaultConfig() {
   index.set_gpu_memory_bytes(0);
   index.set_gpu_storage(v1::IndexingConfig::GPU_STORAGE_FP16);
   index.set_build_threads(0);
-  index.set_unsealed_bytes(1024 * kMiB);
+  index.set_unsealed_bytes(0);
   v1::LimitsConfig& limits = *config.mutable_limits();
   limits.set_max_text_bytes(64 * kKiB);
   limits.set_max_page_size(10'000);

@@ -192,7 +192,11 @@ Json ToJson(const v1::Collection& collection) {
              {"kind", v1::IndexConfig::Kind_Name(shard.kind())},
              {"device", shard.device()},
              {"available", shard.available()},
-             {"message", shard.message()}});
+             {"message", shard.message()},
+             {"effort", shard.effort()},
+             {"rerank_depth", shard.rerank_depth()},
+             {"stored_queries", shard.stored_queries()},
+             {"real_queries", shard.real_queries()}});
     if (shard.has_measured_recall()) {
       json["measured_recall"] = shard.measured_recall();
     }

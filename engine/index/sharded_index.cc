@@ -457,6 +457,11 @@ std::vector<ShardInfo> ShardedIndex::shards() const {
     }
     largest[now->shard_of[p]] = part.live_rows();
     shard.kind = part.segment->kind();
+    const OperatingPoint* const point = part.segment->PointFor(std::nullopt);
+    shard.effort = point == nullptr ? 0 : point->effort;
+    shard.depth = point == nullptr ? 0 : point->depth;
+    shard.stored_queries = part.segment->calibration().stored_queries;
+    shard.real_queries = part.segment->calibration().real_queries;
     shard.message =
         part.segment->calibration().fell_to_exact != 0
             ? absl::StrFormat(

@@ -71,6 +71,12 @@ struct ShardInfo {
   IndexKind kind = IndexKind::kExact;
   // Recall@10 on queries that calibration did not see.
   std::optional<float> measured_recall = std::nullopt;
+  // Of its largest segment: beam or probes for the target, rows compared after
+  // lists, and queries of its calibration; 0 where every vector is compared.
+  uint32_t effort = 0;
+  uint32_t depth = 0;
+  uint32_t stored_queries = 0;
+  uint32_t real_queries = 0;
   std::string device = "cpu";
   bool available = true;
   std::string message;  // Why not, or what to know.

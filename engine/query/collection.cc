@@ -57,6 +57,10 @@ void DescribeShard(const ShardInfo& info, v1::ShardStatus* shard) {
   shard->set_device(info.device);
   shard->set_available(info.available);
   shard->set_message(info.message);
+  shard->set_effort(static_cast<int32_t>(info.effort));
+  shard->set_rerank_depth(static_cast<int32_t>(info.depth));
+  shard->set_stored_queries(static_cast<int32_t>(info.stored_queries));
+  shard->set_real_queries(static_cast<int32_t>(info.real_queries));
 }
 
 size_t BytesOf(absl::Span<const Item> items) {

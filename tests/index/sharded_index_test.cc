@@ -865,6 +865,12 @@ TEST_F(ShardedIndexFilesTest, GraphsAreCalibratedByQueriesOfBeforeARestart) {
     index->MarkApplied(10);
     Optimize(*index);
     EXPECT_THAT(real_queries(), Each(static_cast<uint32_t>(kQueries)));
+    for (const ShardInfo& shard : index->shards()) {
+      EXPECT_EQ(shard.real_queries, kQueries);
+      EXPECT_GT(shard.stored_queries, 0u);
+      EXPECT_GE(shard.effort, 10u);
+      EXPECT_EQ(shard.depth, 0u);
+    }
     const std::vector<std::string> segments = Files("segment-");
     SearchAll(*index, {.source = QuerySource::kMedia});
     Optimize(*index);  // Once is enough.
