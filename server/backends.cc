@@ -29,6 +29,9 @@
 namespace quern {
 namespace {
 
+// Sealing leaves the cores to whoever answers calls.
+constexpr int kBackgroundNiceness = 10;
+
 absl::StatusOr<Precision> PrecisionOf(const v1::ModelsConfig& config,
                                       v1::Model::Precision wanted) {
   switch (wanted) {
@@ -244,7 +247,11 @@ CollectionFactories StoreAndIndex(const v1::StorageConfig& config,
   };
   // One step of one index at a time, whatever the number of collections.
   const auto background = std::make_shared<ThreadPool>(
-      ThreadPoolOptions{.name = "index", .threads = 1, .max_queue = 4096});
+      ThreadPoolOptions{.name = "index",
+                        .threads = 1,
+                        .max_queue = 4096,
+                        .niceness = kBackgroundNiceness,
+                        .leaves_first_core = true});
   // With the caller's a thread per core.
   const auto crew = std::make_shared<WorkCrew>(WorkCrewOptions{
       .name = "search",

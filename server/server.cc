@@ -190,7 +190,8 @@ void Server::StartPool() {
       .name = "server.streams",
       .threads = 2 * ThreadCount(config_.server().threads(), 1),
       .max_queue = static_cast<size_t>(config_.server().max_queued_requests()),
-      .niceness = kBulkNiceness});
+      .niceness = kBulkNiceness,
+      .leaves_first_core = true});
 }
 
 absl::Status Server::StartEngine() {

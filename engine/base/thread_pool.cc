@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include <pthread.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -13,6 +14,20 @@ namespace quern {
 namespace {
 
 constexpr absl::Duration kRetryDelay = absl::Milliseconds(50);
+
+// Of the calling thread.
+void LeaveFirstCore() {
+  cpu_set_t cores;
+  // Machines with more than 1,024 cores, where this fails, have enough of them.
+  if (sched_getaffinity(0, sizeof(cores), &cores) != 0 ||
+      CPU_COUNT(&cores) < 2) {
+    return;
+  }
+  int first = 0;
+  while (!CPU_ISSET(first, &cores)) ++first;
+  CPU_CLR(first, &cores);
+  sched_setaffinity(0, sizeof(cores), &cores);
+}
 
 }  // namespace
 
@@ -87,6 +102,7 @@ void ThreadPool::Run() {
     // On Linux it is per thread.
     setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), options_.niceness);
   }
+  if (options_.leaves_first_core) LeaveFirstCore();
   while (true) {
     Task task;
     {

@@ -12,8 +12,6 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include <sched.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include "engine/base/error.h"
 #include "engine/base/file.h"
@@ -38,8 +36,6 @@ constexpr double kMaxDeadShare = 0.25;
 // opened next. Most are then of rows long gone, since so many that live have no
 // room in memory.
 constexpr double kUsedRowNumbers = 0.75;
-// Background work leaves the cores to whoever answers calls.
-constexpr int kNiceness = 10;
 // Of `seal_rows`: what may always wait to be sealed.
 constexpr int64_t kSealsAhead = 4;
 constexpr size_t kLoadThreads = 8;
@@ -533,7 +529,6 @@ void ShardedIndex::ScheduleWork() {
   }
   const absl::Status status = options_.background->Submit(
       [tether = tether_] {
-        setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNiceness);
         absl::MutexLock lock(&tether->mutex);
         ShardedIndex* const index = tether->index;
         if (index == nullptr) return;

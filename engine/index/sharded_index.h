@@ -61,7 +61,8 @@ struct ShardedIndexOptions {
   std::shared_ptr<WorkCrew> crew;
   int64_t min_crew_bytes = int64_t{2} << 20;
 
-  // Seals and merges, at low priority; null: only Optimize() does.
+  // Seals and merges; its threads want a low priority. Null: only Optimize()
+  // does.
   std::shared_ptr<ThreadPool> background;
   int64_t seal_rows = 16'384;     // Rows of all deltas that are then sealed.
   int64_t min_ann_rows = 20'000;  // See SegmentOptions.

@@ -8,6 +8,7 @@
 #include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include <sched.h>
 
 #include "engine/base/error.h"
 #include "tests/support/status_matchers.h"
@@ -105,6 +106,24 @@ TEST(ThreadPoolTest, ShutdownRunsWhatIsQueuedAndRefusesTheRest) {
               StatusIs(absl::StatusCode::kUnavailable));
   pool.Shutdown();
   EXPECT_EQ(ran, 100);
+}
+
+TEST(ThreadPoolTest, LeavesTheFirstCoreIfThereAreOthers) {
+  cpu_set_t cores;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(cores), &cores), 0);
+  int first = 0;
+  while (!CPU_ISSET(first, &cores)) ++first;
+  ThreadPool pool({.threads = 1, .leaves_first_core = true});
+  cpu_set_t of_thread;
+  absl::Notification done;
+  ASSERT_THAT(pool.Submit([&] {
+    EXPECT_EQ(sched_getaffinity(0, sizeof(of_thread), &of_thread), 0);
+    done.Notify();
+  }),
+              IsOk());
+  done.WaitForNotification();
+  if (CPU_COUNT(&cores) > 1) CPU_CLR(first, &cores);
+  EXPECT_TRUE(CPU_EQUAL(&of_thread, &cores));
 }
 
 }  // namespace
