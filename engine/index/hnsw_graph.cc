@@ -330,6 +330,7 @@ class HnswBuilder::Adoption {
     MakeRoom();
     std::vector<Worker> workers;
     WorkCrew crew({.name = "adopt", .threads = state_.options.threads - 1});
+    workers.reserve(crew.workers());
     for (int i = 0; i < crew.workers(); ++i) workers.emplace_back(state_.codes);
     for (int level = 0; level <= TopLevel(); ++level) {
       const int64_t nodes = NodesOf(level);

@@ -20,8 +20,8 @@ size_t RoundUp(size_t bytes) {
 
 // Only advice, too: containers often may not.
 void Interleave(void* bytes, size_t size) {
-  unsigned long nodes[16] = {};  // A bit each, as the kernel has them.
-  constexpr unsigned long kBits = sizeof(nodes) * 8;
+  uint64_t nodes[16] = {};  // A bit each.
+  constexpr uint64_t kBits = sizeof(nodes) * 8;
   if (syscall(SYS_get_mempolicy, nullptr, nodes, kBits, nullptr,
               MPOL_F_MEMS_ALLOWED) == 0) {
     syscall(SYS_mbind, bytes, size, MPOL_INTERLEAVE, nodes, kBits, 0);

@@ -87,30 +87,31 @@ std::string QuerySample::Bytes() const {
 }
 
 absl::Status QuerySample::Parse(absl::Span<const uint8_t> bytes) {
-  const absl::Status damaged =
-      absl::DataLossError("not a sample of queries of this index");
+  const auto damaged = [] {
+    return absl::DataLossError("not a sample of queries of this index");
+  };
   PlainReader reader(bytes);
   Head head;
   if (!reader.Read(&head) ||
       std::memcmp(head.magic, kMagic, sizeof(kMagic)) != 0 ||
       head.version != kVersion || head.dimension != dimension_) {
-    return damaged;
+    return damaged();
   }
   std::array<Ring, kQuerySources> rings;
   std::vector<float> query;
   for (Ring& ring : rings) {
     uint32_t count = 0;
-    if (!reader.Read(&count) || count > kKept) return damaged;
+    if (!reader.Read(&count) || count > kKept) return damaged();
     for (; count > 0; --count) {
       if (!reader.Read(head.dimension, &query) ||
           !std::all_of(query.begin(), query.end(),
                        [](float value) { return std::isfinite(value); })) {
-        return damaged;
+        return damaged();
       }
       ring.Add(query);
     }
   }
-  if (!reader.at_end()) return damaged;
+  if (!reader.at_end()) return damaged();
   absl::MutexLock lock(&mutex_);
   rings_ = std::move(rings);
   return absl::OkStatus();

@@ -690,6 +690,7 @@ class Engine::SearchCall final
     const bool is_by_item = query_.group_by == kItemGroup;
     if (!is_by_item) {
       std::vector<std::string> ids;
+      ids.reserve(parts.size());
       for (const FoundPart& part : parts) ids.push_back(part.id);
       QUERN_RETURN_IF_ERROR(ReadGroupKeys(std::move(ids)));
     }
@@ -890,7 +891,7 @@ class Engine::SearchCall final
       QUERN_ASSIGN_OR_RETURN(coarse_, AskIndex(vector, k));
       coarse_k_ = k;
     }
-    const auto count = std::min<size_t>(k, coarse_.size());
+    const auto count = std::min(k, static_cast<int64_t>(coarse_.size()));
     return std::vector<ScoredId>(coarse_.begin(), coarse_.begin() + count);
   }
 

@@ -96,9 +96,8 @@ Answers ExactAnswers(const Matrix& items, const Matrix& queries) {
                                            queries.row(q).data(), kDimension),
                              i);
       }
-      std::partial_sort(best[q].begin(),
-                        best[q].begin() + std::min<int64_t>(kK, best[q].size()),
-                        best[q].end());
+      const int64_t kept = std::min(kK, static_cast<int64_t>(best[q].size()));
+      std::partial_sort(best[q].begin(), best[q].begin() + kept, best[q].end());
       best[q].resize(std::min<size_t>(best[q].size(), kK));
     }
   }
@@ -207,16 +206,18 @@ class Bench {
     for (int64_t first = 0; first < items_.rows(); first += kUpsertRows) {
       const int64_t count = std::min(kUpsertRows, items_.rows() - first);
       std::vector<std::string> ids;
-      for (int64_t i = 0; i < count; ++i)
+      for (int64_t i = 0; i < count; ++i) {
         ids.push_back(absl::StrCat(first + i));
+      }
       CheckOk(index->Upsert(ids, {.data = items_.row(first).data(),
                                   .rows = count,
                                   .columns = kDimension}));
     }
     Add(kind + ": build", Optimize(*index), "s");
     const ShardInfo shard = index->shards().at(0);
-    if (!shard.message.empty())
+    if (!shard.message.empty()) {
       std::cerr << kind << ": " << shard.message << "\n";
+    }
     Add(kind + ": recall@10 in its status", *shard.measured_recall, "");
     Add(kind + ": memory",
         static_cast<double>(index->memory_bytes()) /
