@@ -480,7 +480,9 @@ HnswBuilder::HnswBuilder(const CodeRows& codes, int64_t rows,
 
 bool HnswBuilder::CanAdopt(const HnswGraph& graph, const HnswOptions& options) {
   const faiss::HNSW hnsw(options.links);
-  return !graph.empty() &&
+  int64_t above = 0;  // A fifteenth of the rows, unless somebody means harm.
+  for (const HnswGraph::Level& level : graph.levels_) above += level.nodes;
+  return !graph.empty() && 4 * above <= graph.rows_ &&
          graph.links0_ == static_cast<uint32_t>(hnsw.nb_neighbors(0)) &&
          graph.upper_links_ == static_cast<uint32_t>(hnsw.nb_neighbors(1)) &&
          graph.levels_.size() + 2 <= hnsw.cum_nneighbor_per_level.size();

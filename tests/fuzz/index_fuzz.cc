@@ -25,6 +25,7 @@
 #include "engine/index/index_files.h"
 #include "engine/index/search_run.h"
 #include "engine/index/segment.h"
+#include "engine/index/segment_builder.h"
 #include "engine/snapshot/archive.h"
 #include "engine/snapshot/manifest.h"
 #include "tests/fuzz/require.h"
@@ -131,6 +132,21 @@ void SearchSegment(const IndexPart& part) {
   }
 }
 
+// As the index does it, which goes on with a graph that is there.
+void MergeSegment(const IndexPart& part) {
+  const SegmentHeader& header = part.segment->header();
+  const auto merged =
+      BuildSegment({.dimension = static_cast<int64_t>(header.dimension),
+                    .metric = static_cast<Metric>(header.metric),
+                    .storage = static_cast<VectorStorage>(header.storage),
+                    .kind = IndexKind::kHnsw,
+                    .target_recall = 0.01F,
+                    .min_ann_rows = 1},
+                   {&part, 1}, {}, nullptr, absl::OkStatus);
+  QUERN_FUZZ_REQUIRE(merged.ok());
+  QUERN_FUZZ_REQUIRE((*merged)->rows() == part.live_rows());
+}
+
 void RunSegment(absl::string_view bytes) {
   auto image = HugeBuffer::Create(std::max<size_t>(bytes.size(), 1));
   QUERN_FUZZ_REQUIRE(image.ok());
@@ -151,6 +167,7 @@ void RunSegment(absl::string_view bytes) {
   QUERN_FUZZ_REQUIRE(segment->FindRowNumber(segment->row_numbers()[0]) == 0U);
   if (rows * dimension > kMaxValues) return;
   SearchSegment({.segment = segment, .rows = rows});
+  MergeSegment({.segment = segment, .rows = rows});
 }
 
 void RunManifest(absl::string_view body, uint32_t version) {
