@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "absl/status/status.h"
@@ -100,7 +99,8 @@ absl::StatusOr<QuantizedView> ReadFeatures(absl::string_view bytes,
                           (static_cast<uint64_t>(view.columns) + sizeof(float));
   if (bytes.size() != needed) return damaged;
   scales.resize(view.rows);
-  std::memcpy(scales.data(), bytes.data(), view.rows * sizeof(float));
+  std::copy_n(bytes.data(), view.rows * sizeof(float),
+              reinterpret_cast<char*>(scales.data()));
   if (!std::all_of(scales.begin(), scales.end(), [](float scale) {
         return scale >= 0 && scale <= std::numeric_limits<float>::max();
       })) {

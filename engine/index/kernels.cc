@@ -548,8 +548,10 @@ QUERN_AVX2 QuantizedSums Quantize(const float* values, size_t count,
   __m256i sum = _mm256_setzero_si256();
   for (size_t i = 0; i < count; i += 8) {
     const __m256 eight = _mm256_loadu_ps(values + i);
+    // In this order what is not a number, as a file made on purpose may have
+    // it, becomes `least`.
     const __m256i steps = _mm256_cvtps_epi32(_mm256_min_ps(
-        most, _mm256_max_ps(least, _mm256_mul_ps(eight, inverse))));
+        _mm256_max_ps(_mm256_mul_ps(eight, inverse), least), most));
     AddSquares(_mm256_fnmadd_ps(step_size, _mm256_cvtepi32_ps(steps), eight),
                lost);
     sum = _mm256_add_epi32(sum, steps);

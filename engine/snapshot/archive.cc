@@ -62,8 +62,9 @@ class ArchiveReader::Tar {
 
   ~Tar() {
     CloseFile();
-    // Or else it would fill up a file that is left in the middle.
-    if (!closed_) archive_write_fail(tar_);
+    // It would fill up a file that is left in the middle, and gives its buffer
+    // back only if it closes the tar, so not after archive_write_fail().
+    abandoned_ = true;
     archive_write_free(tar_);
   }
 
@@ -95,8 +96,9 @@ class ArchiveReader::Tar {
  private:
   static la_ssize_t Take(archive* /*tar*/, void* self, const void* bytes,
                          size_t size) {
-    static_cast<Tar*>(self)->pieces_.emplace_back(
-        static_cast<const char*>(bytes), size);
+    Tar& tar = *static_cast<Tar*>(self);
+    if (tar.abandoned_) return -1;
+    tar.pieces_.emplace_back(static_cast<const char*>(bytes), size);
     return static_cast<la_ssize_t>(size);
   }
 
@@ -187,6 +189,7 @@ class ArchiveReader::Tar {
   const SnapshotManifest manifest_;
   archive* const tar_;
   bool closed_ = false;
+  bool abandoned_ = false;          // Nobody wants its bytes.
   std::deque<std::string> pieces_;  // Not yet taken.
 
   size_t next_file_ = 0;
