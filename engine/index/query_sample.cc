@@ -23,13 +23,15 @@ struct Head {
 
 bool QuerySample::Ring::Add(absl::Span<const float> query) {
   if (known_.contains(query)) return false;
-  // A deque's other vectors stay where they are.
-  queries_.emplace_back(query.begin(), query.end());
-  known_.insert(queries_.back());
-  if (queries_.size() > kKept) {
+  std::vector<float> kept;
+  if (queries_.size() == kKept) {
     known_.erase(queries_.front());
+    kept = std::move(queries_.front());
     queries_.pop_front();
   }
+  kept.assign(query.begin(), query.end());
+  // What a vector holds stays where it is when the vector moves.
+  known_.insert(queries_.emplace_back(std::move(kept)));
   return true;
 }
 
