@@ -58,11 +58,12 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   }
 
   void Start() {
+    // gRPC calls OnCancel() only after this function has returned, and when an
+    // executor of its own comes to it.
+    scope_.context().AskCaller(
+        [this] { return server_context_->IsCancelled(); });
     absl::Status status = scope_.admission();
     if (status.ok() && StaysOnThread()) {
-      // gRPC calls OnCancel() only after this function has returned.
-      scope_.context().AskCaller(
-          [this] { return server_context_->IsCancelled(); });
       // Run() may end this call and, with it, the server.
       const std::shared_ptr<CallSlots> slots = environment_.slots;
       Run();

@@ -10,8 +10,8 @@
 
 namespace quern {
 
-// Removes expired items in the background, on a thread of its
-// own. What has expired is invisible before that. Thread-safe.
+// Removes expired items in the background, on a thread of its own. What has
+// expired is invisible before that. Thread-safe.
 class ExpirySweep {
  public:
   // `catalog` must outlive this. One round begins each `interval`, by the
