@@ -294,10 +294,7 @@ struct HnswBuilder::State {
         locks(row_count) {
     hnsw.efConstruction = options.beam;
     hnsw.rng = faiss::RandomGenerator(options.seed);
-    for (int64_t row = 0; row < rows; ++row) {
-      hnsw.levels.push_back(hnsw.random_level() + 1);
-    }
-    MakeRoom();
+    hnsw.prepare_level_tab(static_cast<size_t>(rows));
     for (omp_lock_t& lock : locks) omp_init_lock(&lock);
   }
   ~State() {
@@ -305,12 +302,6 @@ struct HnswBuilder::State {
   }
 
   int LevelOf(uint32_t row) const { return hnsw.levels[row] - 1; }
-  // Room for the links of all rows on their levels, and no links.
-  void MakeRoom() {
-    hnsw.offsets.assign(1, 0);
-    hnsw.neighbors.clear();
-    hnsw.prepare_level_tab(static_cast<size_t>(rows), /*preset_levels=*/true);
-  }
 
   const CodeRows codes;
   const int64_t rows;
@@ -327,7 +318,7 @@ class HnswBuilder::Adoption {
       : graph_(graph), row_of_(row_of), state_(state), hnsw_(state.hnsw) {}
 
   absl::Status Run(const std::function<absl::Status()>& check) {
-    MakeRoom();
+    TakeLevels();
     std::vector<Worker> workers;
     WorkCrew crew({.name = "adopt", .threads = state_.options.threads - 1});
     workers.reserve(crew.workers());
@@ -386,14 +377,18 @@ class HnswBuilder::Adoption {
                 std::find(links, links + room, HnswGraph::kNoLink) - links)};
   }
 
-  void MakeRoom() {
+  void TakeLevels() {
     for (int level = 0; level <= TopLevel(); ++level) {
       for (int64_t node = 0; node < NodesOf(level); ++node) {
         const uint32_t row = RowOf(level, static_cast<uint32_t>(node));
         if (row != HnswGraph::kNoLink) hnsw_.levels[row] = level + 1;
       }
     }
-    state_.MakeRoom();
+    // Room for the links of all rows on their levels, and no links.
+    hnsw_.offsets.assign(1, 0);
+    hnsw_.neighbors.clear();
+    hnsw_.prepare_level_tab(static_cast<size_t>(state_.rows),
+                            /*preset_levels=*/true);
   }
 
   void LinkNode(int level, uint32_t node, Worker& worker) {

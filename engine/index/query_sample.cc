@@ -19,19 +19,24 @@ struct Head {
   uint32_t dimension = 0;
 };
 
+absl::string_view BytesOfQuery(absl::Span<const float> query) {
+  return {reinterpret_cast<const char*>(query.data()),
+          query.size() * sizeof(float)};
+}
+
 }  // namespace
 
 bool QuerySample::Ring::Add(absl::Span<const float> query) {
-  if (known_.contains(query)) return false;
+  if (known_.contains(BytesOfQuery(query))) return false;
   std::vector<float> kept;
   if (queries_.size() == kKept) {
-    known_.erase(queries_.front());
+    known_.erase(BytesOfQuery(queries_.front()));
     kept = std::move(queries_.front());
     queries_.pop_front();
   }
   kept.assign(query.begin(), query.end());
   // What a vector holds stays where it is when the vector moves.
-  known_.insert(queries_.emplace_back(std::move(kept)));
+  known_.insert(BytesOfQuery(queries_.emplace_back(std::move(kept))));
   return true;
 }
 

@@ -10,6 +10,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 
@@ -57,7 +58,7 @@ class QuerySample {
 
    private:
     std::deque<std::vector<float>> queries_;
-    absl::flat_hash_set<absl::Span<const float>> known_;  // Of `queries_`.
+    absl::flat_hash_set<absl::string_view> known_;  // Their bytes.
   };
 
   const int64_t dimension_;

@@ -23,6 +23,7 @@
 #include "engine/base/utf8.h"
 #include "engine/index/candidates.h"
 #include "engine/index/index_files.h"
+#include "engine/index/plain_bytes.h"
 #include "engine/index/search_run.h"
 #include "engine/index/segment.h"
 #include "engine/index/segment_builder.h"
@@ -173,8 +174,7 @@ void RunSegment(absl::string_view bytes) {
 void RunManifest(absl::string_view body, uint32_t version) {
   const Scratch scratch;
   const std::string path = absl::StrCat(Folder(), "/manifest");
-  const uint32_t checksum =
-      Checksum({reinterpret_cast<const uint8_t*>(body.data()), body.size()});
+  const uint32_t checksum = Checksum(BytesOf(body));
   std::string bytes = "QUERNIDX";
   bytes.append(reinterpret_cast<const char*>(&version), sizeof(version));
   bytes.append(reinterpret_cast<const char*>(&checksum), sizeof(checksum));

@@ -763,10 +763,6 @@ TEST_F(ShardedIndexFilesTest, FilesOfAnotherFormatAreRefused) {
     std::memcpy(bytes.data() + at, &version, sizeof(version));
     return bytes;
   };
-  const auto bytes_of = [](const std::string& text) {
-    return absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(text.data()),
-                               text.size());
-  };
 
   // Behind its magic; its checksum is of what follows.
   ASSERT_THAT(
@@ -782,11 +778,11 @@ TEST_F(ShardedIndexFilesTest, FilesOfAnotherFormatAreRefused) {
   const std::string good_fields = ValueOrDie(ReadFile(fields_path));
   std::string fields = with_version(good_fields, 4);
   const size_t checked = fields.size() - sizeof(uint32_t);
-  const uint32_t checksum = Checksum(bytes_of(fields).first(checked));
+  const uint32_t checksum = Checksum(BytesOf(fields).first(checked));
   std::memcpy(fields.data() + checked, &checksum, sizeof(checksum));
   IndexManifest other = manifest;
   other.fields = ValueOrDie(
-      WriteIndexFile(fields_path, manifest.fields.id, bytes_of(fields)));
+      WriteIndexFile(fields_path, manifest.fields.id, BytesOf(fields)));
   ASSERT_THAT(WriteManifest(folder, other), IsOk());
   index = Create(WithFiles());
   EXPECT_TRUE(index->incomplete());
@@ -801,8 +797,8 @@ TEST_F(ShardedIndexFilesTest, FilesOfAnotherFormatAreRefused) {
   const std::string segment_path = SegmentPath(folder, entry.file.id);
   const std::string segment =
       with_version(ValueOrDie(ReadFile(segment_path)), 8);
-  entry.file = ValueOrDie(
-      WriteIndexFile(segment_path, entry.file.id, bytes_of(segment)));
+  entry.file =
+      ValueOrDie(WriteIndexFile(segment_path, entry.file.id, BytesOf(segment)));
   ASSERT_THAT(WriteManifest(folder, other), IsOk());
   index = Create(WithFiles());
   EXPECT_FALSE(index->shards().at(entry.shard).available);
