@@ -175,6 +175,7 @@ absl::StatusOr<std::shared_ptr<const DevicePool>> OpenDevices(
 
 ShardedIndexOptions IndexOptions(const v1::Collection& record,
                                  const std::string& directory, ItemStore* store,
+                                 std::shared_ptr<VectorCache> vectors,
                                  std::shared_ptr<const DevicePool> devices,
                                  std::shared_ptr<WorkCrew> crew,
                                  std::shared_ptr<ThreadPool> background,
@@ -193,6 +194,7 @@ ShardedIndexOptions IndexOptions(const v1::Collection& record,
       .oldest_sequence = store->trimmed_sequence(),
       .newest_sequence = store->last_sequence(),
       .reader = ReaderOf(store),
+      .cache = std::move(vectors),
       .devices = std::move(devices),
       .crew = std::move(crew),
       .background = std::move(background),
@@ -219,6 +221,7 @@ ShardedIndexOptions IndexOptions(const v1::Collection& record,
 CollectionFactories StoreAndIndex(const v1::StorageConfig& config,
                                   const v1::IndexingConfig& limits,
                                   const Clock* clock,
+                                  std::shared_ptr<VectorCache> vectors,
                                   std::shared_ptr<const DevicePool> devices) {
   CollectionFactories factories;
   const std::shared_ptr<rocksdb::Cache> cache =
@@ -259,11 +262,12 @@ CollectionFactories StoreAndIndex(const v1::StorageConfig& config,
           0, static_cast<int>(std::thread::hardware_concurrency()) - 1)});
   factories.crew = crew;
   factories.create_index =
-      [background, crew, devices = std::move(devices), limits](
+      [vectors = std::move(vectors), background, crew,
+       devices = std::move(devices), limits](
           const v1::Collection& record, const std::string& directory,
           ItemStore* store) -> absl::StatusOr<std::unique_ptr<VectorIndex>> {
-    return ShardedIndex::Create(IndexOptions(record, directory, store, devices,
-                                             crew, background, limits));
+    return ShardedIndex::Create(IndexOptions(
+        record, directory, store, vectors, devices, crew, background, limits));
   };
   return factories;
 }
@@ -299,9 +303,11 @@ absl::StatusOr<Backends> CreateBackends(const v1::Config& config) {
                          LoadModels(config.models(), backends.load_model));
   QUERN_ASSIGN_OR_RETURN(std::shared_ptr<const DevicePool> devices,
                          OpenDevices(config.index()));
+  backends.vectors =
+      std::make_shared<VectorCache>(config.cache().vector_bytes());
   backends.collections =
       StoreAndIndex(config.storage(), config.index(), backends.clock.get(),
-                    std::move(devices));
+                    backends.vectors, std::move(devices));
   return backends;
 }
 

@@ -6,6 +6,7 @@
 #include "absl/time/time.h"
 
 #include "engine/base/clock.h"
+#include "engine/index/vector_cache.h"
 #include "engine/media/image.h"
 #include "engine/media/video.h"
 #include "engine/model/model_registry.h"
@@ -23,6 +24,7 @@ struct Backends {
   std::unique_ptr<ModelRegistry> models;
   ModelLoader load_model;
   CollectionFactories collections;
+  std::shared_ptr<VectorCache> vectors;  // Of all indexes; null: none.
   absl::Duration stall_timeout = absl::Minutes(1);  // As RpcEnvironment's.
 };
 

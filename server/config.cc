@@ -52,6 +52,7 @@ constexpr IntegerRange kIntegerRanges[] = {
     {"batching.max_queued_rows", 1, 10'000'000},
     {"batching.threads", 0, 1024},
     {"cache.text_bytes", 0, kNoLimit},
+    {"cache.vector_bytes", 0, kNoLimit},
     {"scoring.threads", 1, 1024},
     {"scoring.max_queued", 1, 1'000'000},
     {"index.gpu_memory_bytes", 0, kNoLimit},
@@ -245,6 +246,7 @@ v1::Config DefaultConfig() {
   batching.set_max_queued_rows(4096);
   batching.set_threads(0);
   config.mutable_cache()->set_text_bytes(64 * kMiB);
+  config.mutable_cache()->set_vector_bytes(64 * kMiB);
   v1::ScoringConfig& scoring = *config.mutable_scoring();
   scoring.mutable_timeout()->set_seconds(10);
   scoring.set_threads(16);

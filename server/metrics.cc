@@ -4,7 +4,10 @@
 #include <thread>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "prometheus/collectable.h"
 #include "prometheus/counter.h"
@@ -84,6 +87,7 @@ class ScrapedGauges final : public prometheus::Collectable {
     std::vector<prometheus::MetricFamily> families;
     AddServer(gauges, families);
     AddEncoding(gauges, families);
+    AddVectorCache(gauges.vector_cache, families);
     AddScoring(gauges, families);
     AddCollections(gauges, families);
     return families;
@@ -105,6 +109,19 @@ class ScrapedGauges final : public prometheus::Collectable {
         gauges.calls_in_flight);
     add("process_resident_memory_bytes", "Resident memory of the process.",
         ResidentBytes());
+  }
+
+  static void AddVectorCache(const VectorCacheGauges& cache,
+                             Families& families) {
+    auto lookups = CounterFamily("quern_vector_cache_lookups_total",
+                                 "Vectors looked up in the vector cache.");
+    AddValue(lookups, cache.hits, {{"result", "hit"}});
+    AddValue(lookups, cache.misses, {{"result", "miss"}});
+    families.push_back(std::move(lookups));
+    families.push_back(
+        GaugeFamily("quern_vector_cache_bytes",
+                    "Bytes of memory the vector cache holds, roughly."));
+    AddValue(families.back(), cache.bytes);
   }
 
   static void AddEncoding(const ServerGauges& gauges, Families& families) {
@@ -211,6 +228,28 @@ struct Metrics::State {
         .Set(1);
   }
 
+  // What calls of one method count in. A search would spend as long on finding
+  // these by their labels as on its log line.
+  struct Method {
+    prometheus::Histogram* latency = nullptr;
+    prometheus::Counter* received = nullptr;
+    prometheus::Counter* sent = nullptr;
+    absl::flat_hash_map<absl::StatusCode, prometheus::Counter*> requests;
+    absl::flat_hash_map<std::string, prometheus::Histogram*> stages;
+  };
+
+  Method& MethodOf(const std::string& name)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    Method& method = methods[name];
+    if (method.latency == nullptr) {
+      const prometheus::Labels label = {{"method", name}};
+      method.latency = &latency.Add(label, LatencyBuckets());
+      method.received = &received.Add(label);
+      method.sent = &sent.Add(label);
+    }
+    return method;
+  }
+
   prometheus::Family<prometheus::Counter>& Counters(const std::string& name,
                                                     const std::string& help) {
     return prometheus::BuildCounter().Name(name).Help(help).Register(*registry);
@@ -232,6 +271,8 @@ struct Metrics::State {
   prometheus::Family<prometheus::Histogram>& scoring_latency;
   prometheus::Family<prometheus::Histogram>& latency;
   prometheus::Family<prometheus::Histogram>& stages;
+  absl::Mutex mutex;
+  absl::flat_hash_map<std::string, Method> methods ABSL_GUARDED_BY(mutex);
   std::unique_ptr<prometheus::Exposer> exposer;  // Null when not serving.
   std::string address;                           // The exposer's.
 };
@@ -254,21 +295,25 @@ Metrics::~Metrics() {
 }
 
 void Metrics::RecordCall(const CallRecord& call) {
-  const prometheus::Labels method = {{"method", call.method}};
-  state_->requests
-      .Add(
-          {{"method", call.method}, {"code", std::string(CodeName(call.code))}})
-      .Increment();
-  state_->latency.Add(method, LatencyBuckets())
-      .Observe(absl::ToDoubleSeconds(call.duration));
-  state_->received.Add(method).Increment(
-      static_cast<double>(call.received_bytes));
-  state_->sent.Add(method).Increment(static_cast<double>(call.sent_bytes));
+  State& state = *state_;
+  absl::MutexLock lock(&state.mutex);
+  State::Method& method = state.MethodOf(call.method);
+  prometheus::Counter*& requests = method.requests[call.code];
+  if (requests == nullptr) {
+    requests = &state.requests.Add(
+        {{"method", call.method}, {"code", std::string(CodeName(call.code))}});
+  }
+  requests->Increment();
+  method.latency->Observe(absl::ToDoubleSeconds(call.duration));
+  method.received->Increment(static_cast<double>(call.received_bytes));
+  method.sent->Increment(static_cast<double>(call.sent_bytes));
   for (const StageTime& stage : call.stages) {
-    state_->stages
-        .Add({{"method", call.method}, {"stage", stage.stage}},
-             LatencyBuckets())
-        .Observe(absl::ToDoubleSeconds(stage.duration));
+    prometheus::Histogram*& times = method.stages[stage.stage];
+    if (times == nullptr) {
+      times = &state.stages.Add(
+          {{"method", call.method}, {"stage", stage.stage}}, LatencyBuckets());
+    }
+    times->Observe(absl::ToDoubleSeconds(stage.duration));
   }
 }
 

@@ -39,6 +39,11 @@ struct TextCacheGauges {
   int64_t entries = 0;
   int64_t bytes = 0;
 };
+struct VectorCacheGauges {
+  int64_t hits = 0;
+  int64_t misses = 0;
+  int64_t bytes = 0;
+};
 struct ModelMemory {
   std::string name;
   int64_t bytes = 0;
@@ -59,6 +64,7 @@ struct ServerGauges {
   int64_t queued_decodes = 0;
   int64_t calls_in_flight = 0;
   TextCacheGauges text_cache;
+  VectorCacheGauges vector_cache;
   std::vector<ModelMemory> model_memory;
   std::vector<TowerGauges> towers;
   std::vector<CollectionGauges> collections;

@@ -371,6 +371,11 @@ ServerGauges Server::ReadGauges() const {
                        .misses = cache.misses,
                        .entries = cache.entries,
                        .bytes = cache.bytes};
+  if (backends_.vectors != nullptr) {
+    const VectorCache::Stats vectors = backends_.vectors->stats();
+    gauges.vector_cache = {
+        .hits = vectors.hits, .misses = vectors.misses, .bytes = vectors.bytes};
+  }
   for (const v1::Collection& collection :
        catalog_->List("", config_.limits().max_collections())) {
     gauges.collections.push_back(

@@ -106,39 +106,79 @@ void Candidates::Prune() {
   prune_at_ = 2 * entries_.size() + kSlack;
 }
 
-absl::Status Candidates::MakeExact(const EncodedQuery& query, Metric metric,
-                                   const VectorReader& reader, size_t begin,
-                                   size_t end) {
+// Gives an entry the score of a vector, which PrepareVector() has passed.
+// False: the vector was replaced since the search began, so that it is not the
+// one that this row stands for.
+bool Candidates::SetExact(const EncodedQuery& query, Metric metric,
+                          absl::Span<const float> values, Entry& entry) const {
+  const CodeRows& codes = parts_[entry.part].segment->codes();
+  const float score = Clamped(
+      InnerProduct(query.codes().values, values.data(), values.size()), metric);
+  if (!(std::abs(score - entry.score) <=
+        query.ErrorBound(codes, entry.row, metric == Metric::kCosine))) {
+    return false;
+  }
+  entry.score = score;
+  return true;
+}
+
+// Of the entries at `wanted`, from the store.
+absl::Status Candidates::ReadExact(const EncodedQuery& query, Metric metric,
+                                   const ExactVectors& vectors,
+                                   absl::Span<const size_t> wanted) {
+  if (wanted.empty() || vectors.reader == nullptr) return absl::OkStatus();
   std::vector<std::string> ids;
-  std::vector<size_t> entry_of;
-  for (size_t i = begin; i < end; ++i) {
-    if (entries_[i].error == 0) continue;
+  ids.reserve(wanted.size());
+  for (const size_t i : wanted) {
     ids.emplace_back(parts_[entries_[i].part].id(entries_[i].row));
-    entry_of.push_back(i);
   }
-  if (!ids.empty() && reader != nullptr) {
-    std::vector<float> padded(
-        RowBytes(VectorStorage::kFp32, query.dimension()) / sizeof(float));
-    const absl::Status status =
-        reader(ids, [&](size_t i, absl::Span<const float> vector) {
-          Entry& entry = entries_[entry_of[i]];
-          if (static_cast<int64_t>(vector.size()) != query.dimension() ||
-              !PrepareVector(vector, metric, padded.data()).ok()) {
-            return;
-          }
-          const float score = Clamped(
-              InnerProduct(query.codes().values, padded.data(), padded.size()),
-              metric);
-          // A vector that was replaced since the search began is not the one
-          // that this row stands for.
-          const float bound =
-              query.ErrorBound(parts_[entry.part].segment->codes(), entry.row,
-                               metric == Metric::kCosine);
-          if (std::abs(score - entry.score) <= bound) entry.score = score;
-        });
-    QUERN_RETURN_IF_ERROR(status);
+  std::vector<float> padded(RowBytes(VectorStorage::kFp32, query.dimension()) /
+                            sizeof(float));
+  return vectors.reader(ids, [&](size_t i, absl::Span<const float> vector) {
+    Entry& entry = entries_[wanted[i]];
+    if (static_cast<int64_t>(vector.size()) == query.dimension() &&
+        PrepareVector(vector, metric, padded.data()).ok() &&
+        SetExact(query, metric, padded, entry) && vectors.cache != nullptr) {
+      vectors.cache->Put(KeyOf(entry), padded);
+    }
+  });
+}
+
+// Likewise from the cache; takes out of `wanted` those that are there.
+void Candidates::FindExact(const EncodedQuery& query, Metric metric,
+                           VectorCache& cache, std::vector<size_t>& wanted) {
+  const size_t row_bytes = RowBytes(VectorStorage::kFp32, query.dimension());
+  std::vector<VectorCache::Key> keys;
+  keys.reserve(wanted.size());
+  for (const size_t i : wanted) keys.push_back(KeyOf(entries_[i]));
+  const std::vector<VectorCache::Values> found = cache.Find(keys);
+  for (const VectorCache::Values& values : found) {
+    if (values != nullptr) PrefetchLines(values.get(), row_bytes);
   }
-  for (const size_t i : entry_of) entries_[i].error = 0;
+  size_t missing = 0;
+  for (size_t f = 0; f < found.size(); ++f) {
+    if (found[f] == nullptr) {
+      wanted[missing++] = wanted[f];
+    } else {
+      SetExact(query, metric, {found[f].get(), row_bytes / sizeof(float)},
+               entries_[wanted[f]]);
+    }
+  }
+  wanted.resize(missing);
+}
+
+absl::Status Candidates::MakeExact(const EncodedQuery& query, Metric metric,
+                                   const ExactVectors& vectors, size_t begin,
+                                   size_t end) {
+  std::vector<size_t> wanted;
+  for (size_t i = begin; i < end; ++i) {
+    if (entries_[i].error != 0) wanted.push_back(i);
+  }
+  if (vectors.cache != nullptr) {
+    FindExact(query, metric, *vectors.cache, wanted);
+  }
+  QUERN_RETURN_IF_ERROR(ReadExact(query, metric, vectors, wanted));
+  for (size_t i = begin; i < end; ++i) entries_[i].error = 0;
   return absl::OkStatus();
 }
 
@@ -185,7 +225,7 @@ bool Candidates::ShareScore(size_t begin, size_t end) const {
 }
 
 absl::StatusOr<std::vector<ScoredId>> Candidates::Take(
-    const EncodedQuery& query, Metric metric, const VectorReader& reader,
+    const EncodedQuery& query, Metric metric, const ExactVectors& vectors,
     float sigmas) {
   Prune();
   std::sort(entries_.begin(), entries_.end(),
@@ -212,7 +252,7 @@ absl::StatusOr<std::vector<ScoredId>> Candidates::Take(
       if (twins_end > done + static_cast<size_t>(twins)) next = twins;
     }
     const size_t end = done + static_cast<size_t>(next);
-    QUERN_RETURN_IF_ERROR(MakeExact(query, metric, reader, done, end));
+    QUERN_RETURN_IF_ERROR(MakeExact(query, metric, vectors, done, end));
     // Those left of them would come behind k.
     if (twins_end > end && ShareScore(done, end)) {
       entries_.erase(entries_.begin() + static_cast<int64_t>(end),

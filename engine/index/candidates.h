@@ -16,6 +16,7 @@
 #include "engine/index/delta.h"
 #include "engine/index/error_bound.h"
 #include "engine/index/segment.h"
+#include "engine/index/vector_cache.h"
 #include "engine/index/vector_codes.h"
 #include "engine/index/vector_index.h"
 
@@ -30,6 +31,12 @@ namespace quern {
 using VectorReader = std::function<absl::Status(
     absl::Span<const std::string> ids,
     const std::function<void(size_t, absl::Span<const float>)>& visit)>;
+
+// Where the vectors themselves are.
+struct ExactVectors {
+  const VectorReader& reader;    // Empty: nowhere.
+  VectorCache* cache = nullptr;  // Asked before; null: there is none.
+};
 
 class DeviceSegment;
 
@@ -100,9 +107,9 @@ class Candidates {
   // Rows added and not ruled out.
   size_t size() const { return entries_.size(); }
 
-  // The best, in order. Rows with an error get the score of the vector that
-  // `reader` gives (null: they keep theirs), as long as it may change who is
-  // among the best. The object is spent.
+  // The best, in order. Rows with an error get the score of the vector itself,
+  // where there is one, as long as it may change who is among the best. The
+  // object is spent.
   //
   // Unless `sigmas` (see SearchedPart) is infinite, rows whose codes, scales
   // and norms of errors are equal to the bit count as one vector once k of
@@ -111,7 +118,7 @@ class Candidates {
   // that the errors let be among the best are read.
   absl::StatusOr<std::vector<ScoredId>> Take(const EncodedQuery& query,
                                              Metric metric,
-                                             const VectorReader& reader,
+                                             const ExactVectors& vectors,
                                              float sigmas);
 
  private:
@@ -125,8 +132,19 @@ class Candidates {
 
   void Prune();
   void RaiseThreshold(float lowest);
+  // The row that an entry stands for.
+  VectorCache::Key KeyOf(const Entry& entry) const {
+    return {parts_[entry.part].segment->serial(), entry.row};
+  }
+  bool SetExact(const EncodedQuery& query, Metric metric,
+                absl::Span<const float> values, Entry& entry) const;
+  void FindExact(const EncodedQuery& query, Metric metric, VectorCache& cache,
+                 std::vector<size_t>& wanted);
+  absl::Status ReadExact(const EncodedQuery& query, Metric metric,
+                         const ExactVectors& vectors,
+                         absl::Span<const size_t> wanted);
   absl::Status MakeExact(const EncodedQuery& query, Metric metric,
-                         const VectorReader& reader, size_t begin, size_t end);
+                         const ExactVectors& vectors, size_t begin, size_t end);
   bool AreTwins(const Entry& a, const Entry& b) const;
   // Moves the twins of the entry at `begin` to it, those of the `count` least
   // ids first, and returns where they end. Entries are in order of highest().

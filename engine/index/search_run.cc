@@ -489,9 +489,10 @@ absl::StatusOr<std::vector<std::vector<ScoredId>>> SearchRun::TakeAll() {
     for (size_t w = 1; w < candidates_.size(); ++w) {
       if (!candidates_[w].empty()) candidates[q].Merge(candidates_[w][q]);
     }
-    QUERN_ASSIGN_OR_RETURN(results[q],
-                           candidates[q].Take(queries_[q], index_.metric,
-                                              *index_.reader, sigmas_));
+    QUERN_ASSIGN_OR_RETURN(
+        results[q],
+        candidates[q].Take(queries_[q], index_.metric,
+                           {*index_.reader, index_.cache}, sigmas_));
     return absl::OkStatus();
   };
   const bool reads =

@@ -26,10 +26,10 @@ namespace quern {
 struct SearchRunOptions {
   Metric metric = Metric::kCosine;
   float target_recall = 0.95F;
-  const VectorReader* reader =
-      nullptr;                         // May be empty: see Candidates::Take().
-  const BinaryCoder* coder = nullptr;  // Null: binary codes are not used.
-  WorkCrew* crew = nullptr;            // Null: the caller works alone.
+  const VectorReader* reader = nullptr;  // May be empty: see ExactVectors.
+  VectorCache* cache = nullptr;          // Null: there is none.
+  const BinaryCoder* coder = nullptr;    // Null: binary codes are not used.
+  WorkCrew* crew = nullptr;              // Null: the caller works alone.
   // Bytes of vectors that a search compares, by estimate, from which on the
   // crew is asked.
   int64_t min_crew_bytes = 0;

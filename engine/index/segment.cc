@@ -1,6 +1,7 @@
 #include "engine/index/segment.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <type_traits>
 #include <utility>
@@ -59,6 +60,13 @@ uint64_t IdHash(absl::string_view id) {
   hash = (hash ^ (hash >> 33)) * 0xFF51AFD7ED558CCD;
   return hash ^ (hash >> 33);
 }
+
+Segment::Segment(HugeBuffer image)
+    : serial_([] {
+        static std::atomic<uint64_t> next = 0;
+        return next.fetch_add(1, std::memory_order_relaxed);
+      }()),
+      image_(std::move(image)) {}
 
 absl::StatusOr<std::shared_ptr<Segment>> Segment::Parse(HugeBuffer image) {
   std::shared_ptr<Segment> segment(new Segment(std::move(image)));

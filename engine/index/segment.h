@@ -92,6 +92,8 @@ class Segment {
   // The image again; the segment must not be used any more.
   HugeBuffer TakeImage() { return std::move(image_); }
 
+  // Of no other segment of this process, nor of one that is gone.
+  uint64_t serial() const { return serial_; }
   const SegmentHeader& header() const { return header_; }
   absl::Span<const uint8_t> image() const {
     return {image_.data(), static_cast<size_t>(header_.size)};
@@ -121,12 +123,13 @@ class Segment {
   int64_t memory_bytes() const;
 
  private:
-  explicit Segment(HugeBuffer image) : image_(std::move(image)) {}
+  explicit Segment(HugeBuffer image);
   absl::Status Read();
   // The section as `count` values of a type; null when it is not of that size.
   template <typename T>
   const T* SectionOf(SegmentHeader::Section section, uint64_t count) const;
 
+  const uint64_t serial_;
   HugeBuffer image_;
   SegmentHeader header_;
   const uint32_t* id_offsets_ = nullptr;

@@ -383,7 +383,7 @@ class Builder {
     for (size_t q = 0; q < questions.queries.size(); ++q) {
       QUERN_ASSIGN_OR_RETURN(
           const std::vector<ScoredId> found,
-          candidates[q].Take(questions.queries[q], options_.metric, reader_,
+          candidates[q].Take(questions.queries[q], options_.metric, {reader_},
                              ErrorSigmas(options_.target_recall)));
       absl::flat_hash_set<std::string>& truth = questions.truth.emplace_back();
       for (const ScoredId& hit : found) truth.insert(hit.id);
@@ -428,7 +428,7 @@ class Builder {
       }
       QUERN_ASSIGN_OR_RETURN(
           const std::vector<ScoredId> hits,
-          candidates.Take(query, options_.metric, reader_,
+          candidates.Take(query, options_.metric, {reader_},
                           ErrorSigmas(options_.target_recall)));
       const auto& truth = questions.truth[q];
       const auto found = static_cast<double>(std::count_if(

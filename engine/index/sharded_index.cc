@@ -156,6 +156,7 @@ ShardedIndex::ShardedIndex(ShardedIndexOptions options)
       search_options_{.metric = options_.metric,
                       .target_recall = options_.target_recall,
                       .reader = &options_.reader,
+                      .cache = options_.cache.get(),
                       .coder = coder_.get(),
                       .crew = options_.crew.get(),
                       .min_crew_bytes = options_.min_crew_bytes},

@@ -49,6 +49,8 @@ struct ShardedIndexOptions {
   // Gives exact vectors for the short lists of compressed segments; null:
   // scores are those of the codes.
   VectorReader reader;
+  // Keeps some of them; may be shared. Null: each is read anew.
+  std::shared_ptr<VectorCache> cache;
   // Told the sequence number that the files have, after each save.
   std::function<void(uint64_t)> saved;
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <filesystem>
+#include <iterator>
 #include <limits>
 #include <memory>
 #include <system_error>
@@ -68,6 +69,9 @@ enum Family {
   kMedia,
   kFamilies
 };
+// Whose keys are ids.
+constexpr Family kItemFamilies[] = {kItems, kPayloads, kVectors, kParts,
+                                    kMedia};
 const std::array<std::string, kFamilies> kFamilyNames = {
     rocksdb::kDefaultColumnFamilyName,
     "items",
@@ -189,12 +193,17 @@ rocksdb::ColumnFamilyOptions FamilyOptions(
   rocksdb::BlockBasedTableOptions table;
   table.block_cache = options.block_cache;
   table.cache_index_and_filter_blocks = true;
-  if (family == kItems) {
-    // Most lookups of an upsert are for ids that are new.
+  table.metadata_cache_options.unpartitioned_pinning =
+      rocksdb::PinningTier::kAll;
+  if (std::find(std::begin(kItemFamilies), std::end(kItemFamilies), family) !=
+      std::end(kItemFamilies)) {
+    // An id may be in each file of the first level, or, of an upsert, new.
     table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(kBloomBitsPerId));
   }
   rocksdb::ColumnFamilyOptions result;
   result.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  // Who looks these up knows of the item: the last level has it, at the latest.
+  result.optimize_filters_for_hits = family == kVectors || family == kPayloads;
   result.write_buffer_size = options.write_buffer_bytes;
   // Numbers of embeddings and of features do not compress, nor does media.
   result.compression =
@@ -894,7 +903,7 @@ absl::StatusOr<int64_t> RocksdbItemStore::Database::Remove(
 absl::Status RocksdbItemStore::Database::AddRemovalToBatch(
     absl::string_view id, const Item& item, uint64_t sequence,
     rocksdb::WriteBatch& batch) const {
-  for (Family family : {kItems, kPayloads, kVectors, kParts, kMedia}) {
+  for (const Family family : kItemFamilies) {
     QUERN_RETURN_IF_ERROR(
         FromWrite(batch.Delete(families_[family], ToSlice(id)), path_));
   }
@@ -1165,8 +1174,10 @@ absl::Status RocksdbItemStore::Database::GetEmbeddings(
     const std::function<void(size_t, absl::Span<const float>)>& visit) const {
   const std::vector<absl::string_view> keys(ids.begin(), ids.end());
   std::vector<float> embedding(dimension_);
+  rocksdb::ReadOptions options;
+  options.fill_cache = false;
   return VisitRecords(
-      rocksdb::ReadOptions(), kVectors, keys,
+      options, kVectors, keys,
       [&](size_t i, const rocksdb::PinnableSlice& record) -> absl::Status {
         QUERN_RETURN_IF_ERROR(
             DecodeEmbedding(ids[i], ToView(record), absl::MakeSpan(embedding)));

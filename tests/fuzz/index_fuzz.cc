@@ -112,7 +112,7 @@ void FollowPoint(const IndexPart& part, absl::Span<const float> values,
                            .ok());
   }
   const auto hits =
-      candidates.Take(query, searched.metric, nullptr, searched.sigmas);
+      candidates.Take(query, searched.metric, {nullptr}, searched.sigmas);
   QUERN_FUZZ_REQUIRE(hits.ok());
   QUERN_FUZZ_REQUIRE(hits->size() <= static_cast<size_t>(kHits));
 }

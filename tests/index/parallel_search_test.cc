@@ -41,7 +41,8 @@ class ParallelSearchTest : public testing::TestWithParam<Form> {
  protected:
   using Results = std::vector<std::vector<ScoredId>>;
 
-  // Over the files of one folder, so that graphs and lists are the same.
+  // Over the files of one folder, so that graphs and lists are the same. With
+  // a crew there is also a cache, for some of the vectors.
   std::unique_ptr<ShardedIndex> Open(const Form& form,
                                      std::shared_ptr<WorkCrew> crew) const {
     return ValueOrDie(ShardedIndex::Create(
@@ -60,6 +61,8 @@ class ParallelSearchTest : public testing::TestWithParam<Form> {
                }
                return absl::OkStatus();
              },
+         .cache = crew == nullptr ? nullptr
+                                  : std::make_shared<VectorCache>(256 << 10),
          .crew = std::move(crew),
          .min_crew_bytes = 0,
          .min_ann_rows = 1000}));

@@ -382,6 +382,61 @@ TEST_F(ShardedIndexTest, ComparesOneByOneWhereAWideBeamIsDearer) {
 }
 
 // Placeholders that many items have, and a few rows that are even nearer.
+TEST_F(ShardedIndexTest, ACachedVectorIsNotReadAgainAndNeverStale) {
+  Matrix vectors = vectors_;
+  int64_t reads = 0;
+  ShardedIndexOptions options =
+      Options(IndexKind::kExact, VectorStorage::kInt8);
+  options.reader =
+      [&](absl::Span<const std::string> ids,
+          const std::function<void(size_t, absl::Span<const float>)>& visit) {
+        for (size_t i = 0; i < ids.size(); ++i) {
+          visit(i, vectors.row(std::stoll(ids[i])));
+        }
+        reads += static_cast<int64_t>(ids.size());
+        return absl::OkStatus();
+      };
+  const ShardedIndexOptions uncached = options;
+  options.cache = std::make_shared<VectorCache>(64 << 20);
+  const auto index = Create(options);
+  // Another one, whose rows of the same numbers are other vectors.
+  const auto other = Create(options);
+  Write(*index, 0, kRows);
+  Write(*other, kRows / 2, kRows);
+  Write(*other, 0, kRows / 2);
+  Optimize(*index);
+  Optimize(*other);
+  const auto found = SearchAll(*index);
+  ExpectSameResults(SearchAll(*other), found);
+  EXPECT_GT(reads, 0);
+  reads = 0;
+  ExpectSameResults(SearchAll(*index), found);
+  ExpectSameResults(SearchAll(*other), found);
+  EXPECT_EQ(reads, 0);
+
+  // The best of the first query becomes the worst, first in a delta, then in a
+  // segment of its own.
+  const int64_t best = std::stoll(found[0][0].id);
+  for (float& value : vectors.row(best)) value = -value;
+  ASSERT_THAT(
+      index->Upsert(
+          {absl::StrCat(best)},
+          {.data = vectors.row(best).data(), .rows = 1, .columns = kDimension}),
+      IsOk());
+  const auto fresh = Create(uncached);
+  std::vector<std::string> ids;
+  for (int64_t i = 0; i < kRows; ++i) ids.push_back(absl::StrCat(i));
+  ASSERT_THAT(fresh->Upsert(ids, vectors.view()), IsOk());
+  Optimize(*fresh);
+  const auto expected = SearchAll(*fresh);
+  for (const bool sealed : {false, true}) {
+    SCOPED_TRACE(sealed);
+    if (sealed) Optimize(*index);
+    ExpectSameResults(SearchAll(*index), expected);
+    EXPECT_NE(SearchAll(*index)[0][0].id, absl::StrCat(best));
+  }
+}
+
 TEST_F(ShardedIndexTest, FewOfManyCopiesAreRead) {
   constexpr int64_t kFirstCopy = 5;
   for (const VectorStorage storage :
@@ -1105,7 +1160,7 @@ TEST_F(HostileSegmentTest, IsRefusedOrSearchedSafely) {
       AddFound(searched, query, found, candidates);
     }
     EXPECT_THAT(
-        candidates.Take(query, Metric::kCosine, nullptr, ErrorSigmas(0.9F)),
+        candidates.Take(query, Metric::kCosine, {nullptr}, ErrorSigmas(0.9F)),
         IsOk());
     (void)(*segment)->Find("17");
     (void)(*segment)->PointFor(0.9F);

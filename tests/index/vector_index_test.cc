@@ -13,6 +13,12 @@
 namespace quern {
 namespace {
 
+// One for all indexes, as in a server; too small for what they have.
+std::shared_ptr<VectorCache> Cache() {
+  static const auto cache = std::make_shared<VectorCache>(128 << 10);
+  return cache;
+}
+
 // Everything in segments, and what came since in deltas; `exact` where the kind
 // may leave something out. With a crew every search asks it, however small.
 VectorIndexBackend Sharded(const std::string& name, IndexKind kind,
@@ -31,6 +37,7 @@ VectorIndexBackend Sharded(const std::string& name, IndexKind kind,
                                     .kind = kind,
                                     .storage = storage,
                                     .shards = shards,
+                                    .cache = Cache(),
                                     .crew = crew,
                                     .min_crew_bytes = 0,
                                     .min_ann_rows = 500});

@@ -150,6 +150,7 @@ class ServerTest : public ::testing::Test {
     decoder_ = decoder.get();
     backends.decoder = std::move(decoder);
     backends.videos = std::make_unique<FakeVideoDecoder>();
+    backends.vectors = std::make_shared<VectorCache>(1 << 20);
     backends.models = std::make_unique<ModelRegistry>();
     backends.models->Put(MakeFakeModel("fake", kFakeDimension));
     backends.load_model = [](const v1::LoadModelRequest& request)

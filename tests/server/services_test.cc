@@ -967,12 +967,15 @@ TEST_F(ServicesTest, MetricsCountCallsStagesBytesAndItems) {
   FillCollection();
   v1::SearchResponse response;
   ASSERT_TRUE(Search(TextSearch("c", "red"), &response).ok());
+  EXPECT_FALSE(Search(TextSearch("nowhere", "red"), &response).ok());
   server_->Shutdown();  // Calls count once gRPC is done with them.
   const std::string metrics = ScrapeMetrics();
   for (const char* line :
        {"quern_requests_total{code=\"OK\",method=\"quern.v1.Retrieval/"
         "Search\"} 1",
-        "quern_request_seconds_count{method=\"quern.v1.Retrieval/Search\"} 1",
+        "quern_requests_total{code=\"NOT_FOUND\",method=\"quern.v1.Retrieval/"
+        "Search\"} 1",
+        "quern_request_seconds_count{method=\"quern.v1.Retrieval/Search\"} 2",
         "quern_stage_seconds_count{method=\"quern.v1.Retrieval/Search\","
         "stage=\"encode\"} 1",
         "quern_upserted_items_total{code=\"OK\"} 3",
@@ -981,7 +984,9 @@ TEST_F(ServicesTest, MetricsCountCallsStagesBytesAndItems) {
         "quern_collection_memory_bytes{collection=\"c\"}",
         "quern_received_bytes_total{method=\"quern.v1.Items/Upsert\"}",
         "quern_sent_bytes_total{method=\"quern.v1.Items/Upsert\"}",
-        "quern_pool_queue_depth 0",
+        "quern_vector_cache_lookups_total{result=\"hit\"}",
+        "quern_vector_cache_lookups_total{result=\"miss\"}",
+        "quern_vector_cache_bytes", "quern_pool_queue_depth 0",
         "quern_build_info{version=", "process_resident_memory_bytes"}) {
     EXPECT_THAT(metrics, HasSubstr(line));
   }
