@@ -15,6 +15,7 @@
 #include "engine/base/error.h"
 #include "engine/base/memory_limit.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/thread_priority.h"
 #include "engine/base/work_crew.h"
 #include "engine/index/device_pool.h"
 #include "engine/index/gpu_device.h"
@@ -28,9 +29,6 @@
 
 namespace quern {
 namespace {
-
-// Sealing leaves the cores to whoever answers calls.
-constexpr int kBackgroundNiceness = 10;
 
 absl::StatusOr<Precision> PrecisionOf(const v1::ModelsConfig& config,
                                       v1::Model::Precision wanted) {

@@ -228,8 +228,8 @@ struct Metrics::State {
         .Set(1);
   }
 
-  // What calls of one method count in. A search would spend as long on finding
-  // these by their labels as on its log line.
+  // What calls of one method count in. To find these by their labels takes a
+  // search as long as its log line.
   struct Method {
     prometheus::Histogram* latency = nullptr;
     prometheus::Counter* received = nullptr;
@@ -273,6 +273,8 @@ struct Metrics::State {
   prometheus::Family<prometheus::Histogram>& stages;
   absl::Mutex mutex;
   absl::flat_hash_map<std::string, Method> methods ABSL_GUARDED_BY(mutex);
+  absl::flat_hash_map<absl::StatusCode, prometheus::Counter*> upserts_by_code
+      ABSL_GUARDED_BY(mutex);
   std::unique_ptr<prometheus::Exposer> exposer;  // Null when not serving.
   std::string address;                           // The exposer's.
 };
@@ -318,7 +320,12 @@ void Metrics::RecordCall(const CallRecord& call) {
 }
 
 void Metrics::RecordUpsert(absl::StatusCode code) {
-  state_->upserts.Add({{"code", std::string(CodeName(code))}}).Increment();
+  absl::MutexLock lock(&state_->mutex);
+  prometheus::Counter*& counter = state_->upserts_by_code[code];
+  if (counter == nullptr) {
+    counter = &state_->upserts.Add({{"code", std::string(CodeName(code))}});
+  }
+  counter->Increment();
 }
 
 void Metrics::RecordScoring(const std::string& endpoint, absl::StatusCode code,

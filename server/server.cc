@@ -15,6 +15,7 @@
 #include "grpcpp/server_builder.h"
 
 #include "engine/base/status_macros.h"
+#include "engine/base/thread_priority.h"
 #include "quern/v1/categories.pb.h"
 #include "server/address.h"
 #include "server/collections_service.h"
@@ -30,9 +31,6 @@
 
 namespace quern {
 namespace {
-
-// Of threads that keep cores busy for long: they yield to calls.
-constexpr int kBulkNiceness = 5;
 
 // What calls that are not ours, such as a Watch of the health service, get
 // after the others have ended.

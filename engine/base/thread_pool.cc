@@ -4,30 +4,14 @@
 
 #include "absl/strings/str_cat.h"
 #include <pthread.h>
-#include <sched.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include "engine/base/error.h"
+#include "engine/base/thread_priority.h"
 
 namespace quern {
 namespace {
 
 constexpr absl::Duration kRetryDelay = absl::Milliseconds(50);
-
-// Of the calling thread.
-void LeaveFirstCore() {
-  cpu_set_t cores;
-  // Machines with more than 1,024 cores, where this fails, have enough of them.
-  if (sched_getaffinity(0, sizeof(cores), &cores) != 0 ||
-      CPU_COUNT(&cores) < 2) {
-    return;
-  }
-  int first = 0;
-  while (!CPU_ISSET(first, &cores)) ++first;
-  CPU_CLR(first, &cores);
-  sched_setaffinity(0, sizeof(cores), &cores);
-}
 
 }  // namespace
 
@@ -98,10 +82,7 @@ ThreadPool::Task ThreadPool::TakeNext() {
 }
 
 void ThreadPool::Run() {
-  if (options_.niceness != 0) {
-    // On Linux it is per thread.
-    setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), options_.niceness);
-  }
+  SetNiceness(options_.niceness);
   if (options_.leaves_first_core) LeaveFirstCore();
   while (true) {
     Task task;

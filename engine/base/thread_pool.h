@@ -19,10 +19,7 @@ struct ThreadPoolOptions {
   int threads = 1;            // >= 1.
   size_t max_queue = 1024;    // Tasks waiting, not running; >= 1.
   int niceness = 0;  // Of the threads, 0 to 19; 0 is that of the process.
-  // Keeps the threads, and those that they start, off the first of the cores
-  // that the process may use, if there are others: even a thread of a lower
-  // priority runs to the end of its slice, milliseconds, before a call gets its
-  // core.
+  // See LeaveFirstCore().
   bool leaves_first_core = false;
 };
 

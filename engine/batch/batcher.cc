@@ -3,8 +3,8 @@
 #include <utility>
 
 #include <pthread.h>
-#include <sys/resource.h>
-#include <unistd.h>
+
+#include "engine/base/thread_priority.h"
 
 namespace quern {
 Batcher::Batcher(const std::string& name, const BatchOptions& options,
@@ -75,9 +75,8 @@ BatcherStats Batcher::stats() const {
 
 void Batcher::Serve() {
   // A tower keeps its core busy for milliseconds; whoever takes, refuses or
-  // answers a call in microseconds goes first. On Linux it is per thread.
-  constexpr int kTowerNiceness = 5;
-  setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kTowerNiceness);
+  // answers a call in microseconds goes first.
+  SetNiceness(kBulkNiceness);
   for (std::vector<BatchItem*> batch = TakeBatch(); !batch.empty();
        batch = TakeBatch()) {
     const int64_t cost = BatchQueue::CostOf(batch);

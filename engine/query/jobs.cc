@@ -6,17 +6,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "google/protobuf/util/time_util.h"
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include "engine/base/error.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/thread_priority.h"
 
 namespace quern {
 namespace {
 
-// Searches and writes go first.
-constexpr int kNiceness = 10;
 constexpr absl::Duration kTryAgainAfter = absl::Seconds(10);
 
 google::protobuf::Timestamp ToTimestamp(absl::Time time) {
@@ -168,7 +165,7 @@ std::vector<Jobs::Released> Jobs::Stop(bool only_dropped,
 }
 
 void Jobs::Run(JobKind kind) {
-  setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNiceness);
+  SetNiceness(kBackgroundNiceness);
   while (Entry* const entry = Begin(kind)) {
     // Nobody else changes the work of a job that runs.
     End(entry,

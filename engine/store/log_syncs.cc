@@ -7,6 +7,8 @@
 #include "absl/strings/match.h"
 #include "rocksdb/file_system.h"
 
+#include "engine/store/bulk_env.h"
+
 namespace quern {
 namespace {
 
@@ -73,11 +75,11 @@ class LogSyncFileSystem final : public rocksdb::FileSystemWrapper {
   const std::shared_ptr<LogSyncs> syncs_;
 };
 
-class LogSyncEnv final : public rocksdb::EnvWrapper {
+class LogSyncEnv final : public BulkEnv {
  public:
   LogSyncEnv(rocksdb::Env* base, const std::string& folder,
              const std::shared_ptr<LogSyncs>& syncs)
-      : EnvWrapper(base) {
+      : BulkEnv(base) {
     file_system_ = std::make_shared<LogSyncFileSystem>(base->GetFileSystem(),
                                                        folder, syncs);
   }
