@@ -453,6 +453,100 @@ QUERN_SCORE_ROWS_OF_FOUR(ScoreFourInt8Avx2, QUERN_AVX2, 1, FourInt8Avx2,
 
 #undef QUERN_SCORE_ROWS_OF_FOUR
 
+// --- binary codes ---
+
+// A word holds the sum of so many groups' bytes.
+constexpr size_t kGroupsTogether = 256;
+
+// Of a block's rows: bytes of the tables, added up in words. `all` has those of
+// the even rows plus 256 times those of the odd ones, modulo 65,536.
+struct WordSums {
+  __m256i all;
+  __m256i odd;
+};
+
+// Adds the sums of 16 rows, each of which has two words.
+QUERN_AVX2 inline void AddTo(const WordSums& words, int32_t* sums) {
+  const __m256i even =
+      _mm256_sub_epi16(words.all, _mm256_slli_epi16(words.odd, 8));
+  const __m128i evens = _mm_add_epi16(_mm256_castsi256_si128(even),
+                                      _mm256_extracti128_si256(even, 1));
+  const __m128i odds = _mm_add_epi16(_mm256_castsi256_si128(words.odd),
+                                     _mm256_extracti128_si256(words.odd, 1));
+  auto* const eights = reinterpret_cast<__m256i*>(sums);
+  _mm256_store_si256(
+      eights,
+      _mm256_add_epi32(_mm256_load_si256(eights),
+                       _mm256_cvtepu16_epi32(_mm_unpacklo_epi16(evens, odds))));
+  _mm256_store_si256(
+      eights + 1,
+      _mm256_add_epi32(_mm256_load_si256(eights + 1),
+                       _mm256_cvtepu16_epi32(_mm_unpackhi_epi16(evens, odds))));
+}
+
+// Sets the sum of each row of a block.
+QUERN_AVX2 void SumBlockAvx2(const BinaryProbe& probe, const uint8_t* block,
+                             int32_t* sums) {
+  const __m256i four_bits = _mm256_set1_epi8(0x0F);
+  std::fill_n(sums, kBinaryBlockRows, 0);
+  for (size_t begin = 0; begin < probe.groups; begin += kGroupsTogether) {
+    const size_t end = std::min(probe.groups, begin + kGroupsTogether);
+    WordSums low = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    WordSums high = low;
+    for (size_t g = begin; g < end; g += 2) {
+      const __m256i bits =
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + 16 * g));
+      const __m256i table = _mm256_loadu_si256(
+          reinterpret_cast<const __m256i*>(probe.tables + 16 * g));
+      const __m256i first =
+          _mm256_shuffle_epi8(table, _mm256_and_si256(bits, four_bits));
+      const __m256i second = _mm256_shuffle_epi8(
+          table, _mm256_and_si256(_mm256_srli_epi16(bits, 4), four_bits));
+      low.all = _mm256_add_epi16(low.all, first);
+      low.odd = _mm256_add_epi16(low.odd, _mm256_srli_epi16(first, 8));
+      high.all = _mm256_add_epi16(high.all, second);
+      high.odd = _mm256_add_epi16(high.odd, _mm256_srli_epi16(second, 8));
+    }
+    AddTo(low, sums);
+    AddTo(high, sums + kBinaryBlockRows / 2);
+  }
+}
+
+// The two halves of each, added.
+QUERN_AVX512 inline WordSums Halved(__m512i all, __m512i odd) {
+  return {_mm256_add_epi16(_mm512_castsi512_si256(all),
+                           _mm512_extracti64x4_epi64(all, 1)),
+          _mm256_add_epi16(_mm512_castsi512_si256(odd),
+                           _mm512_extracti64x4_epi64(odd, 1))};
+}
+
+QUERN_AVX512 void SumBlockAvx512(const BinaryProbe& probe, const uint8_t* block,
+                                 int32_t* sums) {
+  const __m512i four_bits = _mm512_set1_epi8(0x0F);
+  std::fill_n(sums, kBinaryBlockRows, 0);
+  for (size_t begin = 0; begin < probe.groups; begin += kGroupsTogether) {
+    const size_t end = std::min(probe.groups, begin + kGroupsTogether);
+    __m512i low = _mm512_setzero_si512();
+    __m512i low_odd = low;
+    __m512i high = low;
+    __m512i high_odd = low;
+    for (size_t g = begin; g < end; g += 4) {
+      const __m512i bits = _mm512_loadu_si512(block + 16 * g);
+      const __m512i table = _mm512_loadu_si512(probe.tables + 16 * g);
+      const __m512i first =
+          _mm512_shuffle_epi8(table, _mm512_and_si512(bits, four_bits));
+      const __m512i second = _mm512_shuffle_epi8(
+          table, _mm512_and_si512(_mm512_srli_epi16(bits, 4), four_bits));
+      low = _mm512_add_epi16(low, first);
+      low_odd = _mm512_add_epi16(low_odd, _mm512_srli_epi16(first, 8));
+      high = _mm512_add_epi16(high, second);
+      high_odd = _mm512_add_epi16(high_odd, _mm512_srli_epi16(second, 8));
+    }
+    AddTo(Halved(low, low_odd), sums);
+    AddTo(Halved(high, high_odd), sums + kBinaryBlockRows / 2);
+  }
+}
+
 using ScoreRowsFunction = void (*)(const QueryCodes&, const CodeRows&,
                                    const uint32_t*, uint32_t, size_t, float*);
 using ScoreRowsOfFourFunction = void (*)(const QueryCodes* const*,
@@ -463,6 +557,7 @@ struct Kernels {
   ScoreRowsFunction fp32, fp16, int8;
   ScoreRowsOfFourFunction four_fp32, four_fp16, four_int8;
   float (*inner_product)(const float*, const float*, size_t);
+  void (*sum_block)(const BinaryProbe&, const uint8_t*, int32_t*);
 };
 
 QUERN_AVX512 float InnerProductAvx512(const float* a, const float* b,
@@ -480,10 +575,10 @@ const Kernels& ThisProcessors() {
           ? Kernels{ScoreFp32Avx512,     ScoreFp16Avx512,
                     ScoreInt8Avx512,     ScoreFourFp32Avx512,
                     ScoreFourFp16Avx512, ScoreFourInt8Avx512,
-                    InnerProductAvx512}
+                    InnerProductAvx512,  SumBlockAvx512}
           : Kernels{ScoreFp32Avx2,     ScoreFp16Avx2,     ScoreInt8Avx2,
                     ScoreFourFp32Avx2, ScoreFourFp16Avx2, ScoreFourInt8Avx2,
-                    InnerProductAvx2};
+                    InnerProductAvx2,  SumBlockAvx2};
   return kernels;
 }
 
@@ -591,54 +686,10 @@ QUERN_AVX2 void HadamardTransform(float* values, size_t count) {
   }
 }
 
-namespace {
-
-// Adds 16 rows' sums of two groups each: `all` has the even rows' plus 256
-// times the odd rows', modulo 65,536.
-QUERN_AVX2 inline void AddTo(__m256i all, __m256i odd, __m256i* sums) {
-  const __m256i even = _mm256_sub_epi16(all, _mm256_slli_epi16(odd, 8));
-  const __m128i evens = _mm_add_epi16(_mm256_castsi256_si128(even),
-                                      _mm256_extracti128_si256(even, 1));
-  const __m128i odds = _mm_add_epi16(_mm256_castsi256_si128(odd),
-                                     _mm256_extracti128_si256(odd, 1));
-  sums[0] = _mm256_add_epi32(
-      sums[0], _mm256_cvtepu16_epi32(_mm_unpacklo_epi16(evens, odds)));
-  sums[1] = _mm256_add_epi32(
-      sums[1], _mm256_cvtepu16_epi32(_mm_unpackhi_epi16(evens, odds)));
-}
-
-}  // namespace
-
 QUERN_AVX2 uint32_t BlockMayReach(const BinaryProbe& probe,
                                   const uint8_t* block) {
-  // A word holds the sum of so many bytes.
-  constexpr size_t kGroupsTogether = 256;
-  const __m256i four_bits = _mm256_set1_epi8(0x0F);
-  __m256i sums[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(),
-                     _mm256_setzero_si256(), _mm256_setzero_si256()};
-  for (size_t begin = 0; begin < probe.groups; begin += kGroupsTogether) {
-    const size_t end = std::min(probe.groups, begin + kGroupsTogether);
-    __m256i low = _mm256_setzero_si256();
-    __m256i low_odd = _mm256_setzero_si256();
-    __m256i high = _mm256_setzero_si256();
-    __m256i high_odd = _mm256_setzero_si256();
-    for (size_t g = begin; g < end; g += 2) {
-      const __m256i bits =
-          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + 16 * g));
-      const __m256i table = _mm256_loadu_si256(
-          reinterpret_cast<const __m256i*>(probe.tables + 16 * g));
-      const __m256i first =
-          _mm256_shuffle_epi8(table, _mm256_and_si256(bits, four_bits));
-      const __m256i second = _mm256_shuffle_epi8(
-          table, _mm256_and_si256(_mm256_srli_epi16(bits, 4), four_bits));
-      low = _mm256_add_epi16(low, first);
-      low_odd = _mm256_add_epi16(low_odd, _mm256_srli_epi16(first, 8));
-      high = _mm256_add_epi16(high, second);
-      high_odd = _mm256_add_epi16(high_odd, _mm256_srli_epi16(second, 8));
-    }
-    AddTo(low, low_odd, sums);
-    AddTo(high, high_odd, sums + 2);
-  }
+  alignas(kCacheLineBytes) std::array<int32_t, kBinaryBlockRows> sums;
+  ThisProcessors().sum_block(probe, block, sums.data());
   const auto* const factors =
       reinterpret_cast<const float*>(block + 16 * probe.groups);
   const float* const errors = factors + kBinaryBlockRows;
@@ -648,10 +699,12 @@ QUERN_AVX2 uint32_t BlockMayReach(const BinaryProbe& probe,
   const __m256 least = _mm256_set1_ps(probe.least);
   const __m256 squared_sigmas = _mm256_set1_ps(probe.sigmas * probe.sigmas);
   uint32_t may = 0;
-  for (size_t i = 0; i < 4; ++i) {
-    const __m256 factor = _mm256_loadu_ps(factors + 8 * i);
-    const __m256 error = _mm256_loadu_ps(errors + 8 * i);
-    const __m256 sum = _mm256_add_ps(_mm256_cvtepi32_ps(sums[i]), start);
+  for (size_t i = 0; i < kBinaryBlockRows; i += 8) {
+    const __m256 factor = _mm256_loadu_ps(factors + i);
+    const __m256 error = _mm256_loadu_ps(errors + i);
+    const __m256i steps =
+        _mm256_load_si256(reinterpret_cast<const __m256i*>(&sums[i]));
+    const __m256 sum = _mm256_add_ps(_mm256_cvtepi32_ps(steps), start);
     const __m256 product = _mm256_mul_ps(_mm256_mul_ps(factor, step), sum);
     const __m256 variance =
         _mm256_fmadd_ps(_mm256_mul_ps(factor, factor), squared_error,
@@ -661,7 +714,7 @@ QUERN_AVX2 uint32_t BlockMayReach(const BinaryProbe& probe,
     const __m256 within =
         _mm256_cmp_ps(_mm256_mul_ps(gap, gap),
                       _mm256_mul_ps(squared_sigmas, variance), _CMP_LE_OQ);
-    may |= static_cast<uint32_t>(_mm256_movemask_ps(within)) << (8 * i);
+    may |= static_cast<uint32_t>(_mm256_movemask_ps(within)) << i;
   }
   return may;
 }

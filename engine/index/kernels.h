@@ -88,7 +88,7 @@ inline constexpr size_t kBinaryGroupBits = 4;
 // What a block is asked.
 struct BinaryProbe {
   const uint8_t* tables = nullptr;  // 16 bytes per group, by its bits.
-  size_t groups = 0;                // Even, at most 1,024.
+  size_t groups = 0;                // A multiple of 4, at most 1,024.
   // A row's product is `factor` * (the sum of its bytes of the tables + start)
   // * step.
   float start = 0;

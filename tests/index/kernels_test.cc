@@ -127,6 +127,44 @@ INSTANTIATE_TEST_SUITE_P(Storages, KernelsTest,
                            return "";
                          });
 
+// With no error at all, a row may have exactly the products up to its own.
+TEST(BlockMayReachTest, SumsTheBytesThatBitsChoose) {
+  for (const size_t groups : {128, 256, 512, 1024}) {
+    SCOPED_TRACE(groups);
+    std::mt19937 random(static_cast<unsigned>(groups));
+    std::vector<uint8_t> tables(groups * 16);
+    // The largest of a group of four steps of 31 either way, or any.
+    for (uint8_t& entry : tables) {
+      entry = static_cast<uint8_t>(random() % 3 == 0 ? random() % 249 : 248);
+    }
+    std::vector<uint8_t> block(groups * 16 +
+                               2 * kBinaryBlockRows * sizeof(float));
+    for (size_t i = 0; i < groups * 16; ++i) {
+      block[i] = static_cast<uint8_t>(random());
+    }
+    auto* const factors = reinterpret_cast<float*>(&block[groups * 16]);
+    std::fill_n(factors, kBinaryBlockRows, 1.0F);
+    std::vector<int> sums(kBinaryBlockRows);
+    for (size_t row = 0; row < kBinaryBlockRows; ++row) {
+      for (size_t g = 0; g < groups; ++g) {
+        const uint8_t byte = block[g * 16 + row % 16];
+        sums[row] += tables[g * 16 + (row < 16 ? byte & 15 : byte >> 4)];
+      }
+    }
+    BinaryProbe probe{.tables = tables.data(), .groups = groups};
+    for (const int sum : sums) {
+      for (const int least : {sum, sum + 1}) {
+        probe.least = static_cast<float>(least);
+        uint32_t expected = 0;
+        for (size_t row = 0; row < kBinaryBlockRows; ++row) {
+          expected |= static_cast<uint32_t>(sums[row] >= least) << row;
+        }
+        EXPECT_EQ(BlockMayReach(probe, block.data()), expected);
+      }
+    }
+  }
+}
+
 TEST(SquaredNormTest, IsTheSumOfSquaresAndFiniteIfAllValuesAre) {
   for (const int64_t count : {0, 1, 15, 16, 17, 100, 512}) {
     Matrix vector = ClusteredVectors(1, std::max<int64_t>(count, 1), 1, 4);
@@ -159,7 +197,7 @@ TEST(QueryCodesTest, IntegersAreTheNearestStepsWhateverTheSize) {
     int32_t sum = 0;
     for (int64_t i = 0; i < 100; ++i) {
       const double value = vector.row(0)[i];
-      const int step = query.codes().integers[i];
+      const int8_t step = query.codes().integers[i];
       const double kept = static_cast<double>(query.codes().scale) * step;
       EXPECT_LE(std::abs(step), 127);
       EXPECT_LE(std::abs(value - kept), 0.501 * query.codes().scale);
