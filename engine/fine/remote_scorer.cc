@@ -86,14 +86,69 @@ bool IsFailureOfEndpoint(const absl::Status& status) {
 
 }  // namespace
 
-// One endpoint: its channel, what it said of itself, and its breaker. Outlives
-// the scorer while a call is under way. Thread-safe.
-class RemoteScorer::Endpoint
-    : public std::enable_shared_from_this<RemoteScorer::Endpoint> {
+// What gRPC's threads are to call back, and may hold a little longer than that.
+// None of them may let go of the last channel of the process, which the context
+// of a call keeps, too: gRPC 1.51 has it wait for the end of these very threads
+// (CompletionQueue::ReleaseCallbackAlternativeCQ()). So the scorer waits until
+// they hold nothing any more. Thread-safe.
+class RemoteScorer::Callbacks {
  public:
-  Endpoint(std::string address, const RemoteScorerOptions& options)
+  // What a callback holds, until gRPC has destroyed the callback.
+  template <typename T>
+  class Held {
+   public:
+    Held(std::shared_ptr<Callbacks> callbacks, std::shared_ptr<T> held)
+        : callbacks_(std::move(callbacks)), held_(std::move(held)) {
+      absl::MutexLock lock(&callbacks_->mutex_);
+      ++callbacks_->count_;
+    }
+    ~Held() {
+      held_.reset();
+      absl::MutexLock lock(&callbacks_->mutex_);
+      --callbacks_->count_;
+    }
+
+    Held(const Held&) = delete;
+    Held& operator=(const Held&) = delete;
+
+    T& operator*() const { return *held_; }
+    T* operator->() const { return held_.get(); }
+
+   private:
+    const std::shared_ptr<Callbacks> callbacks_;
+    std::shared_ptr<T> held_;
+  };
+
+  // Callbacks are copied.
+  template <typename T>
+  static std::shared_ptr<const Held<T>> Hold(
+      std::shared_ptr<Callbacks> callbacks, std::shared_ptr<T> held) {
+    return std::make_shared<const Held<T>>(std::move(callbacks),
+                                           std::move(held));
+  }
+
+  void WaitUntilGone() {
+    absl::MutexLock lock(&mutex_);
+    const auto is_gone = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return count_ == 0;
+    };
+    mutex_.Await(absl::Condition(&is_gone));
+  }
+
+ private:
+  absl::Mutex mutex_;
+  int count_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+// One endpoint: its channel, what it said of itself, and its breaker.
+// Thread-safe.
+class RemoteScorer::Endpoint {
+ public:
+  Endpoint(std::string address, const RemoteScorerOptions& options,
+           std::shared_ptr<Callbacks> callbacks)
       : address_(std::move(address)),
         probe_timeout_(options.probe_timeout),
+        callbacks_(std::move(callbacks)),
         stub_(Channel(address_, options)),
         breaker_(options.breaker) {}
 
@@ -148,22 +203,38 @@ class RemoteScorer::Endpoint
       absl::MutexLock lock(&mutex_);
       if (!breaker_.TakeProbe(absl::Now())) return;
     }
-    struct Probe {
-      grpc::ClientContext context;
-      grpc::ByteBuffer request = Serialise(v1::DescribeScorerRequest());
-      grpc::ByteBuffer response;
-    };
     const auto probe = std::make_shared<Probe>();
     probe->context.set_deadline(std::chrono::system_clock::now() +
                                 absl::ToChronoMilliseconds(probe_timeout_));
-    stub_.UnaryCall(
-        &probe->context, kDescribeMethod, {}, &probe->request, &probe->response,
-        [self = shared_from_this(), probe](const grpc::Status& status) {
-          self->EndProbe(status, probe->response);
-        });
+    {
+      absl::MutexLock lock(&mutex_);
+      probe_ = probe;
+    }
+    stub_.UnaryCall(&probe->context, kDescribeMethod, {}, &probe->request,
+                    &probe->response,
+                    [this, held = Callbacks::Hold(callbacks_, probe)](
+                        const grpc::Status& status) {
+                      EndProbe(status, (*held)->response);
+                    });
+  }
+
+  // Does not wait for its end.
+  void CancelProbe() {
+    std::shared_ptr<Probe> probe;
+    {
+      absl::MutexLock lock(&mutex_);
+      probe = probe_.lock();
+    }
+    if (probe != nullptr) probe->context.TryCancel();
   }
 
  private:
+  struct Probe {
+    grpc::ClientContext context;
+    grpc::ByteBuffer request = Serialise(v1::DescribeScorerRequest());
+    grpc::ByteBuffer response;
+  };
+
   static std::shared_ptr<grpc::Channel> Channel(
       const std::string& address, const RemoteScorerOptions& options) {
     grpc::ChannelArguments arguments;
@@ -201,15 +272,18 @@ class RemoteScorer::Endpoint
 
   const std::string address_;
   const absl::Duration probe_timeout_;
+  const std::shared_ptr<Callbacks> callbacks_;
   grpc::GenericStub stub_;
 
   mutable absl::Mutex mutex_;
   CircuitBreaker breaker_ ABSL_GUARDED_BY(mutex_);
   std::optional<ScorerInfo> info_ ABSL_GUARDED_BY(mutex_);
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);  // The last one.
+  std::weak_ptr<Probe> probe_ ABSL_GUARDED_BY(mutex_);
 };
 
 // The calls of one Score(). gRPC's threads hold it until the last has ended.
+// It does not outlive the scorer.
 class RemoteScorer::Race : public std::enable_shared_from_this<Race> {
  public:
   struct Runner {
@@ -224,7 +298,8 @@ class RemoteScorer::Race : public std::enable_shared_from_this<Race> {
     bool is_judged = false;  // By the caller's thread alone.
   };
 
-  explicit Race(grpc::ByteBuffer request) : request_(std::move(request)) {}
+  Race(grpc::ByteBuffer request, std::shared_ptr<Callbacks> callbacks)
+      : request_(std::move(request)), callbacks_(std::move(callbacks)) {}
 
   // gRPC may call back before a call into it has returned: none is made with
   // the lock held.
@@ -247,11 +322,13 @@ class RemoteScorer::Race : public std::enable_shared_from_this<Race> {
     }
     runner.endpoint->stub().UnaryCall(
         &runner.context, kScoreMethod, {}, &runner.request, &runner.response,
-        [self = shared_from_this(), &runner](grpc::Status status) {
-          absl::MutexLock lock(&self->mutex_);
+        [held = Callbacks::Hold(callbacks_, shared_from_this()),
+         &runner](grpc::Status status) {
+          Race& race = **held;
+          absl::MutexLock lock(&race.mutex_);
           runner.status = std::move(status);
           runner.is_back = true;
-          --self->running_;
+          --race.running_;
         });
   }
 
@@ -297,6 +374,7 @@ class RemoteScorer::Race : public std::enable_shared_from_this<Race> {
   }
 
   const grpc::ByteBuffer request_;
+  const std::shared_ptr<Callbacks> callbacks_;
   mutable absl::Mutex mutex_;
   std::vector<std::unique_ptr<Runner>> runners_ ABSL_GUARDED_BY(mutex_);
   int running_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -321,7 +399,7 @@ class RemoteScorer::ScoreCall {
         context_(context),
         request_(request),
         deadline_(RealDeadline(context)),
-        race_(std::make_shared<Race>(std::move(bytes))),
+        race_(std::make_shared<Race>(std::move(bytes), scorer.callbacks_)),
         used_(scorer.endpoints_.size()) {
     absl::MutexLock lock(&scorer.shared_->mutex);
     scorer.shared_->hedges.CountCall();
@@ -446,13 +524,18 @@ absl::StatusOr<std::unique_ptr<RemoteScorer>> RemoteScorer::Create(
 
 RemoteScorer::RemoteScorer(RemoteScorerOptions options)
     : options_(std::move(options)),
+      callbacks_(std::make_shared<Callbacks>()),
       shared_(std::make_unique<Shared>(options_.hedge)) {
   for (const std::string& address : options_.endpoints) {
-    endpoints_.push_back(std::make_shared<Endpoint>(address, options_));
+    endpoints_.push_back(
+        std::make_shared<Endpoint>(address, options_, callbacks_));
   }
 }
 
-RemoteScorer::~RemoteScorer() = default;
+RemoteScorer::~RemoteScorer() {
+  for (const auto& endpoint : endpoints_) endpoint->CancelProbe();
+  callbacks_->WaitUntilGone();
+}
 
 absl::StatusOr<ScorerInfo> RemoteScorer::Describe(
     const RequestContext& context) const {

@@ -77,6 +77,7 @@ class RemoteScorer final : public Scorer {
   std::vector<EndpointState> states() const;
 
  private:
+  class Callbacks;
   class Endpoint;
   class Race;
   class ScoreCall;
@@ -92,6 +93,7 @@ class RemoteScorer final : public Scorer {
   std::string WhyNoneIsUp() const;
 
   const RemoteScorerOptions options_;
+  const std::shared_ptr<Callbacks> callbacks_;
   std::vector<std::shared_ptr<Endpoint>> endpoints_;
   struct Shared;
   const std::unique_ptr<Shared> shared_;

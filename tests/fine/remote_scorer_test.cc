@@ -13,6 +13,9 @@
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "engine/base/clock.h"
 #include "quern/v1/embedding.grpc.pb.h"
@@ -486,6 +489,40 @@ TEST_F(RemoteScorerTest, WhatTheRequestIsToBlameForOpensNothing) {
     EXPECT_THAT(Score(), StatusIs(absl::StatusCode::kInvalidArgument));
   }
   EXPECT_EQ(scorer_->states()[0].breaker, State::kClosed);
+}
+
+// gRPC's threads hold what they call back a little longer than the call lasts.
+TEST_F(RemoteScorerTest, GoesAsSoonAsItsCallsAreOver) {
+  ScoringServer server(ScoringServer::Good(1));
+  for (int i = 0; i < 100; ++i) {
+    Connect({&server});
+    EXPECT_THAT(Numbers(), ElementsAre(1, 1));
+    scorer_.reset();
+  }
+}
+
+TEST_F(RemoteScorerTest, GoesWhileAProbeIsUnderWay) {
+  // Takes connections, and never answers.
+  const int listener = socket(AF_INET, SOCK_STREAM, 0);
+  ASSERT_GE(listener, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  auto* const plain = reinterpret_cast<sockaddr*>(&address);
+  ASSERT_EQ(bind(listener, plain, size), 0);
+  ASSERT_EQ(listen(listener, 16), 0);
+  ASSERT_EQ(getsockname(listener, plain, &size), 0);
+  RemoteScorerOptions options{
+      .endpoints = {absl::StrCat("127.0.0.1:", ntohs(address.sin_port))},
+      .probe_timeout = kLong};
+  scorer_ = ValueOrDie(RemoteScorer::Create(std::move(options)));
+  EXPECT_THAT(Score(absl::Milliseconds(20)),
+              StatusIs(absl::StatusCode::kUnavailable));
+  const absl::Time begin = absl::Now();
+  scorer_.reset();
+  EXPECT_LT(absl::Now() - begin, kLong / 2);
+  close(listener);
 }
 
 TEST_F(RemoteScorerTest, ManyThreadsAreServed) {

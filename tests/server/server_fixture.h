@@ -34,6 +34,7 @@
 #include "tests/support/fake_video_decoder.h"
 #include "tests/support/gate.h"
 #include "tests/support/gated_vector_index.h"
+#include "tests/support/publish.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_directory.h"
 
@@ -135,6 +136,7 @@ class ServerTest : public ::testing::Test {
   // Starts the server, with the changes that a test made to `config_`.
   void StartServer() {
     server_ = ValueOrDie(Server::Create(config_, MakeBackends()));
+    PublishToAllThreads();
     grpc::ChannelArguments arguments;
     arguments.SetInt("grpc.use_local_subchannel_pool", 1);
     channel_ = grpc::CreateCustomChannel(
@@ -170,19 +172,20 @@ class ServerTest : public ::testing::Test {
       }
       return MakeFakeModel(name, kFakeDimension);
     };
-    backends.collections.open_store = [this](const std::string& path,
-                                             const v1::Collection& record)
+    backends.collections.open_store = [this, clock = clock_](
+                                          const std::string& path,
+                                          const v1::Collection& record)
         -> absl::StatusOr<std::unique_ptr<ItemStore>> {
       return std::make_unique<GatedItemStore>(
-          std::make_shared<FakeItemStore>(record.dimension(), clock_, path),
+          std::make_shared<FakeItemStore>(record.dimension(), clock, path),
           &gate_);
     };
-    backends.collections.open_read_only = [this](const std::string& path,
-                                                 const v1::Collection& record,
-                                                 const std::string& reason)
+    backends.collections.open_read_only =
+        [clock = clock_](const std::string& path, const v1::Collection& record,
+                         const std::string& reason)
         -> absl::StatusOr<std::unique_ptr<ItemStore>> {
       return std::make_unique<ReadOnlyItemStore>(
-          std::make_shared<FakeItemStore>(record.dimension(), clock_, path),
+          std::make_shared<FakeItemStore>(record.dimension(), clock, path),
           reason);
     };
     backends.collections.create_index = [this](const v1::Collection& record,

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -407,13 +408,16 @@ class ReplicaCallsTest : public SnapshotCallsTest {
     FakeClock* const clock = clock_;
     Backends backends = MakeBackends();
     clock_ = clock;
-    // Its own clock goes on.
-    backends.clock = std::make_unique<RealClock>();
+    // Its own clock goes on; its stores have the other.
+    stores_clock_ =
+        std::exchange(backends.clock, std::make_unique<RealClock>());
     replica_ = ValueOrDie(Server::Create(config_, std::move(backends)));
+    PublishToAllThreads();
     replica_channel_ = grpc::CreateChannel(replica_->address(),
                                            grpc::InsecureChannelCredentials());
   }
 
+  std::unique_ptr<Clock> stores_clock_;
   std::unique_ptr<Server> replica_;
   std::shared_ptr<grpc::Channel> replica_channel_;
 };

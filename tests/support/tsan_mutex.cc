@@ -7,7 +7,13 @@
 #include "absl/time/time.h"
 #include <sanitizer/tsan_interface.h>
 
+namespace {
+char published;
+}  // namespace
+
 extern "C" {
+
+void PublishToAllThreads() { __tsan_release(&published); }
 
 void AnnotateIgnoreReadsBegin(const char* file, int line);
 void AnnotateIgnoreReadsEnd(const char* file, int line);
@@ -20,6 +26,7 @@ void AnnotateIgnoreReadsEnd(const char* file, int line);
     __real_##symbol(mutex);                       \
     AnnotateIgnoreReadsEnd(__FILE__, __LINE__);   \
     __tsan_acquire(mutex);                        \
+    __tsan_acquire(&published);                   \
   }
 #define QUERN_WRAP_RELEASE(symbol)                \
   void __real_##symbol(void* mutex);              \
