@@ -1,6 +1,7 @@
 #include "client/cli/moments_page.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -105,7 +106,7 @@ std::string Row(const MomentsRow& row, double duration) {
 
 std::string ClockTime(double seconds) {
   constexpr int64_t kTenthsPerMinute = 600;
-  const auto tenths = static_cast<int64_t>(seconds * 10 + 0.5);
+  const int64_t tenths = std::llround(seconds * 10);
   return absl::StrFormat("%d:%02d.%d", tenths / kTenthsPerMinute,
                          tenths % kTenthsPerMinute / 10, tenths % 10);
 }

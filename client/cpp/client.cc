@@ -284,7 +284,7 @@ absl::StatusOr<v1::Snapshot> Client::ImportSnapshot(
   request.set_name(name);
   absl::StatusOr<std::string> piece = read();
   while (piece.ok() && !piece->empty()) {
-    request.mutable_chunk()->set_data(*std::move(piece));
+    request.mutable_chunk()->mutable_data()->swap(*piece);
     // The server may have seen enough: Finish() says why.
     if (!stream->Write(request)) break;
     request.Clear();

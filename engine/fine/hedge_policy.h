@@ -58,7 +58,8 @@ class HedgePolicy {
     std::vector<absl::Duration> sorted = latencies_;
     const auto at = static_cast<size_t>(options_.quantile *
                                         static_cast<double>(sorted.size() - 1));
-    std::nth_element(sorted.begin(), sorted.begin() + at, sorted.end());
+    std::nth_element(sorted.begin(), sorted.begin() + static_cast<int64_t>(at),
+                     sorted.end());
     return std::clamp(sorted[at], options_.shortest, options_.longest);
   }
 

@@ -298,8 +298,8 @@ class RemoteScorer::Race : public std::enable_shared_from_this<Race> {
     bool is_judged = false;  // By the caller's thread alone.
   };
 
-  Race(grpc::ByteBuffer request, std::shared_ptr<Callbacks> callbacks)
-      : request_(std::move(request)), callbacks_(std::move(callbacks)) {}
+  Race(const grpc::ByteBuffer& request, std::shared_ptr<Callbacks> callbacks)
+      : request_(request), callbacks_(std::move(callbacks)) {}
 
   // gRPC may call back before a call into it has returned: none is made with
   // the lock held.
@@ -394,12 +394,12 @@ class RemoteScorer::ScoreCall {
   using Scores = std::vector<CandidateScore>;
 
   ScoreCall(const RemoteScorer& scorer, const RequestContext& context,
-            const ScoreRequest& request, grpc::ByteBuffer bytes)
+            const ScoreRequest& request, const grpc::ByteBuffer& bytes)
       : scorer_(scorer),
         context_(context),
         request_(request),
         deadline_(RealDeadline(context)),
-        race_(std::make_shared<Race>(std::move(bytes), scorer.callbacks_)),
+        race_(std::make_shared<Race>(bytes, scorer.callbacks_)),
         used_(scorer.endpoints_.size()) {
     absl::MutexLock lock(&scorer.shared_->mutex);
     scorer.shared_->hedges.CountCall();
@@ -626,14 +626,15 @@ absl::StatusOr<std::vector<CandidateScore>> RemoteScorer::Score(
   QUERN_RETURN_IF_ERROR(context.Check("scoring"));
   if (request.candidates.empty()) return std::vector<CandidateScore>();
   QUERN_ASSIGN_OR_RETURN(const ScorerInfo info, Describe(context));
-  grpc::ByteBuffer bytes = Serialise(EncodeScoreRequest(request, info.needs));
+  const grpc::ByteBuffer bytes =
+      Serialise(EncodeScoreRequest(request, info.needs));
   if (static_cast<int64_t>(bytes.Length()) > options_.max_message_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "the request has ", bytes.Length(),
         " bytes; server.max_message_bytes is ", options_.max_message_bytes,
         ": rerank fewer candidates, or raise it here and at the scorer"));
   }
-  return ScoreCall(*this, context, request, std::move(bytes)).Run();
+  return ScoreCall(*this, context, request, bytes).Run();
 }
 
 std::vector<RemoteScorer::EndpointState> RemoteScorer::states() const {

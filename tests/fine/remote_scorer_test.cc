@@ -529,6 +529,7 @@ TEST_F(RemoteScorerTest, ManyThreadsAreServed) {
   ScoringServer server(ScoringServer::Good(1));
   Connect({&server});
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([this] {
       for (int i = 0; i < 25; ++i) EXPECT_THAT(Numbers(), ElementsAre(1, 1));
