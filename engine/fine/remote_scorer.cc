@@ -93,38 +93,18 @@ bool IsFailureOfEndpoint(const absl::Status& status) {
 // they hold nothing any more. Thread-safe.
 class RemoteScorer::Callbacks {
  public:
-  // What a callback holds, until gRPC has destroyed the callback.
+  // For a callback, which holds it until gRPC has destroyed the last copy of
+  // the callback.
   template <typename T>
-  class Held {
-   public:
-    Held(std::shared_ptr<Callbacks> callbacks, std::shared_ptr<T> held)
-        : callbacks_(std::move(callbacks)), held_(std::move(held)) {
-      absl::MutexLock lock(&callbacks_->mutex_);
-      ++callbacks_->count_;
-    }
-    ~Held() {
-      held_.reset();
-      absl::MutexLock lock(&callbacks_->mutex_);
-      --callbacks_->count_;
-    }
-
-    Held(const Held&) = delete;
-    Held& operator=(const Held&) = delete;
-
-    T& operator*() const { return *held_; }
-    T* operator->() const { return held_.get(); }
-
-   private:
-    const std::shared_ptr<Callbacks> callbacks_;
-    std::shared_ptr<T> held_;
-  };
-
-  // Callbacks are copied.
-  template <typename T>
-  static std::shared_ptr<const Held<T>> Hold(
-      std::shared_ptr<Callbacks> callbacks, std::shared_ptr<T> held) {
-    return std::make_shared<const Held<T>>(std::move(callbacks),
-                                           std::move(held));
+  static std::shared_ptr<T> Hold(std::shared_ptr<Callbacks> callbacks,
+                                 std::shared_ptr<T> held) {
+    callbacks->Count(1);
+    T* const object = held.get();
+    return {object, [callbacks = std::move(callbacks),
+                     held = std::move(held)](T*) mutable {
+              held.reset();
+              callbacks->Count(-1);
+            }};
   }
 
   void WaitUntilGone() {
@@ -136,6 +116,11 @@ class RemoteScorer::Callbacks {
   }
 
  private:
+  void Count(int change) {
+    absl::MutexLock lock(&mutex_);
+    count_ += change;
+  }
+
   absl::Mutex mutex_;
   int count_ ABSL_GUARDED_BY(mutex_) = 0;
 };
@@ -210,12 +195,10 @@ class RemoteScorer::Endpoint {
       absl::MutexLock lock(&mutex_);
       probe_ = probe;
     }
-    stub_.UnaryCall(&probe->context, kDescribeMethod, {}, &probe->request,
-                    &probe->response,
-                    [this, held = Callbacks::Hold(callbacks_, probe)](
-                        const grpc::Status& status) {
-                      EndProbe(status, (*held)->response);
-                    });
+    stub_.UnaryCall(
+        &probe->context, kDescribeMethod, {}, &probe->request, &probe->response,
+        [this, held = Callbacks::Hold(callbacks_, probe)](
+            const grpc::Status& status) { EndProbe(status, held->response); });
   }
 
   // Does not wait for its end.
@@ -322,13 +305,12 @@ class RemoteScorer::Race : public std::enable_shared_from_this<Race> {
     }
     runner.endpoint->stub().UnaryCall(
         &runner.context, kScoreMethod, {}, &runner.request, &runner.response,
-        [held = Callbacks::Hold(callbacks_, shared_from_this()),
+        [self = Callbacks::Hold(callbacks_, shared_from_this()),
          &runner](grpc::Status status) {
-          Race& race = **held;
-          absl::MutexLock lock(&race.mutex_);
+          absl::MutexLock lock(&self->mutex_);
           runner.status = std::move(status);
           runner.is_back = true;
-          --race.running_;
+          --self->running_;
         });
   }
 

@@ -381,7 +381,6 @@ TEST_F(ShardedIndexTest, ComparesOneByOneWhereAWideBeamIsDearer) {
   EXPECT_EQ(BeamOf(plan(k)), 0) << plan(k);
 }
 
-// Placeholders that many items have, and a few rows that are even nearer.
 TEST_F(ShardedIndexTest, ACachedVectorIsNotReadAgainAndNeverStale) {
   Matrix vectors = vectors_;
   int64_t reads = 0;
@@ -437,6 +436,7 @@ TEST_F(ShardedIndexTest, ACachedVectorIsNotReadAgainAndNeverStale) {
   }
 }
 
+// Placeholders that many items have, and a few rows that are even nearer.
 TEST_F(ShardedIndexTest, FewOfManyCopiesAreRead) {
   constexpr int64_t kFirstCopy = 5;
   for (const VectorStorage storage :
